@@ -1,0 +1,32 @@
+# Everything is installed by pip into .venv, from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint serve bench clean-demo
+
+demo: $(STAMP)
+	$(BIN)/python examples/make_dataset.py .demo/datasets/digits
+	$(BIN)/python -m flows run examples/digits/job.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+serve: $(STAMP)
+	$(BIN)/python -m deployments.serve
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/bench_launch.py
+
+clean-demo:
+	rm -rf .demo
+
+$(STAMP): pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,97 @@
+"""A server, the pool cpu and its worker on this machine, with one command: ``make serve``.
+
+For a laptop or a trial: the server listens on 127.0.0.1 only, has no login and keeps its data in
+``PREFECT_HOME``. Ctrl-C stops both processes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+import httpx
+
+from deployments.register import HOME
+
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 40.0  # a worker gives a cancelled run 30 s
+
+
+def main() -> int:
+    """Start everything, wait until it is stopped or a part ends, stop the rest."""
+    port = os.environ.get("PREFECT_SERVER_API_PORT", "4200")
+    url = f"http://127.0.0.1:{port}"
+    env = dict(os.environ) | {
+        "PREFECT_API_URL": f"{url}/api",
+        # --port alone leaves the UI on port 4200.
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": port,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "TRAINJOB_HOME": str(HOME),
+    }
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parts: list[subprocess.Popen[bytes]] = []
+    try:
+        parts.append(_start(["-m", "prefect", "server", "start"], env))
+        _wait_until_healthy(url, parts[0])
+        _say(f"server   {url}")
+        subprocess.run(
+            [sys.executable, "-m", "deployments.register"], env=env, cwd=HOME, check=True
+        )
+        _say("deployed training-job/cpu")
+        parts.append(_start(["-m", "prefect", "worker", "start", "--pool", "cpu"], env))
+        _say("worker   on pool cpu; Ctrl-C stops server and worker")
+        while all(part.poll() is None for part in parts):
+            time.sleep(0.5)
+        _say("a part ended by itself; stopping the rest")
+    except KeyboardInterrupt:
+        _say("stopping")
+        return 0
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        _say(f"could not start: {error}")
+    finally:
+        for part in reversed(parts):
+            _stop(part)
+    return 1
+
+
+def _start(arguments: list[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    # A session of its own: Ctrl-C reaches us alone, and we stop the worker before the server.
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, env=dict(env), cwd=HOME, start_new_session=True)
+
+
+def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with exit code {server.returncode}")
+        try:
+            if httpx.get(f"{url}/api/health", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the server did not answer at {url} within {_START_TIMEOUT_S:.0f} s")
+
+
+def _stop(part: "subprocess.Popen[bytes]") -> None:
+    if part.poll() is not None:
+        return
+    part.terminate()
+    try:
+        part.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(part.pid, signal.SIGKILL)
+        part.wait()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"trainjob: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The command line: ``python -m flows run | check | schema | verify``.
+
+Exit codes: 0 completed, 1 failed, 2 the job file is wrong, 130 stopped.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows.preview import preview, preview_text
+from flows.terminal import Terminal
+from trainjob.check import job_problems
+from trainjob.errors import JobError, TrainjobError
+from trainjob.events import listening
+from trainjob.job import TrainingJob
+from trainjob.report import RunReport
+from trainjob.storage.receipt import verify_receipt
+from trainjob.storage.settings import StoreSettings
+from trainjob.values import format_size
+
+COMPLETED, FAILED, WRONG_JOB, STOPPED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    # A terminal that is closed or a supervisor that ends us must stop the ranks as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(arguments.command(arguments))
+    except JobError as error:
+        _fail(arguments, error, [asdict(problem) for problem in error.problems])
+        return WRONG_JOB
+    except TrainjobError as error:
+        _fail(arguments, error, [])
+        return FAILED
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flows", description="Training jobs.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a job here and now")
+    run.add_argument("job", metavar="JOB.yaml", help="the job file")
+    run.add_argument("--ranks", choices=("all", "0"), default="all", help="whose output to show")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="show what a run would use, or all problems")
+    check.add_argument("job", metavar="JOB.yaml", help="the job file")
+    check.set_defaults(command=_check)
+
+    schema = commands.add_parser("schema", help="print the JSON schema of the job file")
+    schema.set_defaults(command=_schema, json=True)
+
+    verify = commands.add_parser("verify", help="prove the receipt of an output again")
+    verify.add_argument("url", metavar="URL", help="where the output is")
+    verify.add_argument("--store", metavar="NAME", help="ObjectStore block; else AWS_* variables")
+    verify.set_defaults(command=_verify)
+
+    for command in (run, check, verify):
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # With --json the story goes to standard error, so that standard output is the object alone.
+    console = Console(stderr=arguments.json, highlight=False)
+    terminal = Terminal(console, only_rank=None if arguments.ranks == "all" else 0)
+    begun = time.monotonic()
+    job = TrainingJob.load(arguments.job)
+    terminal.introduce(job)
+    _refuse_problems(job, arguments.job)
+    with terminal.live(), listening(terminal):
+        code, report = _run_flow(job, terminal)
+    terminal.conclude(report, time.monotonic() - begun)
+    if arguments.json:
+        print(json.dumps({**asdict(report), "exit_code": code}, indent=2))
+    return code
+
+
+def _run_flow(job: TrainingJob, terminal: Terminal) -> tuple[int, RunReport]:
+    terminal.waiting("starting Prefect")
+    # Importing Prefect takes a second, which a job that is wrong need not wait for.
+    from flows.run_here import run_here
+
+    state_type, message = run_here(job)
+    report = terminal.report or RunReport(job.name, "", state=state_type, error=message)
+    codes = {"COMPLETED": COMPLETED, "CANCELLED": STOPPED}
+    return codes.get(state_type, FAILED), report
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    job = TrainingJob.load(arguments.job)
+    _refuse_problems(job, arguments.job)
+    plan = preview(job)
+    print(json.dumps(plan, indent=2) if arguments.json else preview_text(plan))
+    return COMPLETED
+
+
+def _schema(_arguments: argparse.Namespace) -> int:
+    print(json.dumps(TrainingJob.model_json_schema(), indent=2))
+    return COMPLETED
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments.store)
+    terminal = Terminal(Console(stderr=arguments.json))
+    url = arguments.url if "://" in arguments.url else str(Path(arguments.url).absolute())
+    with terminal.live(), listening(terminal):
+        found = verify_receipt(url, settings)
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=2))
+    elif found.problems:
+        print(f"{arguments.url}: NOT what its receipt says", file=sys.stderr)
+        print("\n".join(f"  {problem}" for problem in found.problems), file=sys.stderr)
+    else:
+        size = format_size(found.size_bytes)
+        print(f"{arguments.url}: {found.num_files} files, {size}, all as the receipt says")
+    return FAILED if found.problems else COMPLETED
+
+
+def _refuse_problems(job: TrainingJob, source: str) -> None:
+    problems = job_problems(job, _settings(job.store))
+    if problems:
+        raise JobError(source, problems)
+
+
+def _settings(store: str | None) -> StoreSettings:
+    if store is None:
+        return StoreSettings.from_env()
+    # A named store is a Prefect block; without one, a check does not wait for Prefect's import.
+    from blocks.object_store import load_settings
+
+    return load_settings(store)
+
+
+def _fail(arguments: argparse.Namespace, error: TrainjobError, problems: list[Any]) -> None:
+    if arguments.json:
+        print(json.dumps({"error": str(error), "problems": problems}, indent=2))
+    print(error, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

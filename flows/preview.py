@@ -1,0 +1,70 @@
+"""The plan of a job for a person: every path, the command line, the environment (A31)."""
+
+import os
+import shlex
+from typing import Any
+
+from trainjob.check import NOT_CHECKED
+from trainjob.job import TrainingJob
+from trainjob.launch.command import launcher_argv
+from trainjob.launch.environment import rank_environment
+from trainjob.plan import launch_of, program_of
+from trainjob.workspace import Workspace
+
+_RUN_ID = "RUN_ID"  # stands for the id that a run gets when it starts
+
+
+def preview(job: TrainingJob) -> dict[str, Any]:
+    """Return what a run of `job` would use here, as plain values.
+
+    Paths hold the word RUN_ID where the id of the run will be.
+    """
+    workspace = Workspace.of_run(_RUN_ID)
+    program = program_of(job, workspace)
+    launch = launch_of(job, workspace, program, run_id=_RUN_ID, attempt=0)
+    inherited = rank_environment(launch, os.environ)
+    added = {k: v for k, v in inherited.items() if os.environ.get(k) != v}
+    return {
+        "job": job.name,
+        "code": {"url": job.algorithm.code.url, "folder": str(workspace.code)},
+        "inputs": [
+            {"name": c.name, "url": c.url, "folder": str(workspace.input_dir(c.name))}
+            for c in job.inputs
+        ],
+        "outputs": [
+            {"name": c.name, "url": c.url, "folder": str(workspace.output_dir(c.name))}
+            for c in job.outputs
+        ],
+        "logs": str(launch.log_dir),
+        "ranks": job.world_size,
+        "command": str(program),
+        "launcher": shlex.join(launcher_argv(launch)),
+        "environment": dict(sorted(added.items())),
+        "inherited_environment": sorted(set(inherited) - set(added)),
+        "not_checked": list(NOT_CHECKED),
+    }
+
+
+def preview_text(plan: dict[str, Any]) -> str:
+    """Return the plan as lines for a terminal."""
+    lines = [f"{plan['job']}: nothing wrong found. A run would use:", ""]
+    lines += [f"  code    {plan['code']['url']}", f"          -> {plan['code']['folder']}"]
+    for channel in plan["inputs"]:
+        lines += [
+            f"  input   {channel['name']}: {channel['url']}",
+            f"          -> {channel['folder']}",
+        ]
+    for channel in plan["outputs"]:
+        lines += [
+            f"  output  {channel['name']}: {channel['folder']}",
+            f"          -> {channel['url']}",
+        ]
+    lines += [f"  logs    {plan['logs']}", ""]
+    lines += [f"  every one of {plan['ranks']} ranks executes, in the code folder:"]
+    lines += [f"    {plan['command']}", "  started by:", f"    {plan['launcher']}", ""]
+    lines += ["  environment of the ranks:"]
+    lines += [f"    {name}={shlex.quote(value)}" for name, value in plan["environment"].items()]
+    names = ", ".join(plan["inherited_environment"])
+    lines += [f"    and from here: {names}", ""]
+    lines += ["  not checked:", *(f"    {text}" for text in plan["not_checked"])]
+    return "\n".join(lines)

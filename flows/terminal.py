@@ -1,0 +1,185 @@
+"""The story of a run in a terminal: live bars when it is one, plain lines when not."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from trainjob.events import (
+    Event,
+    RankOutput,
+    RunEnded,
+    StageFailed,
+    StageFinished,
+    StageStarted,
+    StepReported,
+    Transferred,
+)
+from trainjob.job import TrainingJob
+from trainjob.report import RunReport
+from trainjob.values import format_size
+
+STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
+_PLAIN_INTERVAL_S = 5.0
+_RANK_COLORS = ("cyan", "magenta", "green", "yellow", "blue")
+
+
+class Terminal:
+    """Tells a run's events to a person. Safe to call from several threads.
+
+    Args:
+        console: Where to write.
+        only_rank: Show the output of this rank alone; None shows all.
+
+    Attributes:
+        report: How the run ended, once it has.
+    """
+
+    def __init__(self, console: Console, only_rank: int | None = None) -> None:
+        self._console = console
+        self._only_rank = only_rank
+        self._lock = threading.Lock()
+        self._bars: dict[str, TaskID] = {}
+        self._last_plain_line = time.monotonic()
+        self.report: RunReport | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    @contextmanager
+    def live(self) -> Iterator["Terminal"]:
+        """Show live bars until the block ends."""
+        with self._progress:
+            yield self
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line as it is."""
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def waiting(self, text: str) -> None:
+        """Show what is being waited for; it goes when the first stage begins."""
+        if self._console.is_terminal:
+            self._bar("waiting", text, total=None, detail="")
+        else:
+            self.say(text)
+
+    def introduce(self, job: TrainingJob) -> None:
+        """Print what is going to run."""
+        self._console.print(f"[bold]{escape(job.name)}[/]  {escape(job.description)}".rstrip())
+        self.say(f"  code   {job.algorithm.code.url}")
+        self.say(f"  ranks  {job.world_size} by {job.launcher} on {job.resources.device}")
+
+    def conclude(self, report: RunReport, seconds: float) -> None:
+        """Print how the run ended and where its results are."""
+        style = "bold green" if report.error is None else "bold red"
+        self.say(f"{report.state} after {seconds:.1f} s", style=style)
+        if report.error:
+            self.say(report.error)
+        for output in report.outputs:
+            self.say(f"  {output.name}  {output.url}")
+            self.say(f"  prove it  python -m flows verify {output.url}")
+        if report.logs:
+            self.say(f"  logs  {report.logs}")
+        self.say(f"  run   {report.run_id}")
+
+    def __call__(self, event: Event) -> None:
+        """Tell one event."""
+        with self._lock:
+            match event:
+                case StageStarted():
+                    self._stage_started(event)
+                case StageFinished():
+                    self._end_bars()
+                    summary = escape(event.summary)
+                    self._stage_line(event.stage, f"{summary} [dim]({event.seconds:.1f} s)[/]")
+                case StageFailed():
+                    self._stage_failed(event)
+                case Transferred():
+                    self._transferred(event)
+                case RankOutput():
+                    self._rank_output(event)
+                case StepReported():
+                    self._step_reported(event)
+                case RunEnded():
+                    self._end_bars()
+                    self.report = event.report
+
+    def _stage_started(self, event: StageStarted) -> None:
+        self._end_bars()
+        self._bar(event.stage, event.stage, total=None, detail="")
+        if event.stage == "train" or event.attempt > 1:
+            again = f"attempt {event.attempt}" if event.attempt > 1 else "starting"
+            self._stage_line(event.stage, again)
+
+    def _stage_failed(self, event: StageFailed) -> None:
+        self._end_bars()
+        if not event.will_retry:
+            self._stage_line(event.stage, f"[red]failed[/] [dim]({event.seconds:.1f} s)[/]")
+            return
+        first_line = escape(str(event.error).partition("\n")[0])
+        self._stage_line(event.stage, f"[yellow]will be tried again:[/] {first_line}")
+
+    def _stage_line(self, stage: str, markup: str) -> None:
+        number = STAGES.index(stage) + 1
+        head = f"[dim][{number}/{len(STAGES)}][/dim] [bold]{stage}[/]".replace("[1", "\\[1", 1)
+        self._console.print(f"{head}  {markup}", highlight=False, soft_wrap=True)
+
+    def _transferred(self, event: Transferred) -> None:
+        files = f"{event.num_files}/{event.total_files} files"
+        detail = f"{files}, {format_size(event.size_bytes)} of {format_size(event.total_bytes)}"
+        self._advance(event.label, event.size_bytes, event.total_bytes, detail)
+
+    def _step_reported(self, event: StepReported) -> None:
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
+        epoch = f"epoch {event.epoch}  " if event.epoch is not None else ""
+        total = f"/{event.total}" if event.total else ""
+        detail = f"step {event.step}{total}  {epoch}{metrics}".rstrip()
+        self._advance("train", event.step, event.total, detail)
+
+    def _advance(self, label: str, completed: int, total: int | None, detail: str) -> None:
+        if self._console.is_terminal:
+            bar = self._bar(label, label, total=total, detail=detail)
+            self._progress.update(bar, completed=completed)
+            return
+        now = time.monotonic()
+        if now - self._last_plain_line >= _PLAIN_INTERVAL_S:
+            self._last_plain_line = now
+            self.say(f"      {label}  {detail}")
+
+    def _rank_output(self, event: RankOutput) -> None:
+        if event.rank is not None and self._only_rank not in (None, event.rank):
+            return
+        source = "launcher" if event.rank is None else f"rank {event.rank}"
+        color = _RANK_COLORS[(event.rank or 0) % len(_RANK_COLORS)]
+        prefix = f"      [{color}]{source}[/] "
+        text = "\n".join(prefix + escape(line) for line in event.lines)
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _bar(self, key: str, label: str, total: int | None, detail: str) -> TaskID:
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(label, total=total, detail=detail)
+        self._progress.update(self._bars[key], total=total, detail=detail)
+        return self._bars[key]
+
+    def _end_bars(self) -> None:
+        for bar in self._bars.values():
+            self._progress.remove_task(bar)
+        self._bars.clear()

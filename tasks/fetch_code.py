@@ -1,0 +1,24 @@
+"""Bring the code of the job into the workspace."""
+
+from blocks.object_store import load_settings
+from tasks.stage import stage
+from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.source import FetchedCode, boot_path
+from trainjob.source import fetch_code as fetch
+from trainjob.values import format_size
+from trainjob.workspace import Workspace
+
+
+def _summary(code: FetchedCode) -> str:
+    version = f"commit {code.commit[:12]}, " if code.commit else ""
+    return f"{version}{code.num_entries} files and folders, {format_size(code.size_bytes)}"
+
+
+@stage(_summary)
+def fetch_code(job: TrainingJob, run_id: str) -> FetchedCode:
+    """Fetch the code of `job` into the workspace of the run and find its boot file."""
+    code_dir = Workspace.of_run(run_id).code
+    fetched = fetch(job.algorithm.code, code_dir, load_settings(job.store))
+    if isinstance(job.algorithm, ScriptAlgorithm):
+        boot_path(job.algorithm, code_dir)
+    return fetched

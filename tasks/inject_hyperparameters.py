@@ -1,0 +1,16 @@
+"""Turn channels and hyperparameters into arguments, environment and params.json."""
+
+from tasks.stage import stage
+from trainjob.job import TrainingJob
+from trainjob.parameters import write_params
+from trainjob.plan import Program, channel_folders, program_of
+from trainjob.workspace import Workspace
+
+
+@stage(str)
+def inject_hyperparameters(job: TrainingJob, run_id: str) -> Program:
+    """Write params.json into the workspace of the run and return what the ranks execute."""
+    workspace = Workspace.of_run(run_id)
+    folders = channel_folders(job, workspace)
+    write_params(workspace.params_file, folders, job.hyperparameters)
+    return program_of(job, workspace)

@@ -1,0 +1,17 @@
+"""Leave a page about the run beside it in the Prefect UI."""
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from trainjob.job import TrainingJob
+from trainjob.report import RunReport, report_markdown
+
+
+@task(name="report", cache_policy=None, persist_result=False)
+def report(result: RunReport, job: TrainingJob) -> None:
+    """Write the report as a markdown artifact, on success and on failure."""
+    create_markdown_artifact(
+        markdown=report_markdown(result, job),
+        key="training-job",
+        description=f"{job.name}: {result.state}",
+    )

@@ -1,0 +1,47 @@
+"""Fixtures of all tests: a clean environment, and proof that no process is left behind."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.s3_server"]
+
+_FOREIGN = re.compile(
+    r"(?:AWS|PREFECT|SLURM|TRAINJOB|TORCHELASTIC|PMI|OMPI)_.*"
+    r"|(?:LOCAL_)?(?:RANK|WORLD_SIZE)|MASTER_(?:ADDR|PORT)|OMP_NUM_THREADS"
+)
+_RUN_MARK = b"TRAINJOB_RUN_ID="
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if _FOREIGN.fullmatch(name):
+            monkeypatch.delenv(name)
+    # Without it botocore asks a cloud's metadata address for credentials.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path / "runs"))
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    before = _marked_processes()
+    yield
+    left = _marked_processes() - before
+    assert not left, f"processes of a run are left: {left}"
+
+
+def _marked_processes() -> set[int]:
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if _RUN_MARK in (folder / "environ").read_bytes():
+                found.add(int(folder.name))
+        except OSError:
+            continue
+    return found

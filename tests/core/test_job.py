@@ -1,0 +1,205 @@
+"""The job model: what it accepts, and how it explains what it does not."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from trainjob.errors import JobError
+from trainjob.job import TrainingJob, channel_env_name, output_url
+from trainjob.values import Flavor
+
+MINIMAL = {"name": "x", "algorithm": {"code": {"url": "code"}, "boot_file": "train.py"}}
+
+
+def problems_in(data: object) -> list[str]:
+    with pytest.raises(JobError) as raised:
+        TrainingJob.parse(data)
+    return [str(problem) for problem in raised.value.problems]
+
+
+def test_a_name_and_an_algorithm_are_enough() -> None:
+    job = TrainingJob.parse(MINIMAL)
+
+    assert job.launcher == "single"
+    assert job.world_size == 1
+    assert job.algorithm.kind == "script"
+    assert job.inputs == []
+    assert job.limits.grace == timedelta(seconds=10)
+
+
+def test_a_job_survives_the_trip_through_json() -> None:
+    job = TrainingJob.parse(
+        MINIMAL
+        | {
+            "inputs": [{"name": "data_url", "url": "s3://b/data/"}],
+            "outputs": [{"name": "train_url", "url": "s3://b/out/{run_id}/"}],
+            "hyperparameters": {"lr": 0.01, "flag": True, "n": 3, "layers": [1, 2.5, "x"]},
+            "resources": {"processes_per_node": 2, "flavor": "2c4g"},
+            "launcher": "torchrun",
+            "limits": {"auto_stop": "1h30m", "grace": "5s"},
+        }
+    )
+
+    again = TrainingJob.model_validate_json(job.model_dump_json())
+
+    assert again == job
+    assert json.loads(job.model_dump_json())["limits"]["auto_stop"] == "1h30m"
+    assert again.resources.flavor == Flavor(cores=2, memory_gib=4)
+    assert [type(v) for v in again.hyperparameters.values()] == [float, bool, int, list]
+
+
+def test_the_kind_of_algorithm_follows_from_its_keys_when_it_is_not_named() -> None:
+    data = {"name": "x", "algorithm": {"kind": "command", "code": {"url": "c"}, "command": "sh x"}}
+
+    assert TrainingJob.parse(data).algorithm.kind == "command"
+
+
+def test_numbers_in_env_are_taken_as_text() -> None:
+    assert TrainingJob.parse(MINIMAL | {"env": {"OMP_NUM_THREADS": 4}}).env == {
+        "OMP_NUM_THREADS": "4"
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"hyperparamters": {}},
+            "hyperparamters: asked for a known key, found 'hyperparamters'; "
+            "did you mean 'hyperparameters'?",
+        ),
+        ({"name": "-x"}, "name: asked for 1 to 64 letters, digits, - and _, not starting with -"),
+        ({"name": "x" * 65}, "name: asked for 1 to 64 letters"),
+        ({"name": "x\n"}, "name: asked for 1 to 64 letters"),
+        ({"launcher": "horovod"}, "launcher: asked for 'single', 'torchrun' or 'mpi', found"),
+        ({"resources": {"nodes": 2}}, "resources.nodes: asked for 1, found 2"),
+        (
+            {"resources": {"processes_per_node": 2}},
+            "resources.processes_per_node: asked for 2 processes, found launcher single",
+        ),
+        ({"resources": {"flavor": "big"}}, "resources.flavor: asked for a flavor as cores and GiB"),
+        ({"resources": {"device": "gpu"}}, "resources.device: asked for 'cpu', 'cuda' or 'npu'"),
+        ({"limits": {"grace": 60}}, "limits.grace: asked for a duration with its unit"),
+        ({"limits": {"auto_stop": "73h"}}, "limits.auto_stop: asked for a duration above 0s"),
+        ({"inputs": [{"name": "a", "url": "ftp://h/x"}]}, "inputs[0].url: asked for one of file"),
+        ({"inputs": [{"name": "a", "url": "s3:///x"}]}, "inputs[0].url: asked for s3://bucket/"),
+        ({"inputs": [{"name": "a", "url": "file://x"}]}, "inputs[0].url: asked for file:///path"),
+        ({"inputs": [{"name": "a", "url": " "}]}, "inputs[0].url: asked for one line of text"),
+        ({"outputs": [{"name": "a"}]}, "outputs[0].url: asked for a value, found nothing"),
+        ({"inputs": [{"name": "rank", "url": "x"}]}, "inputs[0].name: asked for the channel"),
+        ({"hyperparameters": {"-lr": 1}}, "hyperparameters.-lr: asked for 1 to 64 letters"),
+        ({"hyperparameters": {"a": {}}}, "hyperparameters.a: asked for a text, a number"),
+        ({"hyperparameters": {"a": None}}, "hyperparameters.a: asked for a text, a number"),
+        ({"hyperparameters": {"a": float("nan")}}, "hyperparameters.a: asked for a text, a"),
+        ({"env": {"WORLD_SIZE": "2"}}, "env.WORLD_SIZE: asked for 'WORLD_SIZE', found a name that"),
+        ({"env": {"A=B": "2"}}, "env.A=B: asked for an environment name"),
+        ({"env": {"A": "x\0"}}, "env.A: asked for text without a NUL character"),
+    ],
+)
+def test_one_mistake_is_one_problem_at_its_field(change: dict[str, object], expected: str) -> None:
+    problems = problems_in(MINIMAL | change)
+
+    assert len(problems) == 1
+    assert problems[0].startswith(expected)
+
+
+def test_two_channels_of_one_name_are_refused() -> None:
+    channels = [{"name": "data-url", "url": "a"}, {"name": "data_url", "url": "b"}]
+
+    assert problems_in(MINIMAL | {"inputs": channels}) == [
+        "inputs[1].name: asked for the channel 'data_url', found the same name at inputs[0].name; "
+        "rename one of them"
+    ]
+
+
+def test_a_hyperparameter_must_not_hide_a_channel() -> None:
+    change = {"inputs": [{"name": "lr", "url": "a"}], "hyperparameters": {"lr": 1}}
+
+    assert "hyperparameters.lr: asked for --lr, found a channel" in problems_in(MINIMAL | change)[0]
+
+
+def test_an_output_inside_another_is_refused() -> None:
+    outputs = [{"name": "a", "url": "s3://b/x/y/"}, {"name": "b", "url": "s3://b/x"}]
+
+    problems = problems_in(MINIMAL | {"outputs": outputs})
+
+    assert problems == [
+        "outputs[0].url: asked for a folder of its own, found outputs[1].url, which is the same "
+        "folder or above it; use another folder"
+    ]
+
+
+def test_only_git_code_has_a_ref() -> None:
+    data = {"name": "x", "algorithm": {"code": {"url": "c", "ref": "v1"}, "boot_file": "t.py"}}
+
+    assert problems_in(data)[0].startswith("algorithm.code.ref: asked for ref 'v1', found the url")
+
+
+def test_all_mistakes_are_told_at_once_those_across_fields_included() -> None:
+    problems = problems_in(
+        {
+            "name": "bad name",
+            "algorithm": {"kind": "script", "code": {"url": "c", "reff": 1}},
+            "inputs": [{"name": "d", "url": "a"}, {"name": "d", "url": "ftp://h/b"}],
+            "resources": {"processes_per_node": "two"},
+            "env": {"RANK": "1"},
+        }
+    )
+
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "name",
+        "algorithm.code.reff",
+        "algorithm.boot_file",
+        "resources.processes_per_node",
+        "inputs[1].url",
+        "inputs[1].name",
+        "env.RANK",
+    ]
+
+
+def test_problems_of_the_other_kind_of_algorithm_are_not_told() -> None:
+    problems = problems_in({"name": "x", "algorithm": {"kind": "command", "code": {"url": "c"}}})
+
+    assert problems == [
+        "algorithm.command: asked for a value, found nothing; add command: to the job"
+    ]
+
+
+def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
+    file = tmp_path / "jobs" / "job.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        "name: x\n"
+        "algorithm: {code: {url: ../code}, boot_file: train.py}\n"
+        "inputs: [{name: a, url: data/}, {name: b, url: 's3://bucket/b'}]\n"
+        "outputs: [{name: o, url: 'out/{run_id}'}]\n"
+    )
+
+    job = TrainingJob.load(file)
+
+    assert job.algorithm.code.url == str(tmp_path / "code")
+    assert [channel.url for channel in job.inputs] == [
+        str(tmp_path / "jobs" / "data") + "/",
+        "s3://bucket/b",
+    ]
+    assert output_url(job.outputs[0], "r1") == str(tmp_path / "jobs" / "out" / "r1")
+
+
+def test_the_schema_explains_every_key() -> None:
+    schema = TrainingJob.model_json_schema()
+
+    models = [schema, *schema["$defs"].values()]
+    fields = [
+        (model["title"], name, field)
+        for model in models
+        for name, field in model.get("properties", {}).items()
+        if "$ref" not in field
+    ]
+    unexplained = [(title, name) for title, name, field in fields if not field.get("description")]
+    assert unexplained == []
+
+
+def test_a_channel_is_an_environment_variable_in_capitals() -> None:
+    assert channel_env_name("data-url") == "DATA_URL"

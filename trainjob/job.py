@@ -1,0 +1,375 @@
+"""The training job: the one model behind job files, the UI form, Python and deployments.
+
+Every key here does something; keys of later machinery are added with it. `TrainingJob.load` reads
+a file and reports all mistakes at once. Whether the named things exist is asked by
+`trainjob.check`, not here.
+"""
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from trainjob.errors import JobError, Problem
+from trainjob.job_problems import ProblemsFound, problems_of
+from trainjob.jobfile import read_job_file
+from trainjob.values import Duration, Flavor
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
+"""1 to 64 letters, digits, - and _ (ModelArts, creating an algorithm). A leading - is refused
+here, which ModelArts allows: it would make ``--name`` ambiguous on a command line."""
+
+Scalar = bool | int | float | str
+HyperparameterValue = Scalar | list[Scalar]
+
+RESERVED_ENV = re.compile(
+    r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
+    r"|(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
+)
+"""Environment names that the launchers and trainjob set; a job must not."""
+
+_STORE_SCHEMES = ("file", "s3")
+_CODE_SCHEMES = (*_STORE_SCHEMES, "git+file", "git+https", "git+ssh")
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or any(c in text for c in "\n\r\0"):
+        raise ValueError("write one line of text that is not blank")
+    return text
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("write text without a NUL character")
+    return text
+
+
+def _number_as_text(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+def _limited(value: timedelta) -> timedelta:
+    if not timedelta(0) < value <= timedelta(hours=72):
+        raise ValueError("write a duration above 0s and at most 72h")
+    return value
+
+
+LimitedDuration = Annotated[Duration, AfterValidator(_limited)]
+Line = Annotated[str, AfterValidator(_one_line)]
+EnvValue = Annotated[
+    str,
+    StringConstraints(max_length=4096),
+    BeforeValidator(_number_as_text),
+    AfterValidator(_no_nul),
+]
+
+
+class _Spec(BaseModel):
+    """What all parts of a job share: frozen, no unknown keys, field docstrings as help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Code(_Spec):
+    """Where the code is."""
+
+    url: Line
+    """A folder, `s3://bucket/prefix/`, an archive (.zip, .tar, .tar.gz, .tgz) at either, or a git
+    repository (`git+https://…`, `git+ssh://…`, `git+file://…`). Without a scheme: a path relative
+    to the job file."""
+
+    ref: Line | None = None
+    """Branch, tag or commit of a git repository; absent: its default branch."""
+
+
+class ScriptAlgorithm(_Spec):
+    """Code whose boot file is a Python script, run on every rank."""
+
+    kind: Literal["script"] = "script"
+    """This form of algorithm."""
+
+    code: Code
+    """Where the code is."""
+
+    boot_file: Line
+    """The one Python file that is started, relative to the code folder; ends in .py or .pyc."""
+
+
+class CommandAlgorithm(_Spec):
+    """Code with a startup command in any language, run on every rank."""
+
+    kind: Literal["command"]
+    """This form of algorithm."""
+
+    code: Code
+    """Where the code is."""
+
+    command: Line
+    """The command as typed in a terminal, such as `sh start.sh`; it is split like a shell does, but
+    no shell runs it. Channels and hyperparameters are appended as `--name value`."""
+
+
+class InputChannel(_Spec):
+    """A folder that the script reads."""
+
+    name: Name
+    """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
+
+    url: Line
+    """A folder, or `s3://bucket/prefix/`. Without a scheme: a path relative to the job file."""
+
+
+class OutputChannel(_Spec):
+    """A folder that the script writes and that is uploaded after the training."""
+
+    name: Name
+    """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
+
+    url: Line
+    """Where the files go: an empty or new folder or `s3://bucket/prefix/`. `{run_id}` in it
+    becomes the id of the run. Without a scheme: a path relative to the job file."""
+
+
+class Resources(_Spec):
+    """What the job needs of a machine."""
+
+    device: Literal["cpu", "cuda", "npu"] = "cpu"
+    """Kind of device the ranks compute on. With cpu, accelerators are hidden from the script."""
+
+    flavor: Flavor | None = Field(default=None, json_schema_extra={"type": "string"})
+    """Size of machine, such as `2c4g`: 2 cores and 4 GiB. A smaller machine is refused, and its
+    cores are shared out to the ranks as threads. Absent: all cores of the machine."""
+
+    nodes: Literal[1] = 1
+    """Number of machines; only 1 so far."""
+
+    processes_per_node: int = Field(default=1, ge=1, le=1024)
+    """Number of ranks on the machine."""
+
+
+class Limits(_Spec):
+    """When a run is stopped."""
+
+    auto_stop: LimitedDuration | None = None
+    """Stop the training after this long, such as `1h`, and upload what is there. Absent: never."""
+
+    grace: LimitedDuration = timedelta(seconds=10)
+    """How long the ranks may take to leave after a stop request before they are killed."""
+
+
+class TrainingJob(_Spec):
+    """A training job: what to train, on what, with which parameters, where the results go."""
+
+    name: Name
+    """Name of the job; runs are named after it."""
+
+    description: str = Field(default="", max_length=1024)
+    """What the job is for."""
+
+    tags: list[Line] = []
+    """Words to find the run by."""
+
+    algorithm: ScriptAlgorithm | CommandAlgorithm
+    """The code and how it is started."""
+
+    inputs: list[InputChannel] = []
+    """Folders that the script reads."""
+
+    outputs: list[OutputChannel] = []
+    """Folders that the script writes."""
+
+    hyperparameters: dict[Name, HyperparameterValue] = {}
+    """Given to the script as `--name value`: texts, numbers, true or false, or lists of these."""
+
+    env: dict[str, EnvValue] = {}
+    """Environment variables of the ranks. Everyone who can see the run can read them."""
+
+    resources: Resources = Resources()
+    """What the job needs of a machine."""
+
+    launcher: Literal["single", "torchrun", "mpi"] = "single"
+    """What starts the ranks: one process, torch.distributed.run, or mpirun."""
+
+    limits: Limits = Limits()
+    """When the run is stopped."""
+
+    store: Name | None = None
+    """Name of the ObjectStore block for `s3://` urls; absent: the AWS_* environment."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks of the job."""
+        return self.resources.nodes * self.resources.processes_per_node
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a job from a YAML or JSON file and resolve its relative paths.
+
+        Args:
+            path: The job file.
+
+        Raises:
+            JobError: With all mistakes of the file at once.
+        """
+        file = Path(path).absolute()
+        return cls.parse(read_job_file(file), source=str(path)).resolved(file.parent)
+
+    @classmethod
+    def parse(cls, data: Any, source: str = "job") -> Self:
+        """Build a job from plain values, such as parameters of a deployment.
+
+        Args:
+            data: Keys and values as in a job file.
+            source: What the error message calls them.
+
+        Raises:
+            JobError: With all mistakes at once.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise JobError(source, problems_of(error, cls, data)) from error
+
+    def resolved(self, base: Path) -> Self:
+        """Return the job with every path that has no scheme made absolute below `base`."""
+
+        def absolute(part: Code | InputChannel | OutputChannel) -> object:
+            return part.model_copy(update={"url": _absolute(part.url, base)})
+
+        algorithm = self.algorithm.model_copy(update={"code": absolute(self.algorithm.code)})
+        return self.model_copy(
+            update={
+                "algorithm": algorithm,
+                "inputs": [absolute(channel) for channel in self.inputs],
+                "outputs": [absolute(channel) for channel in self.outputs],
+            }
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = [*_url_problems(self), *_name_problems(self), *_launch_problems(self)]
+        if problems:
+            raise ProblemsFound(problems)
+        return self
+
+
+def channel_env_name(name: str) -> str:
+    """Return the environment variable of a channel: its name in capitals, - as _."""
+    return name.upper().replace("-", "_")
+
+
+def output_url(channel: OutputChannel, run_id: str) -> str:
+    """Return where the files of `channel` go in the run with this id."""
+    return channel.url.replace("{run_id}", run_id)
+
+
+def _absolute(url: str, base: Path) -> str:
+    if "://" in url:
+        return url
+    absolute = os.path.normpath(base / Path(url).expanduser())
+    return absolute + "/" if url.endswith("/") else absolute
+
+
+def _url_problems(job: TrainingJob) -> list[Problem]:
+    code = job.algorithm.code
+    problems = _scheme_problems("algorithm.code.url", code.url, _CODE_SCHEMES)
+    for i, channel in enumerate(job.inputs):
+        problems += _scheme_problems(f"inputs[{i}].url", channel.url, _STORE_SCHEMES)
+    for i, output in enumerate(job.outputs):
+        problems += _scheme_problems(f"outputs[{i}].url", output.url, _STORE_SCHEMES)
+    if code.ref is not None and not code.url.startswith("git+"):
+        do = "give a git+https://, git+ssh:// or git+file:// url, or remove ref"
+        problems.append(
+            Problem("algorithm.code.ref", f"ref {code.ref!r}", f"the url {code.url!r}", do)
+        )
+    return problems
+
+
+def _scheme_problems(field: str, url: str, known: tuple[str, ...]) -> list[Problem]:
+    accepted = ", ".join(f"{scheme}://" for scheme in known) + " or a path"
+    if "://" not in url:
+        return []
+    if url.partition("://")[0] not in known:
+        return [Problem(field, f"one of {accepted}", repr(url), "use one of these")]
+    if url.startswith("s3://") and not urlsplit(url).netloc:
+        return [Problem(field, "s3://bucket/prefix/", repr(url), "name the bucket")]
+    if url.startswith("file://") and not url.startswith("file:///"):
+        return [Problem(field, "file:///path", repr(url), "write three slashes and the full path")]
+    return []
+
+
+def _name_problems(job: TrainingJob) -> list[Problem]:
+    """Find names that would overwrite one another as arguments or environment variables."""
+    problems: list[Problem] = []
+    taken: dict[str, str] = {}
+    places = [
+        *((f"inputs[{i}].name", c.name) for i, c in enumerate(job.inputs)),
+        *((f"outputs[{i}].name", c.name) for i, c in enumerate(job.outputs)),
+    ]
+    for field, name in places:
+        env_name = channel_env_name(name)
+        if env_name in taken:
+            found = f"the same name at {taken[env_name]}"
+            problems.append(Problem(field, f"the channel {name!r}", found, "rename one of them"))
+        elif RESERVED_ENV.fullmatch(env_name) or env_name in job.env:
+            found = f"the environment variable {env_name} in use"
+            problems.append(Problem(field, f"the channel {name!r}", found, "rename the channel"))
+        taken.setdefault(env_name, field)
+    channel_names = {name: field for field, name in places}
+    for name in job.hyperparameters:
+        if name in channel_names:
+            found = f"a channel of that name at {channel_names[name]}"
+            field = f"hyperparameters.{name}"
+            problems.append(Problem(field, f"--{name}", found, "rename one of them"))
+    return [*problems, *_env_problems(job.env), *_overlapping_outputs(job.outputs)]
+
+
+def _overlapping_outputs(outputs: list[OutputChannel]) -> list[Problem]:
+    """Find outputs of which one would be written into another."""
+    problems = []
+    folders = [channel.url.rstrip("/") + "/" for channel in outputs]
+    for i, folder in enumerate(folders):
+        for j, other in enumerate(folders):
+            if i != j and folder.startswith(other) and (folder != other or i > j):
+                found = f"outputs[{j}].url, which is the same folder or above it"
+                problems.append(
+                    Problem(f"outputs[{i}].url", "a folder of its own", found, "use another folder")
+                )
+    return problems
+
+
+def _env_problems(env: dict[str, str]) -> list[Problem]:
+    problems = []
+    for name in env:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            do = "use letters, digits and _, not starting with a digit"
+            problems.append(Problem(f"env.{name}", "an environment name", repr(name), do))
+        elif RESERVED_ENV.fullmatch(name):
+            found = "a name that the launcher sets for every rank"
+            problems.append(Problem(f"env.{name}", repr(name), found, "remove it"))
+    return problems
+
+
+def _launch_problems(job: TrainingJob) -> list[Problem]:
+    processes = job.resources.processes_per_node
+    if job.launcher == "single" and processes > 1:
+        found = "launcher single, which starts 1"
+        do = "set launcher to torchrun or mpi, or processes_per_node to 1"
+        return [Problem("resources.processes_per_node", f"{processes} processes", found, do)]
+    return []

@@ -1,0 +1,82 @@
+"""What a run will execute: the program, its environment and its folders.
+
+A pure function of the job, its workspace and nothing else, so that the preview of a check and the
+run itself cannot differ.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.launch.launch import Launch
+from trainjob.parameters import parameter_argv, parameter_environment
+from trainjob.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What every rank executes.
+
+    Attributes:
+        argv: The boot file or command and all its arguments; a boot file is relative to the code.
+        is_script: Whether the first word is a Python script.
+        env: Variables that the job adds to the environment of the ranks.
+    """
+
+    argv: tuple[str, ...]
+    is_script: bool
+    env: dict[str, str]
+
+    def __str__(self) -> str:
+        """Return the program as typed in a terminal."""
+        return shlex.join(("python", *self.argv) if self.is_script else self.argv)
+
+
+def channel_folders(job: TrainingJob, workspace: Workspace) -> dict[str, Path]:
+    """Return the folder of every channel by its name, inputs first."""
+    inputs = {channel.name: workspace.input_dir(channel.name) for channel in job.inputs}
+    outputs = {channel.name: workspace.output_dir(channel.name) for channel in job.outputs}
+    return inputs | outputs
+
+
+def program_of(job: TrainingJob, workspace: Workspace) -> Program:
+    """Return what every rank of `job` executes in `workspace`."""
+    folders = channel_folders(job, workspace)
+    algorithm = job.algorithm
+    is_script = isinstance(algorithm, ScriptAlgorithm)
+    words = [algorithm.boot_file] if is_script else shlex.split(algorithm.command)
+    return Program(
+        argv=(*words, *parameter_argv(folders, job.hyperparameters)),
+        is_script=is_script,
+        env=_environment(job, folders, workspace),
+    )
+
+
+def launch_of(
+    job: TrainingJob, workspace: Workspace, program: Program, *, run_id: str, attempt: int
+) -> Launch:
+    """Return everything the launch of an attempt needs."""
+    limits, resources = job.limits, job.resources
+    return Launch(
+        run_id=run_id,
+        launcher=job.launcher,
+        world_size=job.world_size,
+        program=program.argv,
+        is_script=program.is_script,
+        code_dir=workspace.code,
+        log_dir=workspace.attempt_logs(attempt),
+        env=program.env,
+        device=resources.device,
+        cores=resources.flavor.cores if resources.flavor else None,
+        auto_stop_s=limits.auto_stop.total_seconds() if limits.auto_stop else None,
+        grace_s=limits.grace.total_seconds(),
+    )
+
+
+def _environment(
+    job: TrainingJob, folders: Mapping[str, Path], workspace: Workspace
+) -> dict[str, str]:
+    given = parameter_environment(folders, job.hyperparameters, workspace.params_file)
+    return job.env | given

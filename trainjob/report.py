@@ -1,0 +1,105 @@
+"""What a run says at its end: for programs as values, for people as markdown."""
+
+from dataclasses import dataclass
+
+from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.values import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """One stage that ended well."""
+
+    name: str
+    seconds: float
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReport:
+    """One output as it lies in its store, verified."""
+
+    name: str
+    url: str
+    num_files: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        job: Name of the job.
+        run_id: Id of the run, which is that of its Prefect flow run.
+        state: ``Completed``, ``AutoStopped``, ``Failed`` or ``Cancelled``.
+        stages: The stages that ended well, in order.
+        outputs: The outputs that are in their stores, verified.
+        logs: Folder of the ranks' logs on the machine that trained.
+        command: What every rank executed, as typed in a terminal.
+        error: Why the run failed; absent if it did not.
+    """
+
+    job: str
+    run_id: str
+    state: str = "Completed"
+    stages: tuple[StageReport, ...] = ()
+    outputs: tuple[OutputReport, ...] = ()
+    logs: str | None = None
+    command: str | None = None
+    error: str | None = None
+
+
+def report_markdown(report: RunReport, job: TrainingJob) -> str:
+    """Return the report as a page: what ran, where the outputs are, how long each stage took."""
+    lines = [f"# {job.name}: {report.state}", ""]
+    if job.description:
+        lines += [job.description, ""]
+    if report.error:
+        lines += ["## Why", "", *_code_block(report.error), ""]
+    lines += ["## What ran", "", *_table(("", ""), _facts(report, job)), ""]
+    if report.outputs:
+        rows = [
+            (o.name, f"`{o.url}`", str(o.num_files), format_size(o.size_bytes))
+            for o in report.outputs
+        ]
+        lines += ["## Outputs", "", *_table(("name", "where", "files", "size"), rows), ""]
+        lines += [f"Prove them again: `python -m flows verify {report.outputs[0].url}`", ""]
+    rows = [(s.name, f"{s.seconds:.1f} s", s.summary) for s in report.stages]
+    total_s = sum(s.seconds for s in report.stages)
+    rows.append(("together", f"{total_s:.1f} s", ""))
+    lines += ["## Stages", "", *_table(("stage", "time", "what it did"), rows), ""]
+    return "\n".join(lines)
+
+
+def _facts(report: RunReport, job: TrainingJob) -> list[tuple[str, str]]:
+    algorithm = job.algorithm
+    program = algorithm.boot_file if isinstance(algorithm, ScriptAlgorithm) else algorithm.command
+    ref = f" at {algorithm.code.ref}" if algorithm.code.ref else ""
+    facts = [
+        ("code", f"`{algorithm.code.url}`{ref}, `{program}`"),
+        ("ranks", f"{job.world_size} by {job.launcher} on {job.resources.device}"),
+        *((f"input {channel.name}", f"`{channel.url}`") for channel in job.inputs),
+    ]
+    if report.command:
+        facts.append(("command of every rank", f"`{report.command}`"))
+    if report.logs:
+        facts.append(("logs on the machine", f"`{report.logs}`"))
+    facts.append(("run", f"`{report.run_id}`"))
+    return facts
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    cells = [tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in rows]
+    return [_row(head), _row(("---",) * len(head)), *(_row(row) for row in cells)]
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _code_block(text: str) -> list[str]:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return [fence, text, fence]

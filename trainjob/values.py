@@ -1,0 +1,125 @@
+"""Values that a job file writes the way people do: ``1h``, ``16GiB``, ``2c4g``.
+
+Each type reads text, keeps a plain Python value and writes the same text again, so that the job
+file, the form and the receipt show one spelling. Used by the job model only.
+"""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
+
+_DURATION_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[smhd]\s*)+")
+_SIZE_UNITS_BYTES = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", re.IGNORECASE)
+_FLAVOR = re.compile(r"(\d+)\s*c\s*(\d+)\s*(?:g|gib)", re.IGNORECASE)
+
+
+def parse_duration(value: Any) -> Any:
+    """Read ``90s``, ``15m``, ``1h30m`` or ``2d`` as a timedelta; a bare number is refused."""
+    if isinstance(value, timedelta):
+        return value
+    text = str(value).strip().lower()
+    if isinstance(value, str) and _DURATION.fullmatch(text):
+        parts = _DURATION_PART.findall(text)
+        return timedelta(seconds=sum(float(n) * _DURATION_UNITS_S[unit] for n, unit in parts))
+    raise ValueError("write a duration with its unit, such as 90s, 15m, 1h30m or 2d")
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a timedelta the way a job file does, with whole units where they fit."""
+    seconds = value.total_seconds()
+    if seconds != int(seconds):
+        return f"{seconds:g}s"
+    text, rest = "", int(seconds)
+    for unit in ("d", "h", "m", "s"):
+        count, rest = divmod(rest, _DURATION_UNITS_S[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def parse_size(text: str) -> int:
+    """Read ``16GiB``, ``500 MB`` or ``12B`` as a number of bytes.
+
+    Raises:
+        ValueError: If the text is not a size with its unit.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("write a size with its unit, such as 16GiB or 500MB")
+    return int(float(match[1]) * _SIZE_UNITS_BYTES[match[2].upper()])
+
+
+def format_size(size_bytes: float) -> str:
+    """Write a number of bytes for a person: ``0 B``, ``449.4 KiB``, ``16 GiB``."""
+    size, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while abs(size) >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if size == int(size) else f"{size:.1f} {units[0]}"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["90s", "15m", "1h30m", "2d"]}),
+]
+"""A length of time, written with its unit."""
+
+
+class Flavor(BaseModel):
+    """A kind of machine by its size, written ``2c4g``: 2 cores and 4 GiB of memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cores: int = Field(ge=1)
+    memory_gib: int = Field(ge=1)
+
+    @classmethod
+    def parse(cls, text: str) -> "Flavor":
+        """Read ``2c4g`` or ``8C40GiB``.
+
+        Raises:
+            ValueError: If the text is not of that form.
+        """
+        match = _FLAVOR.fullmatch(text.strip())
+        if match is None:
+            raise ValueError("write a flavor as cores and GiB of memory, such as 2c4g")
+        return cls(cores=int(match[1]), memory_gib=int(match[2]))
+
+    def __str__(self) -> str:
+        """Write the flavor as the job file does."""
+        return f"{self.cores}c{self.memory_gib}g"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read text as well as a Flavor, and write text."""
+        own = handler(source)
+        return core_schema.no_info_before_validator_function(
+            lambda value: cls.parse(value) if isinstance(value, str) else value,
+            own,
+            serialization=core_schema.to_string_ser_schema(),
+        )

@@ -1,0 +1,91 @@
+"""The folders of one run on the machine that trains.
+
+::
+
+    <root>/code/             what the code url held
+           inputs/NAME/      one folder a channel
+           outputs/NAME/     what the script writes
+           params.json       channels and hyperparameters, types kept
+           logs/attempt-0/   rank-0.log, rank-1.log, launcher.log, records/
+           previous/         outputs of earlier attempts of the same run
+
+The root is derived from the run's id, so that a retried task finds what the others left.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def workspaces_dir() -> Path:
+    """Return where runs keep their folders: ``TRAINJOB_WORKDIR`` or ``~/.trainjob/runs``."""
+    chosen = os.environ.get("TRAINJOB_WORKDIR")
+    return Path(chosen).absolute() if chosen else Path.home() / ".trainjob" / "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folders of one run below `root`. Creating one touches nothing."""
+
+    root: Path
+
+    @classmethod
+    def of_run(cls, run_id: str) -> "Workspace":
+        """Return the workspace of the run with this id on this machine."""
+        return cls(workspaces_dir() / run_id)
+
+    @property
+    def code(self) -> Path:
+        """The folder that holds the code."""
+        return self.root / "code"
+
+    @property
+    def params_file(self) -> Path:
+        """The JSON file with channels and hyperparameters."""
+        return self.root / "params.json"
+
+    @property
+    def logs(self) -> Path:
+        """The folder that holds one folder of logs an attempt."""
+        return self.root / "logs"
+
+    def input_dir(self, name: str) -> Path:
+        """Return the folder of the input channel `name`."""
+        return self.root / "inputs" / name
+
+    def output_dir(self, name: str) -> Path:
+        """Return the folder that the script writes for the output channel `name`."""
+        return self.root / "outputs" / name
+
+    def attempt_logs(self, attempt: int) -> Path:
+        """Return the folder of logs of an attempt, counted from 0."""
+        return self.logs / f"attempt-{attempt}"
+
+    def next_attempt(self) -> int:
+        """Return the number of the attempt that would come next, counted from 0."""
+        taken = (int(p.name.removeprefix("attempt-")) for p in self.logs.glob("attempt-*"))
+        return max(taken, default=-1) + 1
+
+    def start_attempt(self, output_names: tuple[str, ...]) -> int:
+        """Make the folders of a new attempt with empty outputs and return its number.
+
+        Outputs of an attempt before it are moved to ``previous/attempt-N``: a file that only the
+        earlier attempt wrote must not be uploaded as a result of this one, nor be lost.
+        """
+        attempt = self.next_attempt()
+        outputs = self.root / "outputs"
+        if attempt and outputs.exists():
+            previous = self.root / "previous" / f"attempt-{attempt - 1}"
+            previous.parent.mkdir(parents=True, exist_ok=True)
+            if not previous.exists():
+                outputs.rename(previous)
+        for name in output_names:
+            self.output_dir(name).mkdir(parents=True, exist_ok=True)
+        self.attempt_logs(attempt).mkdir(parents=True)
+        return attempt
+
+    def drop_copies(self) -> None:
+        """Remove what the stores hold: inputs, code and outputs. Logs and parameters stay."""
+        for name in ("inputs", "code", "outputs"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
