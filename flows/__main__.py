@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.preview import preview, preview_text
+from flows.reference import job_file_reference
 from flows.terminal import Terminal
 from trainjob.check import job_problems
 from trainjob.errors import JobError, TrainjobError
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     schema = commands.add_parser("schema", help="print the JSON schema of the job file")
+    schema.add_argument("--markdown", action="store_true", help="as a page with every key")
     schema.set_defaults(command=_schema, json=True)
 
     verify = commands.add_parser("verify", help="prove the receipt of an output again")
@@ -108,8 +110,9 @@ def _check(arguments: argparse.Namespace) -> int:
     return COMPLETED
 
 
-def _schema(_arguments: argparse.Namespace) -> int:
-    print(json.dumps(TrainingJob.model_json_schema(), indent=2))
+def _schema(arguments: argparse.Namespace) -> int:
+    schema = TrainingJob.model_json_schema()
+    print(job_file_reference() if arguments.markdown else json.dumps(schema, indent=2))
     return COMPLETED
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.s3_server"]
+pytest_plugins = ["tests.s3_server", "tests.prefect_server"]
 
 _FOREIGN = re.compile(
     r"(?:AWS|PREFECT|SLURM|TRAINJOB|TORCHELASTIC|PMI|OMPI)_.*"

@@ -169,7 +169,8 @@ class Limits(_Spec):
     auto_stop: LimitedDuration | None = None
     """Stop the training after this long, such as `1h`, and upload what is there. Absent: never."""
 
-    grace: LimitedDuration = timedelta(seconds=10)
+    # The schema would write the default in ISO 8601, which the form would send back to us.
+    grace: LimitedDuration = Field(timedelta(seconds=10), json_schema_extra={"default": "10s"})
     """How long the ranks may take to leave after a stop request before they are killed."""
 
 

@@ -201,5 +201,15 @@ def test_the_schema_explains_every_key() -> None:
     assert unexplained == []
 
 
+def test_the_defaults_of_the_schema_can_be_sent_back_by_a_form() -> None:
+    schema = TrainingJob.model_json_schema()
+    limits = schema["$defs"]["Limits"]["properties"]
+    defaults = {name: field["default"] for name, field in limits.items()}
+    nested = {name: schema["properties"][name]["default"] for name in ("limits", "resources")}
+
+    assert TrainingJob.parse(MINIMAL | {"limits": defaults}) == TrainingJob.parse(MINIMAL)
+    assert TrainingJob.parse(MINIMAL | nested) == TrainingJob.parse(MINIMAL)
+
+
 def test_a_channel_is_an_environment_variable_in_capitals() -> None:
     assert channel_env_name("data-url") == "DATA_URL"

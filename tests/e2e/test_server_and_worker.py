@@ -1,0 +1,132 @@
+"""A real server and worker, as `make serve` starts them: submit, fail, retry, stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tests.jobs import make_job
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run `python -m deployments.serve` on a free port and give the API url."""
+    folder = tmp_path_factory.mktemp("serve")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_API_PORT": str(port),
+        "TRAINJOB_WORKDIR": str(folder / "runs"),
+    }
+    log = folder / "serve.log"
+    command = [sys.executable, "-m", "deployments.serve"]
+    with log.open("wb") as output:
+        serve = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
+    try:
+        _wait_for(lambda: "Worker 'ProcessWorker" in log.read_text(), serve, log)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        serve.send_signal(signal.SIGTERM)
+        returncode = serve.wait(60)
+    assert returncode == 0, log.read_text()
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        pass
+
+
+@pytest.fixture
+def api(served: str) -> Iterator[str]:
+    with temporary_settings({PREFECT_API_URL: served}):
+        yield served
+
+
+def submit(job: dict[str, Any]) -> FlowRun:
+    run = run_deployment(
+        "training-job/cpu", parameters={"job": job}, timeout=180, poll_interval=0.5
+    )
+    assert isinstance(run, FlowRun)
+    return run
+
+
+def test_a_job_submitted_to_the_deployment_runs_on_the_worker(tmp_path: Path, api: str) -> None:
+    run = submit(make_job(tmp_path))
+
+    assert run.state is not None
+    assert run.state.is_completed(), run.state.message
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == 42
+
+
+def test_a_wrong_job_submitted_to_the_deployment_fails_with_its_problems(
+    tmp_path: Path, api: str
+) -> None:
+    run = submit(make_job(tmp_path, inputs=[{"name": "data_url", "url": str(tmp_path / "no")}]))
+
+    assert run.state is not None
+    assert run.state.is_failed()
+    assert "inputs[0].url" in (run.state.message or "")
+
+
+def test_a_retried_run_goes_on_at_the_stage_that_failed(tmp_path: Path, api: str) -> None:
+    trained = tmp_path / "trained.txt"
+    intruder = tmp_path / "out" / "intruder.txt"
+    script = (
+        "import pathlib, sys\n"
+        f"with open({str(trained)!r}, 'a') as f: f.write('trained ')\n"
+        f"intruder = pathlib.Path({str(intruder)!r})\n"
+        "intruder.parent.mkdir()\n"
+        "intruder.touch()\n"
+        "out = pathlib.Path(sys.argv[sys.argv.index('--train_url') + 1])\n"
+        "(out / 'model.txt').write_text('weights')\n"
+    )
+    failed = submit(make_job(tmp_path, script))
+    assert failed.state is not None
+    assert failed.state.is_failed()
+    assert "intruder.txt" in (failed.state.message or "")
+    intruder.unlink()
+
+    command = [sys.executable, "-m", "prefect", "flow-run", "retry", str(failed.id)]
+    env = os.environ | {"PREFECT_API_URL": api}
+    subprocess.run(command, env=env, check=True, capture_output=True)
+
+    with get_client(sync_client=True) as client:
+        _wait_for(lambda: _is_final(client.read_flow_run(failed.id)))
+        state = client.read_flow_run(failed.id).state
+    assert state is not None
+    assert state.is_completed(), state.message
+    assert trained.read_text() == "trained "
+    assert (tmp_path / "out" / "model.txt").read_text() == "weights"
+
+
+def _is_final(run: FlowRun) -> bool:
+    # Right after the retry the run may still be in its old state of the first pass.
+    return run.run_count > 1 and run.state is not None and run.state.is_final()
+
+
+def _wait_for(
+    condition: Callable[[], bool],
+    process: "subprocess.Popen[bytes] | None" = None,
+    log: Path | None = None,
+    timeout_s: float = 120.0,
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        ended = process is not None and process.poll() is not None
+        assert not ended, log.read_text() if log else "the process ended"
+        assert time.monotonic() < deadline, log.read_text() if log else "not in time"
+        time.sleep(0.1)

@@ -1,0 +1,192 @@
+"""The flow: from a job to verified outputs, or to a reason."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import State
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+
+from flows.training_job import training_job
+from tests.jobs import make_job
+from trainjob.errors import JobError, TrainingFailed
+from trainjob.job import TrainingJob
+from trainjob.storage.receipt import verify_receipt
+from trainjob.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def run(job: dict[str, Any]) -> State[Any]:
+    state: State[Any] = training_job(TrainingJob.parse(job), return_state=True)
+    return state
+
+
+def artifact_of(run_id: str) -> str:
+    artifact = Artifact.get(key="training-job")
+    assert artifact is not None
+    assert str(artifact.flow_run_id) == run_id
+    return str(artifact.data)
+
+
+def test_a_completed_run_has_its_outputs_in_the_store_with_a_receipt(tmp_path: Path) -> None:
+    state = run(make_job(tmp_path))
+
+    assert state.is_completed(), state.message
+    out = tmp_path / "out"
+    assert json.loads((out / "result.json").read_text()) == 42
+    assert (out / "_SUCCESS").read_bytes() == b""
+    receipt = json.loads((out / "_trainjob" / "receipt.json").read_text())
+    assert [file["path"] for file in receipt["files"]] == ["result.json"]
+    assert receipt["job"]["hyperparameters"] == {"scale": 2}
+    assert receipt["inputs"][0]["fingerprint"].startswith("sha256:")
+    assert list(receipt["stages"]) == [
+        "stage_inputs",
+        "fetch_code",
+        "inject_hyperparameters",
+        "train",
+    ]
+    assert verify_receipt(str(out), None).problems == ()
+
+
+def test_the_flow_returns_its_report(tmp_path: Path) -> None:
+    report = training_job(TrainingJob.parse(make_job(tmp_path)))
+
+    assert report.state == "Completed"
+    assert report.outputs[0].url == str(tmp_path / "out")
+    assert [stage.name for stage in report.stages][-1] == "upload_outputs"
+
+
+def test_the_run_is_named_and_tagged_after_its_job(tmp_path: Path) -> None:
+    report = training_job(TrainingJob.parse(make_job(tmp_path, tags=["night", "digits"])))
+
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(report.run_id)
+    assert known.name.startswith("copy-20")
+    assert {"night", "digits"} <= set(known.tags)
+
+
+def test_the_page_of_a_run_says_what_ran_and_where_the_outputs_are(tmp_path: Path) -> None:
+    report = training_job(TrainingJob.parse(make_job(tmp_path)))
+
+    page = artifact_of(report.run_id)
+    assert "# copy: Completed" in page
+    assert str(tmp_path / "out") in page
+    assert "| train |" in page
+    assert "--scale 2" in page
+
+
+def test_copies_are_removed_after_a_completed_run_and_logs_stay(tmp_path: Path) -> None:
+    report = training_job(TrainingJob.parse(make_job(tmp_path)))
+
+    workspace = Workspace.of_run(report.run_id)
+    assert sorted(path.name for path in workspace.root.iterdir()) == ["logs", "params.json"]
+    assert "result 42" in (workspace.attempt_logs(0) / "rank-0.log").read_text()
+
+
+def test_a_failing_script_fails_the_run_with_its_cause(tmp_path: Path) -> None:
+    script = "def model():\n    raise ValueError('no such layer')\nmodel()\n"
+
+    state = run(make_job(tmp_path, script))
+
+    assert state.is_failed()
+    assert "ValueError: no such layer" in (state.message or "")
+    with pytest.raises(TrainingFailed):
+        state.result()
+    assert not (tmp_path / "out").exists()
+    page = artifact_of(str(state.state_details.flow_run_id))
+    assert "# copy: Failed" in page
+    assert "ValueError: no such layer" in page
+    assert "| stage_inputs |" in page
+
+
+def test_a_failed_run_keeps_its_workspace_for_a_retry(tmp_path: Path) -> None:
+    state = run(make_job(tmp_path, "raise SystemExit(3)"))
+
+    workspace = Workspace.of_run(str(state.state_details.flow_run_id))
+    assert workspace.code.is_dir()
+    assert workspace.input_dir("data_url").is_dir()
+
+
+def test_a_job_that_cannot_run_fails_with_all_its_problems_and_creates_nothing(
+    tmp_path: Path,
+) -> None:
+    job = make_job(tmp_path)
+    job["inputs"][0]["url"] = str(tmp_path / "absent")
+    job["algorithm"]["boot_file"] = "other.py"
+
+    state = run(job)
+
+    assert state.is_failed()
+    message = state.message or ""
+    assert "inputs[0].url" in message
+    assert "algorithm.boot_file" in message
+    with pytest.raises(JobError):
+        state.result()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_that_writes_nothing_to_its_output_fails_the_run(tmp_path: Path) -> None:
+    state = run(make_job(tmp_path, "print('done')"))
+
+    assert state.is_failed()
+    assert "train_url" in (state.message or "")
+
+
+def test_auto_stop_uploads_what_is_there_and_says_so(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys, time\n"
+        "out = pathlib.Path(sys.argv[sys.argv.index('--train_url') + 1])\n"
+        "(out / 'half.txt').write_text('half')\n"
+        "time.sleep(60)\n"
+    )
+
+    state = run(make_job(tmp_path, script, limits={"auto_stop": "1s", "grace": "2s"}))
+
+    assert state.is_completed(), state.message
+    assert state.name == "AutoStopped"
+    assert (tmp_path / "out" / "half.txt").read_text() == "half"
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_an_output_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+
+    state = run(job)
+
+    assert state.is_failed()
+    assert "outputs[0].url" in (state.message or "")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_the_run_id_in_an_output_url_keeps_runs_apart(tmp_path: Path) -> None:
+    outputs = [{"name": "train_url", "url": str(tmp_path / "out" / "{run_id}")}]
+    job = TrainingJob.parse(make_job(tmp_path, outputs=outputs))
+
+    first, second = training_job(job), training_job(job)
+
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {first.run_id, second.run_id}
+
+
+def test_a_job_on_s3_runs_from_bucket_to_bucket(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.new_bucket()
+    job = make_job(tmp_path)
+    s3.put(bucket, "data/value.txt", b"4")
+    s3.put(bucket, "code/train.py", (tmp_path / "code" / "train.py").read_bytes())
+    job["algorithm"]["code"]["url"] = f"s3://{bucket}/code/"
+    job["inputs"][0]["url"] = f"s3://{bucket}/data/"
+    job["outputs"][0]["url"] = f"s3://{bucket}/out/"
+
+    state = run(job)
+
+    assert state.is_completed(), state.message
+    assert s3.get(bucket, "out/result.json") == b"8"
+    assert "out/_SUCCESS" in s3.keys(bucket)

@@ -1,0 +1,71 @@
+"""Imports go one way, and the heavy packages stay where they belong."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ("deployments", "flows", "tasks", "blocks", "trainjob")
+FILES = sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("*.py"))
+
+
+def imports_of(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_go_down_only(file: Path) -> None:
+    layer = file.relative_to(ROOT).parts[0]
+    above = set(LAYERS[: LAYERS.index(layer)])
+
+    assert not imports_of(file) & above
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "trainjob").rglob("*.py")), ids=name_of)
+def test_the_core_imports_neither_prefect_nor_torch_nor_mpi(file: Path) -> None:
+    if "learn" in file.parts:
+        return
+
+    # bootstrap.py finalises what the script itself imported, through sys.modules.
+    assert not imports_of(file) & {"prefect", "torch", "mpi4py"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_the_flow_process_never_imports_torch(file: Path) -> None:
+    assert not imports_of(file) & {"torch", "mpi4py"}
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "supervisor"])
+def test_what_runs_beside_a_rank_needs_the_standard_library_only(name: str) -> None:
+    file = ROOT / "trainjob" / "launch" / f"{name}.py"
+
+    assert imports_of(file) <= sys.stdlib_module_names
+
+
+def test_checking_a_job_imports_no_prefect() -> None:
+    code = "import sys, flows.__main__; print('prefect' in sys.modules, 'torch' in sys.modules)"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.split() == ["False", "False"]
