@@ -5,6 +5,7 @@ Exit codes: 0 completed, 1 failed, 2 the job file is wrong, 130 stopped.
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -27,12 +28,23 @@ from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.values import format_size
 
+_PREFECT_DEFAULTS = {
+    # The terminal tells the story; Prefect's own lines beside it would tell it twice.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # 20 is short for a busy laptop
+    # No outbound calls: a self-hosted product does not phone anyone.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
 COMPLETED, FAILED, WRONG_JOB, STOPPED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
+    for name, value in _PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)  # read when Prefect is imported, hence before it
     # A terminal that is closed or a supervisor that ends us must stop the ranks as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -50,12 +50,9 @@ def _type(field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         return f"list of {_type(field['items'])}"
     if field.get("type") == "object":
-        return f"name: {_type(field['additionalProperties'])}" if _has_values(field) else "name: value"
+        values = field.get("additionalProperties")
+        return f"name: {_type(values)}" if isinstance(values, dict) else "name: value"
     return str(field.get("type", "value"))
-
-
-def _has_values(field: dict[str, Any]) -> bool:
-    return isinstance(field.get("additionalProperties"), dict)
 
 
 def _default(key: str, field: dict[str, Any], required: set[str]) -> str:

@@ -2,12 +2,13 @@
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport, report_markdown
 
 
-@task(name="report", cache_policy=None, persist_result=False)
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
 def report(result: RunReport, job: TrainingJob) -> None:
     """Write the report as a markdown artifact, on success and on failure."""
     create_markdown_artifact(

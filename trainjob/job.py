@@ -26,14 +26,12 @@ from pydantic import (
 from trainjob.errors import JobError, Problem
 from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.jobfile import read_job_file
+from trainjob.parameters import HyperparameterValue, channel_env_name, hyperparameter_problems
 from trainjob.values import Duration, Flavor
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
 """1 to 64 letters, digits, - and _ (ModelArts, creating an algorithm). A leading - is refused
 here, which ModelArts allows: it would make ``--name`` ambiguous on a command line."""
-
-Scalar = bool | int | float | str
-HyperparameterValue = Scalar | list[Scalar]
 
 RESERVED_ENV = re.compile(
     r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
@@ -264,15 +262,15 @@ class TrainingJob(_Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*_url_problems(self), *_name_problems(self), *_launch_problems(self)]
+        problems = [
+            *_url_problems(self),
+            *_name_problems(self),
+            *hyperparameter_problems(self.hyperparameters),
+            *_launch_problems(self),
+        ]
         if problems:
             raise ProblemsFound(problems)
         return self
-
-
-def channel_env_name(name: str) -> str:
-    """Return the environment variable of a channel: its name in capitals, - as _."""
-    return name.upper().replace("-", "_")
 
 
 def output_url(channel: OutputChannel, run_id: str) -> str:

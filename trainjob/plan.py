@@ -45,11 +45,13 @@ def program_of(job: TrainingJob, workspace: Workspace) -> Program:
     """Return what every rank of `job` executes in `workspace`."""
     folders = channel_folders(job, workspace)
     algorithm = job.algorithm
-    is_script = isinstance(algorithm, ScriptAlgorithm)
-    words = [algorithm.boot_file] if is_script else shlex.split(algorithm.command)
+    if isinstance(algorithm, ScriptAlgorithm):
+        words = [algorithm.boot_file]
+    else:
+        words = shlex.split(algorithm.command)
     return Program(
         argv=(*words, *parameter_argv(folders, job.hyperparameters)),
-        is_script=is_script,
+        is_script=isinstance(algorithm, ScriptAlgorithm),
         env=_environment(job, folders, workspace),
     )
 

@@ -1,5 +1,6 @@
 """What a run says at its end: for programs as values, for people as markdown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainjob.job import ScriptAlgorithm, TrainingJob
@@ -59,16 +60,16 @@ def report_markdown(report: RunReport, job: TrainingJob) -> str:
         lines += ["## Why", "", *_code_block(report.error), ""]
     lines += ["## What ran", "", *_table(("", ""), _facts(report, job)), ""]
     if report.outputs:
-        rows = [
+        outputs = [
             (o.name, f"`{o.url}`", str(o.num_files), format_size(o.size_bytes))
             for o in report.outputs
         ]
-        lines += ["## Outputs", "", *_table(("name", "where", "files", "size"), rows), ""]
+        lines += ["## Outputs", "", *_table(("name", "where", "files", "size"), outputs), ""]
         lines += [f"Prove them again: `python -m flows verify {report.outputs[0].url}`", ""]
-    rows = [(s.name, f"{s.seconds:.1f} s", s.summary) for s in report.stages]
+    stages = [(s.name, f"{s.seconds:.1f} s", s.summary) for s in report.stages]
     total_s = sum(s.seconds for s in report.stages)
-    rows.append(("together", f"{total_s:.1f} s", ""))
-    lines += ["## Stages", "", *_table(("stage", "time", "what it did"), rows), ""]
+    stages.append(("together", f"{total_s:.1f} s", ""))
+    lines += ["## Stages", "", *_table(("stage", "time", "what it did"), stages), ""]
     return "\n".join(lines)
 
 
@@ -89,7 +90,7 @@ def _facts(report: RunReport, job: TrainingJob) -> list[tuple[str, str]]:
     return facts
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     cells = [tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in rows]
     return [_row(head), _row(("---",) * len(head)), *(_row(row) for row in cells)]
 

@@ -31,7 +31,7 @@ def main() -> None:
     for _ in range(NUM_WARM_UP + args.steps):
         begun = time.perf_counter()
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), labels).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(model(inputs), labels))
         optimizer.step()
         seconds.append(time.perf_counter() - begun)
     if dist.get_rank() == 0:

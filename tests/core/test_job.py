@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainjob.errors import JobError
-from trainjob.job import TrainingJob, channel_env_name, output_url
+from trainjob.job import TrainingJob, output_url
 from trainjob.values import Flavor
 
 MINIMAL = {"name": "x", "algorithm": {"code": {"url": "code"}, "boot_file": "train.py"}}
@@ -90,6 +90,7 @@ def test_numbers_in_env_are_taken_as_text() -> None:
         ({"outputs": [{"name": "a"}]}, "outputs[0].url: asked for a value, found nothing"),
         ({"inputs": [{"name": "rank", "url": "x"}]}, "inputs[0].name: asked for the channel"),
         ({"hyperparameters": {"-lr": 1}}, "hyperparameters.-lr: asked for 1 to 64 letters"),
+        ({"hyperparameters": {"a": "\0"}}, "hyperparameters.a: asked for a text without NUL"),
         ({"hyperparameters": {"a": {}}}, "hyperparameters.a: asked for a text, a number"),
         ({"hyperparameters": {"a": None}}, "hyperparameters.a: asked for a text, a number"),
         ({"hyperparameters": {"a": float("nan")}}, "hyperparameters.a: asked for a text, a"),
@@ -209,7 +210,3 @@ def test_the_defaults_of_the_schema_can_be_sent_back_by_a_form() -> None:
 
     assert TrainingJob.parse(MINIMAL | {"limits": defaults}) == TrainingJob.parse(MINIMAL)
     assert TrainingJob.parse(MINIMAL | nested) == TrainingJob.parse(MINIMAL)
-
-
-def test_a_channel_is_an_environment_variable_in_capitals() -> None:
-    assert channel_env_name("data-url") == "DATA_URL"

@@ -1,0 +1,116 @@
+"""Places that hold trees: the same promises are tested on a folder and on a real S3 store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.s3_server import S3Server
+from trainjob.storage.settings import StoreSettings
+
+NASTY_NAMES = (
+    "plain.txt",
+    "a space/b c.txt",
+    "ünïcode/数字.bin",
+    "+%41&?#=;:@,$'\"!~*()[]{}^|.txt",
+    "new\nline.txt",
+    "-dash",
+    ".hidden/.file",
+    "deep/er/and/deep/er/file",
+    "empty",
+)
+
+
+class Place(Protocol):
+    """A folder that the test may fill and look into without our code."""
+
+    url: str
+    settings: StoreSettings
+
+    def put(self, path: str, data: bytes) -> None: ...
+    def get(self, path: str) -> bytes: ...
+    def delete(self, path: str) -> None: ...
+    def paths(self) -> list[str]: ...
+
+
+class LocalPlace:
+    settings = StoreSettings()
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = f"file://{root}"
+
+    def put(self, path: str, data: bytes) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_bytes(data)
+
+    def get(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def delete(self, path: str) -> None:
+        (self.root / path).unlink()
+
+    def paths(self) -> list[str]:
+        files = (path for path in self.root.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self.root)) for path in files)
+
+
+class S3Place:
+    def __init__(self, server: S3Server) -> None:
+        self.server = server
+        self.settings = server.settings
+        self.bucket = server.new_bucket()
+        self.url = f"s3://{self.bucket}/some/tree"
+
+    def put(self, path: str, data: bytes) -> None:
+        self.server.put(self.bucket, f"some/tree/{path}", data)
+
+    def get(self, path: str) -> bytes:
+        return self.server.get(self.bucket, f"some/tree/{path}")
+
+    def delete(self, path: str) -> None:
+        self.server.delete(self.bucket, f"some/tree/{path}")
+
+    def paths(self) -> list[str]:
+        keys = self.server.keys(self.bucket, "some/tree/")
+        return [key.removeprefix("some/tree/") for key in keys]
+
+
+@pytest.fixture(params=["file", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "file":
+        yield LocalPlace(tmp_path / "place")
+    else:
+        yield S3Place(request.getfixturevalue("s3"))
+
+
+@pytest.fixture
+def s3_place(s3: S3Server) -> S3Place:
+    return S3Place(s3)
+
+
+@pytest.fixture
+def nasty_tree(tmp_path: Path) -> dict[str, bytes]:
+    """Names that are legal and hard, with content that differs."""
+    return {name: name.encode() * 7 if name != "empty" else b"" for name in NASTY_NAMES}
+
+
+@pytest.fixture
+def write_tree():
+    def write(root: Path, tree: dict[str, bytes]) -> Path:
+        for name, data in tree.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def read_tree():
+    def read(root: Path) -> dict[str, bytes]:
+        files = (path for path in root.rglob("*") if path.is_file())
+        return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+    return read

@@ -1,0 +1,175 @@
+"""Channels and hyperparameters as a program reads them: argv, environment and params.json.
+
+Pure functions, used by the job model (for the rules), by the check before a run (to show the
+command line) and by the run. The same values reach the program three times:
+
+- argv, made so that an unchanged argparse script reads value and type back: ``--name value`` in
+  two words, true and false in small letters, a list as ``--name a b c`` for ``nargs="*"`` (an
+  empty list is ``--name`` alone), and a single value that starts with - as ``--name=value``,
+  because argparse takes ``--lr -1e-05`` for two options;
+- environment: a channel as its name in capitals, a hyperparameter as ``TRAINJOB_HP_`` and its name
+  in capitals with _ for -, lists as JSON, and ``TRAINJOB_PARAMS`` as the path of params.json;
+- params.json: ``{"channels": {NAME: PATH}, "hyperparameters": {NAME: VALUE}}`` in UTF-8, every
+  value with its type.
+"""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from trainjob.errors import Problem
+
+Scalar = bool | int | float | str
+HyperparameterValue = Scalar | list[Scalar]
+
+MAX_VALUE_BYTES = 100_000
+"""Linux takes at most 131,072 bytes for one argument or variable (MAX_ARG_STRLEN, execve(2))."""
+
+PARAMS_ENV = "TRAINJOB_PARAMS"
+_ARGPARSE_NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+", re.ASCII)
+"""What argparse of Python 3.11 takes for a value although it starts with -."""
+
+
+def channel_env_name(name: str) -> str:
+    """Return the environment variable of a channel: its name in capitals, - as _."""
+    return name.upper().replace("-", "_")
+
+
+def hyperparameter_env_name(name: str) -> str:
+    """Return the environment variable that holds a hyperparameter."""
+    return f"TRAINJOB_HP_{name.upper().replace('-', '_')}"
+
+
+def parameter_argv(
+    channels: Mapping[str, Path], hyperparameters: Mapping[str, HyperparameterValue]
+) -> list[str]:
+    """Return the words that give channels, then hyperparameters, to a program.
+
+    Args:
+        channels: Absolute folder of each channel.
+        hyperparameters: Values that `hyperparameter_problems` finds nothing wrong with.
+    """
+    words: list[str] = []
+    for name, folder in channels.items():
+        words += (f"--{name}", str(folder))
+    for name, value in hyperparameters.items():
+        if isinstance(value, list):
+            words += (f"--{name}", *(_list_word(item) for item in value))
+        elif (word := _text(value)).startswith("-"):
+            words.append(f"--{name}={word}")
+        else:
+            words += (f"--{name}", word)
+    return words
+
+
+def parameter_environment(
+    channels: Mapping[str, Path],
+    hyperparameters: Mapping[str, HyperparameterValue],
+    params_file: Path,
+) -> dict[str, str]:
+    """Return the environment variables that give channels and hyperparameters to a program."""
+    environment = {channel_env_name(name): str(folder) for name, folder in channels.items()}
+    for name, value in hyperparameters.items():
+        environment[hyperparameter_env_name(name)] = _env_text(value)
+    environment[PARAMS_ENV] = str(params_file)
+    return environment
+
+
+def write_params(
+    path: Path,
+    channels: Mapping[str, Path],
+    hyperparameters: Mapping[str, HyperparameterValue],
+) -> None:
+    """Write params.json whole or not at all; a file that is there is replaced."""
+    document = {
+        "channels": {name: str(folder) for name, folder in channels.items()},
+        "hyperparameters": dict(hyperparameters),
+    }
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def hyperparameter_problems(
+    hyperparameters: Mapping[str, HyperparameterValue],
+) -> list[Problem]:
+    """Return what cannot be given to a program, or would not arrive as it was written."""
+    problems: list[Problem] = []
+    taken: dict[str, str] = {}
+    for name, value in hyperparameters.items():
+        problems += _value_problems(f"hyperparameters.{name}", value)
+        env_name = hyperparameter_env_name(name)
+        if env_name in taken:
+            found = f"hyperparameters.{taken[env_name]}, which has the same variable {env_name}"
+            problems.append(
+                Problem(f"hyperparameters.{name}", repr(name), found, "rename one of them")
+            )
+        taken.setdefault(env_name, name)
+    return problems
+
+
+def _value_problems(field: str, value: HyperparameterValue) -> list[Problem]:
+    if isinstance(value, list):
+        problems = [
+            p for i, item in enumerate(value) for p in _text_problems(f"{field}[{i}]", item)
+        ]
+        problems += _dash_problems(field, value)
+    else:
+        problems = _text_problems(field, value)
+        if value == "--":
+            # argparse of Python 3.11 reads --name=-- as an empty list.
+            found = "the word that ends the options of a command line"
+            problems.append(Problem(field, "'--'", found, "write another text"))
+    size_bytes = len(os.fsencode(_env_text(value)))
+    if size_bytes > MAX_VALUE_BYTES:
+        asked = f"at most {MAX_VALUE_BYTES:,} bytes"
+        do = "put it into a file and give that as an input channel"
+        problems.append(Problem(field, asked, f"{size_bytes:,} bytes", do))
+    return problems
+
+
+def _text_problems(field: str, value: Scalar) -> list[Problem]:
+    if isinstance(value, str) and "\0" in value:
+        do = "remove the NUL, which ends every text that a program is given"
+        return [Problem(field, "a text without NUL", _shown(value), do)]
+    return []
+
+
+def _dash_problems(field: str, values: Sequence[Scalar]) -> Iterable[Problem]:
+    """Find texts of a list that argparse would take for an option; a lone - it does not."""
+    for i, value in enumerate(values):
+        starts_with_dash = isinstance(value, str) and value.startswith("-") and value != "-"
+        if starts_with_dash and not _ARGPARSE_NEGATIVE_NUMBER.fullmatch(str(value)):
+            asked = "a text that does not start with - inside a list"
+            do = "write it without the -, or give it as a hyperparameter of its own"
+            yield Problem(f"{field}[{i}]", asked, _shown(value), do)
+
+
+def _text(value: Scalar) -> str:
+    """Write a value as a command line has it; repr gives the digits that read back as the float."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value)
+
+
+def _list_word(value: Scalar) -> str:
+    text = _text(value)
+    if isinstance(value, float) and value < 0 and "e" in text:
+        # argparse of Python 3.11 takes -1e-05 for an option, and a list has no --name=value.
+        plain = format(Decimal(text), "f")
+        return plain if "." in plain else f"{plain}.0"
+    return text
+
+
+def _env_text(value: HyperparameterValue) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else _text(value)
+
+
+def _shown(value: Scalar) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

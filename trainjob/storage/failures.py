@@ -1,0 +1,40 @@
+"""One form for what stores say went wrong: ``url: what was found; what to do``.
+
+Errors are built here, and turned into problems of a job here, so that a check and a run say the
+same.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from trainjob.errors import Problem, StoreDenied, StoreError, StoreNotFound
+
+E = TypeVar("E", bound=StoreError)
+
+
+def failure(kind: type[E], url: str, found: str, do: str) -> E:
+    """Return an error of this kind; `do` is one sentence without a semicolon."""
+    return kind(f"{url}: {found}; {do}")
+
+
+def problem_of(field: str, asked: str, error: StoreError) -> Problem:
+    """Return the problem of a job that a failure is."""
+    found, _, do = str(error).partition(": ")[2].rpartition("; ")
+    return Problem(field, asked, found, do)
+
+
+@contextmanager
+def local_failures(url: str) -> Iterator[None]:
+    """Raise what the operating system says about the file or folder `url` as a store's failure."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise failure(StoreNotFound, url, "no such file", "check the path") from error
+    except PermissionError as error:
+        do = "give the user that runs this the right to read and write there"
+        raise failure(StoreDenied, url, "permission denied", do) from error
+    except OSError as error:
+        found = error.strerror or str(error)
+        do = "see that the disk is in order and has space"
+        raise failure(StoreError, url, found, do) from error

@@ -1,0 +1,38 @@
+"""What a store says that it holds: the files and folders below one url."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a listing.
+
+    Attributes:
+        path: Where it is below the url, with ``/`` between the parts.
+        size_bytes: Its size.
+        version: Text that changes whenever the content does (an ETag, or size and times of a local
+            file); empty if the store has none.
+    """
+
+    path: str
+    size_bytes: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files below a url, and the folders that exist without a file of their own."""
+
+    files: tuple[Entry, ...]
+    folders: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files together."""
+        return total_size(self.files)
+
+
+def total_size(files: Sequence[Entry]) -> int:
+    """Return the size in bytes of all `files` together."""
+    return sum(file.size_bytes for file in files)

@@ -1,0 +1,127 @@
+"""Folders of this machine as a store."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from trainjob.errors import StoreDenied
+from trainjob.storage.failures import failure, local_failures
+from trainjob.storage.listing import Entry, Listing
+from trainjob.storage.local_tree import copy_file, list_folder, walk
+from trainjob.storage.manifest import FileRecord
+from trainjob.storage.meter import Meter
+
+_PARTIAL = "_trainjob/partial-"
+"""Start of the temporary names: in the tree, so that a rename stays on one file system."""
+
+
+class LocalStore:
+    """The folder `root`; see `trainjob.storage.store.Store`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.url = f"{str(root).rstrip('/')}/"
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Do nothing: there is no connection."""
+
+    def list_files(self) -> Listing:
+        """Return everything below the folder; links are followed."""
+        with self._told():
+            return list_folder(self._root)
+
+    def has_files(self) -> bool:
+        """Say whether there is any file below the folder."""
+        with self._told():
+            return any(isinstance(entry, Entry) for entry in walk(self._root))
+
+    def is_file(self) -> bool:
+        """Say whether the path is a file and not a folder."""
+        with self._told():
+            return self._root.exists() and not self._root.is_dir()
+
+    def download(self, files: Sequence[Entry], target: Path, meter: Meter) -> list[FileRecord]:
+        """Copy `files` to their paths below `target`; what was executable stays so."""
+        return [self._copy_out(entry, target / entry.path, meter) for entry in files]
+
+    def digest(self, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+        """Read `files` and return what they hold."""
+        records = []
+        for entry in files:
+            with self._told(entry.path):
+                records.append(copy_file(self._root / entry.path, entry, None, meter))
+            meter.finish_file()
+        return records
+
+    def upload(self, source: Path, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+        """Copy `files` from the folder `source`, each under a temporary name first."""
+        records = []
+        for entry in files:
+            with self._told(entry.path), self._new_file(entry.path) as copy:
+                records.append(copy_file(source / entry.path, entry, copy, meter))
+            meter.finish_file()
+        return records
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a small file."""
+        with self._told(path):
+            return (self._root / path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small file under a temporary name and rename it."""
+        with self._told(path), self._new_file(path) as file:
+            file.write(data)
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete files; folders stay."""
+        for path in paths:
+            with self._told(path):
+                (self._root / path).unlink(missing_ok=True)
+
+    def prove_writing(self) -> None:
+        """Make an unnamed file in the nearest folder that exists; the others are made there."""
+        existing = next(path for path in (self._root, *self._root.parents) if path.exists())
+        if not existing.is_dir():
+            found = f"{str(existing)!r} is a file, not a folder"
+            raise failure(StoreDenied, self.url, found, "use another folder")
+        with local_failures(str(existing)), tempfile.TemporaryFile(dir=existing):
+            pass
+
+    def _copy_out(self, entry: Entry, file: Path, meter: Meter) -> FileRecord:
+        source = self._root / entry.path
+        with self._told(entry.path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as copy:
+                record = copy_file(source, entry, copy, meter)
+            file.chmod(file.stat().st_mode | (source.stat().st_mode & 0o111))
+        meter.finish_file()
+        return record
+
+    @contextmanager
+    def _new_file(self, path: str) -> Iterator[BinaryIO]:
+        """Give an open file that takes the name `path` when the block ends well."""
+        file = self._root / path
+        partial = self._root / f"{_PARTIAL}{uuid.uuid4().hex}"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb") as opened:
+                yield opened
+                opened.flush()
+                os.fsync(opened.fileno())
+            partial.replace(file)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+    def _told(self, path: str = "") -> AbstractContextManager[None]:
+        return local_failures(f"{self.url}{path}")

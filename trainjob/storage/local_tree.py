@@ -1,0 +1,123 @@
+"""Reads folders of this machine: which files they hold, and what is in them.
+
+Links are followed, each folder once on every way down. Anything that is neither a file nor a
+folder is refused by name, never skipped: a copy without it would be silently incomplete.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from trainjob.errors import TreeChanged, UnsafeKey
+from trainjob.storage.failures import failure
+from trainjob.storage.listing import Entry, Listing
+from trainjob.storage.manifest import FileRecord
+from trainjob.storage.meter import Meter
+
+_CHUNK_BYTES = 1 << 20
+
+
+def list_folder(root: Path, links_inside: bool = False) -> Listing:
+    """Return every file below `root` and every folder; nothing if `root` is not a folder.
+
+    Args:
+        root: The folder.
+        links_inside: Whether links may lead only to places below `root`.
+
+    Raises:
+        UnsafeKey: For a link that is broken, circular or leads out, or a device, socket or pipe.
+    """
+    files, folders = [], []
+    for entry in walk(root, links_inside):
+        if isinstance(entry, Entry):
+            files.append(entry)
+        else:
+            folders.append(entry)
+    return Listing(tuple(files), tuple(folders))
+
+
+def walk(root: Path, links_inside: bool = False) -> Iterator[Entry | str]:
+    """Yield files as entries and folders as their path; see `list_folder`."""
+    if not root.is_dir():
+        return
+    real_root = root.resolve()
+    pending = [(root, "", frozenset([real_root]))]
+    while pending:
+        folder, prefix, above = pending.pop()
+        with os.scandir(folder) as found:
+            items = sorted(found, key=lambda item: item.name)
+        for item in items:
+            path = prefix + item.name
+            real = Path(item.path).resolve() if item.is_symlink() else None
+            if links_inside and real is not None and not real.is_relative_to(real_root):
+                raise _refused(root, path, f"is a link out of the folder, to {str(real)!r}")
+            if item.is_dir():
+                real = Path(item.path).resolve()
+                if real in above:
+                    raise _refused(root, path, "is a link to a folder that it is in")
+                yield path
+                pending.append((Path(item.path), path + "/", above | {real}))
+            elif item.is_file():
+                stat = item.stat()
+                yield Entry(path, stat.st_size, _version(stat))
+            else:
+                what = "leads to nothing" if item.is_symlink() else "is not a regular file"
+                raise _refused(root, path, what)
+
+
+def copy_file(file: Path, entry: Entry, copy: BinaryIO | None, meter: Meter) -> FileRecord:
+    """Read `file`, write it to `copy` if one is given, and say what was read.
+
+    Args:
+        file: The file to read.
+        entry: The file as it was listed.
+        copy: An open file; it stays open.
+        meter: Counts the bytes.
+
+    Raises:
+        TreeChanged: If the file is not, or no longer, the one that was listed.
+    """
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as source:
+            while chunk := source.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                if copy is not None:
+                    copy.write(chunk)
+                meter.add_bytes(len(chunk))
+        if version_of(file) != entry.version:
+            raise changed(file)
+    except FileNotFoundError as error:
+        raise changed(file) from error
+    return FileRecord(entry.path, entry.size_bytes, digest.hexdigest())
+
+
+def digest_file(file: Path) -> str:
+    """Return the sha256 of what `file` holds."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def version_of(file: Path) -> str:
+    """Return text that changes when the content of `file` does, without reading it."""
+    return _version(file.stat())
+
+
+def changed(file: Path) -> TreeChanged:
+    """Return the error for a file that changed while it was read."""
+    return failure(
+        TreeChanged,
+        str(file),
+        "the file changed while it was copied",
+        "run again when nothing writes to it",
+    )
+
+
+def _version(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}"
+
+
+def _refused(root: Path, path: str, reason: str) -> UnsafeKey:
+    return failure(UnsafeKey, str(root), f"{path!r} {reason}", "remove it or put a file there")

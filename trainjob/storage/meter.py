@@ -1,0 +1,45 @@
+"""Tells the watchers of a run how far a copy is, a few times a second."""
+
+import time
+from collections.abc import Sequence
+
+from trainjob.events import Transferred, emit
+from trainjob.storage.listing import Entry, total_size
+
+_INTERVAL_S = 0.2
+
+
+class Meter:
+    """Counts the files and bytes of one copy named `label`. Used by one thread at a time."""
+
+    def __init__(self, label: str, files: Sequence[Entry]) -> None:
+        self._label = label
+        self._total_files = len(files)
+        self._total_bytes = total_size(files)
+        self._num_files = 0
+        self._size_bytes = 0
+        self._last_told = time.monotonic()
+
+    def add_bytes(self, count: int) -> None:
+        """Count bytes that were copied; a file that starts over takes its bytes back."""
+        self._size_bytes += count
+        if time.monotonic() - self._last_told >= _INTERVAL_S:
+            self._tell()
+
+    def finish_file(self) -> None:
+        """Count a file that is complete, and tell when it was the last."""
+        self._num_files += 1
+        if self._num_files == self._total_files:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._last_told = time.monotonic()
+        emit(
+            Transferred(
+                self._label,
+                self._num_files,
+                self._total_files,
+                self._size_bytes,
+                self._total_bytes,
+            )
+        )

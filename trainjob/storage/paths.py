@@ -1,0 +1,57 @@
+"""Which keys can be files below a folder. Asked before the first byte is copied."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from trainjob.errors import UnsafeKey
+from trainjob.storage.failures import failure
+
+_MAX_SEGMENT_BYTES = 255  # NAME_MAX of Linux file systems
+
+
+def check_paths(url: str, files: Sequence[str], folders: Iterable[str] = ()) -> None:
+    """Refuse paths that would leave the target folder, fail there, or hide one another.
+
+    Args:
+        url: What the paths are below; for the message.
+        files: Paths of files, relative, with ``/`` between the parts.
+        folders: Paths of folders without a trailing ``/``.
+
+    Raises:
+        UnsafeKey: Naming the first such path.
+    """
+    for path in (*files, *folders):
+        if reason := _unsafe(path):
+            raise _refused(url, path, reason)
+    twice = next((path for path, count in Counter(files).items() if count > 1), None)
+    if twice is not None:
+        raise _refused(url, twice, "is there twice")
+    parents = {str(parent) for path in files for parent in PurePosixPath(path).parents}
+    parents.update(folders)
+    for path in files:
+        if path in parents:
+            raise _refused(url, path, "is both a file and a folder")
+
+
+def _unsafe(path: str) -> str | None:
+    if path.startswith("/"):
+        return "is an absolute path"
+    if "\0" in path:
+        return "holds a NUL character"
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8 text"
+    segments = encoded.split(b"/")
+    if b"" in segments:
+        return "has an empty part between two /"
+    if b"." in segments or b".." in segments:
+        return "has . or .. as a part"
+    if any(len(segment) > _MAX_SEGMENT_BYTES for segment in segments):
+        return f"has a part of more than {_MAX_SEGMENT_BYTES} bytes"
+    return None
+
+
+def _refused(url: str, path: str, reason: str) -> UnsafeKey:
+    return failure(UnsafeKey, url, f"the key {path!r} {reason}", "rename or remove it there")

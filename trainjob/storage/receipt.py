@@ -1,0 +1,129 @@
+"""The receipt of an uploaded tree: what a run wrote, and the proof that it is still there.
+
+``_trainjob/receipt.json`` names the run, what it ran, and every file with size and sha256; the
+empty ``_SUCCESS`` beside the files is written last, so who sees it sees a complete tree.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainjob.errors import CorruptData, StoreNotFound
+from trainjob.storage.failures import failure
+from trainjob.storage.listing import Entry
+from trainjob.storage.manifest import FileRecord
+from trainjob.storage.meter import Meter
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.store import Store, open_store
+
+SUCCESS = "_SUCCESS"
+OWN_FOLDER = "_trainjob/"
+RECEIPT = f"{OWN_FOLDER}receipt.json"
+
+
+class Receipt(BaseModel):
+    """What a run wrote to one output. Facts of the run stand beside these fields."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    format: Literal[1] = 1
+    """Version of this file's form."""
+
+    run_id: str
+    """The run that wrote the files."""
+
+    created: str
+    """When the last file was verified, UTC, ISO 8601."""
+
+    fingerprint: str
+    """The fingerprint of the files."""
+
+    files: tuple[FileRecord, ...] = Field(repr=False)
+    """Every file with its size and digest."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run said of itself: job, code, inputs, argv, versions, stages."""
+        return dict(self.model_extra or {})
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What reading a tree again showed; the counts are those of the receipt."""
+
+    url: str
+    num_files: int
+    size_bytes: int
+    problems: tuple[str, ...]
+
+
+def read_receipt(url: str, settings: StoreSettings | None) -> Receipt:
+    """Return the receipt of the tree at `url`.
+
+    Raises:
+        StoreNotFound: If there is none.
+        CorruptData: If it is not a receipt that can be read.
+    """
+    with open_store(url, settings) as store:
+        return _read_receipt(store)
+
+
+def verify_receipt(url: str, settings: StoreSettings | None) -> VerifyReport:
+    """Read the tree at `url` and compare every byte with its receipt.
+
+    Raises:
+        StoreError: If the store cannot be read at all.
+    """
+    with open_store(url, settings) as store:
+        found = {entry.path: entry for entry in store.list_files().files}
+        try:
+            receipt = _read_receipt(store)
+        except (StoreNotFound, CorruptData) as error:
+            return VerifyReport(store.url, 0, 0, (str(error),))
+        problems = [] if SUCCESS in found else [f"{SUCCESS}: missing, the upload was not finished"]
+        problems += _name_problems(receipt, found)
+        problems += _content_problems(receipt, found, store)
+    size_bytes = sum(file.size_bytes for file in receipt.files)
+    return VerifyReport(store.url, len(receipt.files), size_bytes, tuple(problems))
+
+
+def _read_receipt(store: Store) -> Receipt:
+    try:
+        text = store.read(RECEIPT)
+    except StoreNotFound as error:
+        found = f"no receipt ({RECEIPT})"
+        do = "check the url, and whether the run that wrote it completed"
+        raise failure(StoreNotFound, store.url, found, do) from error
+    try:
+        return Receipt.model_validate_json(text)
+    except ValidationError as error:
+        found = f"a receipt ({RECEIPT}) that cannot be read"
+        do = "run the job again, or use the version of trainjob that wrote it"
+        raise failure(CorruptData, store.url, found, do) from error
+
+
+def _name_problems(receipt: Receipt, found: dict[str, Entry]) -> list[str]:
+    known = {file.path for file in receipt.files}
+    missing = [f"{path}: missing" for path in sorted(known - found.keys())]
+    unknown = sorted(found.keys() - known - {SUCCESS, RECEIPT})
+    return missing + [f"{path}: not in the receipt" for path in unknown]
+
+
+def _content_problems(receipt: Receipt, found: dict[str, Entry], store: Store) -> list[str]:
+    expected = {file.path: file for file in receipt.files}
+    present = [entry for path, entry in found.items() if path in expected]
+    same_size = [entry for entry in present if entry.size_bytes == expected[entry.path].size_bytes]
+    digests = store.digest(same_size, Meter("verify", same_size))
+    return [
+        *(
+            f"{entry.path}: {entry.size_bytes} bytes, not {expected[entry.path].size_bytes}"
+            for entry in present
+            if entry.size_bytes != expected[entry.path].size_bytes
+        ),
+        *(
+            f"{record.path}: changed, sha256 is {record.sha256}, not {expected[record.path].sha256}"
+            for record in digests
+            if record.sha256 != expected[record.path].sha256
+        ),
+    ]

@@ -1,0 +1,134 @@
+"""A prefix of an S3 bucket as a store."""
+
+import uuid
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from trainjob.errors import StoreNotFound, UnsafeKey
+from trainjob.storage.failures import failure
+from trainjob.storage.listing import Entry, Listing
+from trainjob.storage.manifest import FileRecord
+from trainjob.storage.meter import Meter
+from trainjob.storage.s3_client import S3Client, each, objects
+from trainjob.storage.s3_errors import s3_failures
+from trainjob.storage.s3_transfer import Transfer
+from trainjob.storage.settings import StoreSettings
+
+T = TypeVar("T")
+
+_MAX_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+
+
+class S3Store:
+    """The folder at ``s3://bucket/prefix/``; see `trainjob.storage.store.Store`."""
+
+    def __init__(self, url: str, settings: StoreSettings) -> None:
+        self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+        self.url = f"s3://{self._bucket}/{self._prefix}"
+        self._client = S3Client(settings)
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def list_files(self) -> Listing:
+        """Return every object below the prefix; folder markers are folders."""
+        return self._run(self._list_files())
+
+    def has_files(self) -> bool:
+        """Say whether there is any object below the prefix that is not a folder marker."""
+        return self._run(self._has_files())
+
+    def is_file(self) -> bool:
+        """Say whether there is an object with the name of the folder."""
+        try:
+            return bool(self._prefix) and self._run(self._is_file())
+        except StoreNotFound:
+            return False
+
+    def download(self, files: Sequence[Entry], target: Path, meter: Meter) -> list[FileRecord]:
+        """Copy `files` to their paths below `target`, checked by MD5 where the store tells it."""
+        return self._client.run(self._transfer(meter).download(files, target))
+
+    def digest(self, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+        """Read `files` and return what arrives."""
+        return self._client.run(self._transfer(meter).digest(files))
+
+    def upload(self, source: Path, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+        """Copy `files` from the folder `source`; S3 shows an object when it is complete."""
+        for entry in files:
+            if len((self._prefix + entry.path).encode()) > _MAX_KEY_BYTES:
+                found = f"its key would have more than the {_MAX_KEY_BYTES} bytes that S3 takes"
+                raise failure(UnsafeKey, self.url + entry.path, found, "write shorter names")
+        return self._client.run(self._transfer(meter).upload(source, files))
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a small object."""
+        return self._run(self._read(path), path)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small object."""
+        self._run(self._call("put_object", path, Body=data), path)
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete objects, one a request: the request for many needs a checksum that some lack."""
+
+        async def delete(path: str) -> None:
+            with s3_failures(self.url + path):
+                await self._call("delete_object", path)
+
+        self._client.run(each(paths, delete))
+
+    def prove_writing(self) -> None:
+        """Put an empty object and delete it."""
+        probe = f".trainjob-probe-{uuid.uuid4().hex}"
+        self.write(probe, b"")
+        self.delete([probe])
+
+    def _transfer(self, meter: Meter) -> Transfer:
+        return Transfer(self._client, self._bucket, self._prefix, meter)
+
+    def _run(self, work: Coroutine[Any, Any, T], path: str = "") -> T:
+        with s3_failures(self.url + path):
+            return self._client.run(work)
+
+    async def _call(self, operation: str, path: str, **parameters: Any) -> dict[str, Any]:
+        key = self._prefix + path
+        return await self._client.call(operation, Bucket=self._bucket, Key=key, **parameters)
+
+    async def _list_files(self) -> Listing:
+        files, folders = [], []
+        async for item in objects(self._client, Bucket=self._bucket, Prefix=self._prefix):
+            path = item["Key"][len(self._prefix) :]
+            if _is_marker(item):
+                folders += [path[:-1]] if path else []
+            else:
+                files.append(Entry(path, item["Size"], item.get("ETag", "")))
+        return Listing(tuple(files), tuple(folders))
+
+    async def _has_files(self) -> bool:
+        async for item in objects(self._client, Bucket=self._bucket, Prefix=self._prefix):
+            if not _is_marker(item):
+                return True
+        return False
+
+    async def _is_file(self) -> bool:
+        key = self._prefix.rstrip("/")
+        await self._client.call("head_object", Bucket=self._bucket, Key=key)
+        return True
+
+    async def _read(self, path: str) -> bytes:
+        answer = await self._call("get_object", path)
+        async with answer["Body"] as body:
+            return bytes(await body.read())
+
+
+def _is_marker(item: dict[str, Any]) -> bool:
+    """Say whether an object stands for a folder, as consoles of stores and OBS make them."""
+    return bool(item["Key"].endswith("/") and item["Size"] == 0)

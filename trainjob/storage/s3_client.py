@@ -1,0 +1,153 @@
+"""A connection to an S3 store: s3fs's, on fsspec's loop, for callers without a loop.
+
+It does not know about trees. Requests run on the one loop that fsspec keeps in a thread of its
+own, so that any thread and any other loop of the process can use a store.
+"""
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import fsspec.asyn
+from s3fs import S3FileSystem
+
+from trainjob.storage.settings import StoreSettings
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_REQUESTS = 16
+_CONNECT_TIMEOUT_S = 5
+_READ_TIMEOUT_S = 60
+_TRIES = 3
+_CLOSE_TIMEOUT_S = 5
+
+
+class S3Client:
+    """Makes S3 requests. Connects with the first one; closes with `close` or when forgotten."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._files: S3FileSystem | None = None
+        self._connecting = asyncio.Lock()
+        self._closer: weakref.finalize[..., S3Client] | None = None
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one request, such as ``get_object``, and return the answer.
+
+        Server errors and broken connections are tried again by botocore with back-off.
+        """
+        async with self._connecting:
+            if self._files is None:
+                self._files = await self._connect()
+        answer: dict[str, Any] = await self._files._call_s3(operation, **parameters)
+        return answer
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the loop of fsspec, in the caller's context, and wait for it.
+
+        When the wait is interrupted, the work is cancelled and has ended before this returns.
+        """
+        ended = threading.Event()
+
+        async def tracked() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(tracked(), fsspec.asyn.get_loop())
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                ended.wait(_CLOSE_TIMEOUT_S)
+            raise
+
+    def close(self) -> None:
+        """Close the connections. Doing it twice is fine."""
+        if self._closer is not None:
+            self._closer()
+
+    async def _connect(self) -> S3FileSystem:
+        files = S3FileSystem(
+            **_s3fs_arguments(self._settings),
+            asynchronous=True,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+        # botocore tries again; s3fs doing so as well would multiply the waits.
+        files.retries = 1
+        client = await files.set_session()
+        self._closer = weakref.finalize(self, _close, client)
+        return files
+
+
+async def each(
+    items: Sequence[T], work: Callable[[T], Awaitable[R]], num_workers: int = MAX_REQUESTS
+) -> list[R]:
+    """Do `work` for all items, some at a time, and return the results in order.
+
+    The first error cancels the rest and is raised when all have ended.
+    """
+    results: dict[int, R] = {}
+    todo = iter(enumerate(items))
+
+    async def worker() -> None:
+        for index, item in todo:
+            results[index] = await work(item)
+
+    workers = [asyncio.create_task(worker()) for _ in range(min(num_workers, len(items)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return [results[index] for index in range(len(items))]
+
+
+async def objects(client: S3Client, **parameters: Any) -> AsyncIterator[dict[str, Any]]:
+    """Yield the objects that ``list_objects_v2`` finds, one by one."""
+    token: dict[str, str] = {}
+    while True:
+        page = await client.call("list_objects_v2", **parameters, **token)
+        for item in page.get("Contents", ()):
+            yield item
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _s3fs_arguments(settings: StoreSettings) -> dict[str, Any]:
+    secret, token = settings.secret_key, settings.session_token
+    client = {
+        "region_name": settings.region,
+        "verify": str(settings.ca_bundle) if settings.ca_bundle else None,
+    }
+    return {
+        "key": settings.access_key,
+        "secret": secret.get_secret_value() if secret else None,
+        "token": token.get_secret_value() if token else None,
+        "endpoint_url": settings.endpoint_url,
+        "client_kwargs": {name: value for name, value in client.items() if value is not None},
+        "config_kwargs": {
+            "connect_timeout": _CONNECT_TIMEOUT_S,
+            "read_timeout": _READ_TIMEOUT_S,
+            "retries": {"mode": "standard", "total_max_attempts": _TRIES},
+            "max_pool_connections": MAX_REQUESTS,
+            "s3": {"addressing_style": settings.addressing_style},
+            "request_checksum_calculation": settings.checksums,
+            "response_checksum_validation": settings.checksums,
+        },
+    }
+
+
+def _close(client: Any) -> None:
+    closing = asyncio.run_coroutine_threadsafe(client.close(), fsspec.asyn.get_loop())
+    # The garbage collector may run this on the loop's own thread, where waiting would never end.
+    if threading.current_thread() is not fsspec.asyn.iothread[0]:
+        closing.result(_CLOSE_TIMEOUT_S)

@@ -1,0 +1,65 @@
+"""How to reach an object store: endpoint, credentials and what the store needs of a client.
+
+A job names its settings (an ObjectStore block), or they come from the AWS_* environment. They
+matter for ``s3://`` urls only.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+
+class StoreSettings(BaseModel):
+    """What it takes to reach an S3 store. Whatever is absent is left to botocore's usual chain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    endpoint_url: str | None = None
+    """Address of the store, such as `https://obs.cn-north-4.myhuaweicloud.com`; absent: AWS."""
+
+    region: str | None = None
+    """Region to sign for, such as `cn-north-4`."""
+
+    access_key: str | None = None
+    """Access key id."""
+
+    secret_key: SecretStr | None = None
+    """Secret access key."""
+
+    session_token: SecretStr | None = None
+    """Token of temporary credentials."""
+
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    """Whether the bucket stands in the path or in the host name; OBS, COS and OSS need virtual."""
+
+    checksums: Literal["when_required", "when_supported"] = "when_required"
+    """When to send the newer S3 checksums; OBS, COS, OSS and older MinIO need when_required. The
+    bytes of a tree are verified by trainjob either way."""
+
+    ca_bundle: Path | None = None
+    """File with the certificates to trust instead of the usual ones."""
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the AWS_* variables of this process; what they leave out stays absent."""
+        ca_bundle = _env("AWS_CA_BUNDLE")
+        return cls(
+            endpoint_url=_env("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+            region=_env("AWS_REGION", "AWS_DEFAULT_REGION"),
+            access_key=_env("AWS_ACCESS_KEY_ID"),
+            secret_key=_secret("AWS_SECRET_ACCESS_KEY"),
+            session_token=_secret("AWS_SESSION_TOKEN"),
+            ca_bundle=Path(ca_bundle) if ca_bundle else None,
+        )
+
+
+def _env(*names: str) -> str | None:
+    """Return the first of the variables that is set and not empty."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
+def _secret(name: str) -> SecretStr | None:
+    value = _env(name)
+    return SecretStr(value) if value else None
