@@ -1,5 +1,7 @@
 """Run a job in this process, with the server that is configured or Prefect's temporary one."""
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from prefect import State
@@ -17,19 +19,31 @@ def run_here(job: TrainingJob) -> tuple[str, str]:
     Raises:
         TrainjobError: If a server is configured and does not answer.
     """
-    _require_server()
+    _reach_server()
     state = cast(State[Any], training_job(job, return_state=True))
     return state.type.value, state.message or ""
 
 
-def _require_server() -> None:
-    url = PREFECT_API_URL.value()
-    if not url:
-        return
-    with get_client(sync_client=True) as client:
-        problem = client.api_healthcheck()
+def _reach_server() -> None:
+    """Start Prefect's temporary server if none is configured, or see that the server answers.
+
+    A temporary server belongs to the process group of the terminal, and Ctrl-C would end it before
+    it has heard how the run ended. So it is started by a thread that blocks SIGINT, which a child
+    process inherits (pthread_sigmask(3)); Prefect 3.8 ends it by SIGTERM.
+    """
+    with ThreadPoolExecutor(1, "start-server", _block_sigint) as thread:
+        problem = thread.submit(_health).result()
     if problem is not None:
         raise TrainjobError(
-            f"the Prefect server at {url!r} does not answer ({problem}); start it, or unset "
-            "PREFECT_API_URL to use a temporary one"
+            f"the Prefect server at {PREFECT_API_URL.value()!r} does not answer ({problem}); "
+            "start it, or unset PREFECT_API_URL to use a temporary one"
         )
+
+
+def _block_sigint() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _health() -> Exception | None:
+    with get_client(sync_client=True) as client:
+        return client.api_healthcheck()

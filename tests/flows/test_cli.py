@@ -86,6 +86,31 @@ def test_a_stopped_run_ends_with_130_and_leaves_no_process(
     assert "Cancelled after" in output
 
 
+def test_ctrl_c_in_a_terminal_leaves_the_temporary_server_time_to_hear_of_it(
+    tmp_path: Path,
+) -> None:
+    started = tmp_path / "started"
+    script = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)\n"
+    command = [sys.executable, "-m", "flows", "run", str(write_job(tmp_path, script))]
+    env = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        _wait_for(started.exists, timeout_s=60)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=40)
+
+    assert process.returncode == 130, output
+    assert "Cancelled after" in output
+    assert "Traceback" not in output
+
+
 def test_a_server_that_does_not_answer_is_one_message(tmp_path: Path) -> None:
     done = flows("run", str(write_job(tmp_path)), PREFECT_API_URL="http://127.0.0.1:1/api")
 
