@@ -108,10 +108,14 @@ def _run_flow(job: TrainingJob, terminal: Terminal) -> tuple[int, RunReport]:
     # Importing Prefect takes a second, which a job that is wrong need not wait for.
     from flows.run_here import run_here
 
-    state_type, message = run_here(job)
-    report = terminal.report or RunReport(job.name, "", state=state_type, error=message)
-    codes = {"COMPLETED": COMPLETED, "CANCELLED": STOPPED}
-    return codes.get(state_type, FAILED), report
+    try:
+        state, message = run_here(job)
+    except KeyboardInterrupt:
+        # Prefect turns SIGTERM into an end of its own and passes the signal on afterwards.
+        state, message = "Cancelled", "stopped"
+    report = terminal.report or RunReport(job.name, "", state=state, error=message)
+    codes = {"Completed": COMPLETED, "AutoStopped": COMPLETED, "Cancelled": STOPPED}
+    return codes.get(report.state, FAILED), report
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ def job_file_reference() -> str:
         *_model_table("TrainingJob", schema, models),
     ]
     for name, model in models.items():
-        if "properties" in model and name != "Flavor":
+        if "properties" in model:
             lines += _model_table(name, model, models)
     return "\n".join(lines)
 
@@ -35,8 +35,6 @@ def _model_table(name: str, model: dict[str, Any], models: dict[str, Any]) -> li
 
 
 def _type(field: dict[str, Any]) -> str:
-    if field.get("type") == "string" and "anyOf" in field:
-        return "string"  # a value that is written as text, such as a flavor
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"

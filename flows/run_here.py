@@ -14,14 +14,14 @@ from trainjob.job import TrainingJob
 
 
 def run_here(job: TrainingJob) -> tuple[str, str]:
-    """Run `job` to its end and return the type and message of the state it ends in.
+    """Run `job` to its end and return the name and message of the state it ends in.
 
     Raises:
         TrainjobError: If a server is configured and does not answer.
     """
     _reach_server()
     state = cast(State[Any], training_job(job, return_state=True))
-    return state.type.value, state.message or ""
+    return state.name or state.type.value, state.message or ""
 
 
 def _reach_server() -> None:

@@ -124,6 +124,7 @@ class Terminal:
 
     def _stage_started(self, event: StageStarted) -> None:
         self._end_bars()
+        self._last_plain_line = time.monotonic()
         self._bar(event.stage, event.stage, total=None, detail="")
         if event.stage == "train" or event.attempt > 1:
             again = f"attempt {event.attempt}" if event.attempt > 1 else "starting"

@@ -123,6 +123,8 @@ def _command(folder: Path, http_ports: dict[str, int], grpc_ports: dict[str, int
         "s3.localSocket": folder / "s3.sock",
         "s3.autoCreateBucket": "false",
         "master.telemetry": "false",
+        # Each bucket takes some volumes; the default for this disk would end after a few buckets.
+        "volume.max": 10_000,
         **{f"{name}.port": port for name, port in http_ports.items()},
         **{f"{name}.port.grpc": port for name, port in grpc_ports.items()},
     }

@@ -35,7 +35,7 @@ def job_problems(job: TrainingJob, settings: StoreSettings) -> list[Problem]:
         settings: How to reach the stores of its ``s3://`` urls.
     """
     checks: list[Callable[[], list[Problem]]] = [
-        partial(code_problems, job.algorithm, settings),
+        partial(code_problems, job.algorithm, settings, search_path=job.env.get("PATH")),
         *(
             partial(input_problems, f"inputs[{i}].url", channel.url, settings)
             for i, channel in enumerate(job.inputs)

@@ -150,7 +150,7 @@ class Resources(_Spec):
     device: Literal["cpu", "cuda", "npu"] = "cpu"
     """Kind of device the ranks compute on. With cpu, accelerators are hidden from the script."""
 
-    flavor: Flavor | None = Field(default=None, json_schema_extra={"type": "string"})
+    flavor: Flavor | None = None
     """Size of machine, such as `2c4g`: 2 cores and 4 GiB. A smaller machine is refused, and its
     cores are shared out to the ranks as threads. Absent: all cores of the machine."""
 

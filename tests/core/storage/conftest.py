@@ -1,6 +1,6 @@
 """Places that hold trees: the same promises are tested on a folder and on a real S3 store."""
 
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 from typing import Protocol
 
@@ -57,37 +57,44 @@ class LocalPlace:
 
 
 class S3Place:
-    def __init__(self, server: S3Server) -> None:
+    def __init__(self, server: S3Server, bucket: str) -> None:
         self.server = server
         self.settings = server.settings
-        self.bucket = server.new_bucket()
-        self.url = f"s3://{self.bucket}/some/tree"
+        self.bucket = bucket
+        self.prefix = f"{uuid.uuid4().hex}/tree"
+        self.url = f"s3://{bucket}/{self.prefix}"
 
     def put(self, path: str, data: bytes) -> None:
-        self.server.put(self.bucket, f"some/tree/{path}", data)
+        self.server.put(self.bucket, f"{self.prefix}/{path}", data)
 
     def get(self, path: str) -> bytes:
-        return self.server.get(self.bucket, f"some/tree/{path}")
+        return self.server.get(self.bucket, f"{self.prefix}/{path}")
 
     def delete(self, path: str) -> None:
-        self.server.delete(self.bucket, f"some/tree/{path}")
+        self.server.delete(self.bucket, f"{self.prefix}/{path}")
 
     def paths(self) -> list[str]:
-        keys = self.server.keys(self.bucket, "some/tree/")
-        return [key.removeprefix("some/tree/") for key in keys]
+        keys = self.server.keys(self.bucket, f"{self.prefix}/")
+        return [key.removeprefix(f"{self.prefix}/") for key in keys]
+
+
+@pytest.fixture(scope="session")
+def shared_bucket(s3: S3Server) -> str:
+    """One bucket for all places, since making one takes longer than most tests."""
+    return s3.new_bucket()
 
 
 @pytest.fixture(params=["file", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "file":
-        yield LocalPlace(tmp_path / "place")
-    else:
-        yield S3Place(request.getfixturevalue("s3"))
+        return LocalPlace(tmp_path / "place")
+    s3_place: S3Place = request.getfixturevalue("s3_place")
+    return s3_place
 
 
 @pytest.fixture
-def s3_place(s3: S3Server) -> S3Place:
-    return S3Place(s3)
+def s3_place(s3: S3Server, shared_bucket: str) -> S3Place:
+    return S3Place(s3, shared_bucket)
 
 
 @pytest.fixture

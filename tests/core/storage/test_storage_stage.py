@@ -1,6 +1,9 @@
 """Bringing a tree to this machine: exact, verified, or not at all."""
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +86,7 @@ def test_a_missing_or_empty_source_is_not_found_and_leaves_nothing(place, tmp_pa
     with pytest.raises(StoreNotFound, match="no such folder, or no file in it") as caught:
         stage_tree(f"{place.url}/nothing", target, place.settings, "data")
 
-    assert "some/tree/nothing/" in str(caught.value) or "place/nothing/" in str(caught.value)
+    assert f"{place.url.removeprefix('file://')}/nothing/: " in str(caught.value)
     assert not target.exists()
 
 
@@ -98,6 +101,7 @@ def test_a_failing_copy_leaves_the_old_tree_and_nothing_else(place, tmp_path, re
     place.put("file", b"old")
     target = tmp_path / "inputs" / "data"
     stage_tree(place.url, target, place.settings, "data")
+
     with pytest.raises(StoreNotFound):
         stage_tree(f"{place.url}/other", target, place.settings, "data")
 
@@ -129,7 +133,7 @@ def test_a_file_that_is_deleted_after_the_listing_is_a_changed_tree(place, tmp_p
 def test_progress_ends_with_the_whole_tree(place, tmp_path):
     for i in range(50):
         place.put(f"{i}", b"x" * 1000)
-    events: list[Transferred] = []
+    events: list[Any] = []
 
     with listening(events.append):
         stage_tree(place.url, tmp_path / "data", place.settings, "my data")
@@ -176,24 +180,13 @@ def test_a_file_that_is_a_folder_too_is_refused(s3_place, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_whole_bucket_is_a_tree(s3_place, tmp_path, read_tree):
-    s3_place.put("x", b"1")
+def test_a_whole_bucket_is_a_tree(s3, tmp_path, read_tree):
+    bucket = s3.new_bucket()
+    s3.put(bucket, "some/x", b"1")
 
-    stage_tree(f"s3://{s3_place.bucket}", tmp_path / "data", s3_place.settings, "data")
+    stage_tree(f"s3://{bucket}", tmp_path / "data", s3.settings, "data")
 
-    assert read_tree(tmp_path / "data") == {"some/tree/x": b"1"}
-
-
-def test_more_files_than_one_page_of_a_listing_arrive(s3_place, tmp_path, monkeypatch):
-    original = s3_place.server.client.list_objects_v2
-    assert original
-    for i in range(1003):
-        s3_place.put(f"{i:04}", b"%d" % i)
-
-    staged = stage_tree(s3_place.url, tmp_path / "data", s3_place.settings, "data")
-
-    assert staged.num_files == 1003
-    assert (tmp_path / "data" / "1002").read_bytes() == b"1002"
+    assert read_tree(tmp_path / "data") == {"some/x": b"1"}
 
 
 def test_links_in_a_folder_are_followed(tmp_path, write_tree, read_tree):
@@ -222,9 +215,9 @@ def test_a_tree_larger_than_the_disk_is_refused_before_the_first_byte(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     with (source / "huge").open("wb") as file:
-        file.truncate(1 << 50)
+        file.truncate(shutil.disk_usage(tmp_path).free + (1 << 40))
 
-    with pytest.raises(StoreError, match=r"free for 1024 TiB of files; make space"):
+    with pytest.raises(StoreError, match=r"free for .* of files; make space"):
         stage_tree(str(source), tmp_path / "inputs" / "data", None, "data")
 
     assert list((tmp_path / "inputs").iterdir()) == []
@@ -235,13 +228,11 @@ def test_what_is_no_file_is_refused_by_name(tmp_path, write_tree, make):
     source = write_tree(tmp_path / "source", {"file": b"1"})
     odd = source / "odd one"
     if make == "pipe":
-        import os
-
         os.mkfifo(odd)
     else:
         odd.symlink_to(source if make == "loop" else Path("nowhere"))
 
-    with pytest.raises(UnsafeKey, match="'odd one' (is|leads)"):
+    with pytest.raises(UnsafeKey, match=r"'odd one' (is|leads)"):
         stage_tree(str(source), tmp_path / "data", None, "data")
 
     assert not (tmp_path / "data").exists()

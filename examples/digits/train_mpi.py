@@ -1,0 +1,68 @@
+"""Train the same network with MPI: weights by Bcast, gradients by Allreduce, in place."""
+
+import torch
+from digits import DigitNet, finish_epoch, load_digits
+from mpi4py import MPI
+from torch import nn
+from torch.nn.functional import cross_entropy
+from train import parse_arguments
+
+from trainjob import progress
+
+
+def main() -> None:
+    """Train, and after each epoch test and save on rank 0."""
+    args = parse_arguments()
+    comm = MPI.COMM_WORLD
+    rank, world_size = comm.Get_rank(), comm.Get_size()
+
+    # Each rank starts from weights of its own; without the broadcast they would stay different.
+    torch.manual_seed(args.seed + rank)
+    train_set, test_set = load_digits(args.data_url)
+    model = DigitNet(*train_set.images.shape[-2:], args.channels)
+    broadcast_weights(model, comm)
+    gradients = join_gradients(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+    history: list[dict[str, float]] = []
+    step = 0
+    for epoch in range(1, args.epochs + 1):
+        share = train_set.shuffled_share(rank, world_size, seed=args.seed + epoch)
+        batches = share.split(args.batch_size)
+        loss_sum = 0.0
+        for images, labels in batches:
+            loss = cross_entropy(model(images), labels)
+            gradients.zero_()
+            loss.backward()
+            comm.Allreduce(MPI.IN_PLACE, gradients)
+            gradients /= world_size
+            optimizer.step()
+            loss_sum += loss.item()
+            step += 1
+            progress.report(step, args.epochs * len(batches), epoch, loss=loss.item())
+        mean_loss = comm.allreduce(loss_sum) / len(batches) / world_size
+        if rank == 0:
+            finish_epoch(args.train_url, model, test_set, mean_loss, history)
+
+
+def broadcast_weights(model: nn.Module, comm: MPI.Comm) -> None:
+    """Give every rank the weights of rank 0."""
+    for weights in model.parameters():
+        comm.Bcast(weights.detach(), root=0)  # detach shares the memory
+
+
+def join_gradients(model: nn.Module) -> torch.Tensor:
+    """Make the gradients of all weights views of one buffer, and return the buffer.
+
+    So MPI sums them in one call, in the memory where backward() puts them. They stay float32:
+    MPI has no type for bfloat16, and Open MPI gives wrong sums of it without an error.
+    """
+    weights = list(model.parameters())
+    sizes = [w.numel() for w in weights]
+    buffer = torch.zeros(sum(sizes), dtype=torch.float32)
+    for w, gradient in zip(weights, buffer.split(sizes), strict=True):
+        w.grad = gradient.view_as(w)
+    return buffer
+
+
+if __name__ == "__main__":
+    main()

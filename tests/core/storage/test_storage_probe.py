@@ -1,0 +1,211 @@
+"""Telling before a run whether its inputs and outputs can be had."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from trainjob.storage.probe import input_problems, output_problems
+from trainjob.storage.settings import StoreSettings
+
+
+def told(problems) -> str:
+    (problem,) = problems
+    assert problem.field == "inputs[0].url"
+    return str(problem)
+
+
+def test_a_folder_with_files_is_an_input(place):
+    place.put("deep/file", b"1")
+
+    assert input_problems("inputs[0].url", place.url, place.settings) == []
+
+
+def test_nothing_there_is_no_input(place):
+    problem = told(input_problems("inputs[0].url", f"{place.url}/no", place.settings))
+
+    assert "asked for a folder with files at" in problem
+    assert "found no file there; check the url" in problem
+
+
+def test_a_single_file_is_no_input(place):
+    place.put("data.csv", b"1")
+
+    problem = told(input_problems("inputs[0].url", f"{place.url}/data.csv", place.settings))
+
+    assert "found a single file; give the folder that holds it" in problem
+
+
+def test_a_new_folder_is_an_output_and_asking_leaves_nothing(place):
+    assert output_problems("outputs[0].url", f"{place.url}/new/er", place.settings) == []
+    assert place.paths() == []
+
+
+def test_asking_makes_no_folder(tmp_path):
+    assert output_problems("outputs[0].url", str(tmp_path / "a" / "b"), None) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_with_files_is_refused(place):
+    place.put("file", b"1")
+
+    problem = told(output_problems("inputs[0].url", place.url, place.settings))
+
+    assert "found files in it; use an empty folder or put {run_id} into the url" in problem
+
+
+def test_with_a_run_id_the_folder_above_may_hold_files(place):
+    place.put("run-1/file", b"1")
+    before = place.paths()
+
+    for url in ("/{run_id}/", "/run-{run_id}", "/{run_id}/model"):
+        assert output_problems("outputs[0].url", place.url + url, place.settings) == []
+
+    assert place.paths() == before
+
+
+def test_a_file_in_the_way_of_an_output_is_named(place):
+    place.put("out", b"1")
+
+    problem = told(output_problems("inputs[0].url", f"{place.url}/out", place.settings))
+
+    assert "found a file of that name" in problem
+
+
+def test_a_file_above_a_local_output_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+
+    problem = told(output_problems("inputs[0].url", f"{tmp_path}/file/below/it", None))
+
+    assert f"found '{tmp_path}/file' is a file, not a folder; use another folder" in problem
+
+
+def test_a_read_only_place_of_this_machine_is_named():
+    problem = told(output_problems("inputs[0].url", "/proc/new", None))
+
+    assert "asked for an empty folder that can be written at '/proc/new'" in problem
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write_is_named(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o555)
+
+    problem = told(output_problems("inputs[0].url", f"{tmp_path}/locked/out", None))
+
+    assert "found permission denied" in problem
+
+
+def test_a_marker_alone_does_not_fill_an_output(s3_place):
+    s3_place.put("", b"")
+
+    assert output_problems("outputs[0].url", s3_place.url, s3_place.settings) == []
+
+
+@pytest.mark.parametrize("ask", [input_problems, output_problems])
+def test_a_missing_bucket_is_named(s3, ask):
+    problem = told(ask("inputs[0].url", "s3://no-such-bucket/x/", s3.settings))
+
+    assert "found no bucket of that name; create the bucket or correct its name" in problem
+
+
+@pytest.mark.parametrize("ask", [input_problems, output_problems])
+@pytest.mark.parametrize("wrong", ["access_key", "secret_key"])
+def test_wrong_credentials_are_told_and_not_shown(s3, s3_place, ask, wrong):
+    value = SecretStr("wr0ng-s3cret") if wrong == "secret_key" else "wr0ng-key"
+    settings = s3.settings.model_copy(update={wrong: value})
+
+    problem = told(ask("inputs[0].url", s3_place.url, settings))
+
+    assert "found the store refuses these credentials" in problem
+    assert "wr0ng" not in problem
+    assert "admin-secret" not in problem
+
+
+def test_read_only_credentials_are_no_output(s3, s3_place):
+    s3_place.put("file", b"1")
+
+    assert input_problems("inputs[0].url", s3_place.url, s3.reader_settings) == []
+    problem = told(output_problems("inputs[0].url", f"{s3_place.url}/new", s3.reader_settings))
+
+    assert "found the credentials are not allowed to do this (PutObject: AccessDenied)" in problem
+
+
+@pytest.mark.parametrize("key", [None, "only-the-key"])
+def test_missing_credentials_are_told_fast(s3, s3_place, key):
+    settings = StoreSettings(endpoint_url=s3.endpoint_url, access_key=key)
+    started = time.monotonic()
+
+    problem = told(input_problems("inputs[0].url", s3_place.url, settings))
+
+    assert "found no complete credentials" in problem
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("ask", [input_problems, output_problems])
+def test_a_store_that_does_not_answer_is_a_problem(s3, s3_place, ask):
+    settings = s3.settings.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})
+
+    problem = told(ask("inputs[0].url", s3_place.url, settings))
+
+    assert "found no whole answer from the store at http://127.0.0.1:1" in problem
+    assert "check the endpoint and the network" in problem
+
+
+@pytest.mark.parametrize("ask", [input_problems, output_problems])
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("s3://BAD BUCKET/x", "http://127.0.0.1:1"),
+        ("s3://bucket/x", "no address"),
+        ("gs://bucket/x", None),
+    ],
+)
+def test_what_can_not_be_asked_at_all_is_a_problem(s3, ask, url, endpoint):
+    settings = s3.settings.model_copy(update={"endpoint_url": endpoint})
+
+    assert repr(url) in told(ask("inputs[0].url", url, settings))
+
+
+def test_a_bucket_named_by_the_run_is_a_problem(s3):
+    problem = told(output_problems("inputs[0].url", "s3://runs-{run_id}/x", s3.settings))
+
+    assert "write {run_id} after the name of the bucket" in problem
+
+
+def test_the_environment_is_used_without_settings(s3, s3_place, monkeypatch):
+    s3_place.put("file", b"1")
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+
+    assert input_problems("inputs[0].url", s3_place.url, None) == []
+
+
+def test_settings_come_from_the_environment(monkeypatch):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "token",
+        "AWS_ENDPOINT_URL": "https://general",
+        "AWS_ENDPOINT_URL_S3": "https://s3",
+        "AWS_DEFAULT_REGION": "r1",
+        "AWS_CA_BUNDLE": "/ca.pem",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    settings = StoreSettings.from_env()
+
+    assert settings == StoreSettings(
+        endpoint_url="https://s3",
+        region="r1",
+        access_key="key",
+        secret_key=SecretStr("secret"),
+        session_token=SecretStr("token"),
+        ca_bundle=Path("/ca.pem"),
+    )
+    assert "secret_key=SecretStr('**********')" in repr(settings)
+
+
+def test_an_empty_environment_gives_empty_settings():
+    assert StoreSettings.from_env() == StoreSettings()

@@ -1,0 +1,121 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainjob.progress import report
+
+
+@pytest.fixture
+def progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "progress-0.jsonl"
+    monkeypatch.setenv("TRAINJOB_PROGRESS_FILE", str(file))
+    return file
+
+
+def records(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_outside_of_a_run_nothing_happens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    report(1, total=2, loss=0.5)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_report_is_one_line(progress_file):
+    before = time.time_ns()
+
+    report(1)
+    report(2, total=10, epoch=3, loss=0.25, accuracy=1)
+
+    first, second = records(progress_file)
+    assert first | {"time_ns": 0} == {
+        "time_ns": 0,
+        "step": 1,
+        "total": None,
+        "epoch": None,
+        "metrics": {},
+    }
+    assert (second["step"], second["total"], second["epoch"]) == (2, 10, 3)
+    assert second["metrics"] == {"loss": 0.25, "accuracy": 1.0}
+    assert isinstance(first["time_ns"], int)
+    assert first["time_ns"] >= before
+
+
+def test_what_can_be_a_number_is_one(progress_file):
+    class Tensor:
+        def __float__(self) -> float:
+            return 0.5
+
+    report(1, loss=Tensor(), diverged=float("nan"))
+
+    metrics = records(progress_file)[0]["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["loss"] == 0.5
+    assert metrics["diverged"] != metrics["diverged"]
+
+
+@pytest.mark.parametrize("value", ["high", None, [1.0]])
+def test_a_metric_that_is_no_number_is_named(progress_file, value):
+    with pytest.raises(TypeError, match="the metric 'loss' must be a number, found"):
+        report(1, loss=value)
+
+
+def test_a_full_disk_does_not_end_the_training(monkeypatch):
+    monkeypatch.setenv("TRAINJOB_PROGRESS_FILE", "/dev/full")
+
+    report(1, loss=0.5)
+
+
+def test_a_folder_that_is_gone_does_not_end_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINJOB_PROGRESS_FILE", str(tmp_path / "gone" / "progress.jsonl"))
+
+    report(1)
+
+
+def test_lines_of_several_processes_do_not_mix(progress_file):
+    script = "from trainjob.progress import report\nfor i in range(200): report(i, loss=0.5)"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ), cwd=Path.cwd())
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.wait(30) == 0
+
+    assert len(records(progress_file)) == 600
+
+
+def test_it_costs_next_to_nothing(progress_file):
+    report(0)
+    times_s = []
+    for step in range(300):
+        started = time.perf_counter()
+        report(step, total=300, epoch=1, loss=0.5, accuracy=0.9)
+        times_s.append(time.perf_counter() - started)
+
+    # The fastest tenth: the machine has other things to do as well.
+    assert sorted(times_s)[30] < 100e-6
+
+
+def test_only_the_standard_library_is_needed():
+    script = (
+        "import sys, trainjob.progress\n"
+        "foreign = {m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)\n"
+        "print(sorted(m for m in foreign if not m.startswith('_')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path.cwd(),
+    )
+
+    assert done.stdout.strip() == "['trainjob']"

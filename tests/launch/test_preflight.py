@@ -1,0 +1,164 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainjob.errors import LaunchError
+from trainjob.job import TrainingJob
+from trainjob.launch import mpi, preflight
+from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
+from trainjob.launch.preflight import launch_problems
+from trainjob.launch.training import run_training
+
+SCRIPT = {"kind": "script", "code": {"url": "/code"}, "boot_file": "train.py"}
+COMMAND = {"kind": "command", "code": {"url": "/code"}, "command": "sh start.sh"}
+
+
+def job(**keys: Any) -> TrainingJob:
+    return TrainingJob.parse({"name": "test", "algorithm": SCRIPT} | keys)
+
+
+def messages(tested: TrainingJob) -> list[str]:
+    return [str(problem) for problem in launch_problems(tested)]
+
+
+@pytest.fixture
+def only_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH, and a Python beside which lies nothing."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(mpi, "_BESIDE_PYTHON", str(folder))
+    return folder
+
+
+def put_mpirun(folder: Path, name: str, version: str) -> str:
+    program = folder / name
+    program.write_text(f"#!/bin/sh\necho '{version}'\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_a_job_that_fits_has_no_problems():
+    assert messages(job(resources={"flavor": "1c1g"})) == []
+
+
+@pytest.mark.mpi
+def test_the_mpirun_beside_this_python_fits_mpi4py():
+    mpirun = find_mpirun()
+
+    assert isinstance(mpirun, Mpirun)
+    assert messages(job(launcher="mpi", resources={"processes_per_node": 2})) == []
+
+
+def test_torchrun_without_torch_is_told(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+
+    assert messages(job(launcher="torchrun")) == [
+        "launcher: asked for torchrun, found no torch in this Python; "
+        "install it with pip install torch"
+    ]
+
+
+def test_mpi_without_mpi4py_names_the_extra(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+
+    assert messages(job(launcher="mpi")) == [
+        "launcher: asked for mpi, found no mpi4py in this Python; install it with "
+        "pip install 'trainjob[mpi]' (in a checkout: pip install -e '.[mpi]')"
+    ]
+
+
+def test_a_command_needs_mpirun_but_not_mpi4py(monkeypatch, only_on_path):
+    put_mpirun(only_on_path, "mpirun", "HYDRA build details")
+    for module in (preflight, mpi):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+
+    assert messages(job(algorithm=COMMAND, launcher="mpi")) == []
+
+
+@pytest.mark.mpi
+def test_a_missing_mpirun_is_told(only_on_path):
+    found = messages(job(launcher="mpi"))
+
+    assert len(found) == 1
+    assert found[0].startswith("launcher: asked for mpi, found no mpirun on PATH; install both")
+
+
+@pytest.mark.mpi
+def test_an_mpirun_of_another_mpi_is_refused(only_on_path, make_launch):
+    path = put_mpirun(only_on_path, "mpirun", "mpirun (Open MPI) 5.0.8")
+
+    found = messages(job(launcher="mpi"))
+
+    assert len(found) == 1
+    assert f"found mpi4py built on mpich but only '{path}' of openmpi" in found[0]
+    with pytest.raises(LaunchError, match="built on mpich but only"):
+        run_training(make_launch("", launcher="mpi", world_size=2))
+
+
+@pytest.mark.mpi
+def test_of_two_mpiruns_the_one_of_mpi4py_is_taken(only_on_path):
+    put_mpirun(only_on_path, "mpirun", "mpirun (Open MPI) 5.0.8")
+    fits = put_mpirun(only_on_path, "mpirun.mpich", "HYDRA build details")
+
+    assert find_mpirun() == Mpirun(fits, "mpich")
+
+
+def test_a_program_that_only_has_the_name_is_no_mpirun(only_on_path):
+    put_mpirun(only_on_path, "mpirun", "mpirun: I do something else")
+
+    assert isinstance(find_mpirun(), NoMpirun)
+
+
+def test_devices_that_are_not_there_are_told(monkeypatch):
+    monkeypatch.setattr(preflight, "num_devices", lambda device, environ: 0)
+
+    assert messages(job(resources={"device": "npu"})) == [
+        "resources.device: asked for npu, found none on this machine; "
+        "use device cpu, or check the driver and ASCEND_RT_VISIBLE_DEVICES"
+    ]
+
+
+def test_more_processes_than_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(preflight, "num_devices", lambda device, environ: 2)
+    asked = {"device": "cuda", "processes_per_node": 4}
+
+    assert messages(job(launcher="torchrun", resources=asked)) == [
+        "resources.processes_per_node: asked for 4 processes on cuda, found 2 cuda devices; "
+        "set processes_per_node to at most 2"
+    ]
+
+
+def test_devices_that_the_job_hides_do_not_count():
+    tested = job(resources={"device": "cuda"}, env={"CUDA_VISIBLE_DEVICES": ""})
+
+    assert messages(tested)[0].startswith("resources.device: asked for cuda, found none")
+
+
+def test_a_flavor_bigger_than_the_machine_is_refused():
+    found = messages(job(resources={"flavor": "4096c1g"}))
+
+    assert len(found) == 1
+    assert found[0].startswith("resources.flavor: asked for '4096c1g', found ")
+    assert "cores and" in found[0]
+    assert messages(job(resources={"flavor": "1c999999g"}))
+
+
+def test_a_machine_sold_with_this_memory_shows_a_little_less(monkeypatch):
+    monkeypatch.setattr(preflight, "memory_bytes", lambda: int(62.5 * 2**30))
+
+    assert messages(job(resources={"flavor": "1c64g"})) == []
+
+
+def test_all_problems_are_told_at_once(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    monkeypatch.setattr(preflight, "num_devices", lambda device, environ: 0)
+
+    found = messages(job(launcher="torchrun", resources={"device": "cuda", "flavor": "4096c1g"}))
+
+    assert [text.partition(":")[0] for text in found] == [
+        "launcher",
+        "resources.device",
+        "resources.flavor",
+    ]

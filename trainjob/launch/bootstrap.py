@@ -1,0 +1,259 @@
+"""What the launcher starts as every rank: ``python -u bootstrap.py ORDER_FILE``.
+
+It gives the rank its number under every launcher, then forks. The child runs the user's script or
+command, unchanged, with its output in the rank's log. The parent stays as a stub: it passes signals
+on, waits, and records how the child ended, so that a rank that was killed, crashed or left by
+os._exit has its exact status on record. Run by path; standard library alone.
+"""
+
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+_LAUNCH_ERROR = "trainjob.LaunchError"
+
+_PR_SET_PDEATHSIG = 1
+_WATCHED = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+}
+
+
+def main() -> NoReturn:
+    """Become the rank that the launcher says, run its program, and end the process."""
+    parent = os.getppid()
+    order_file = Path(sys.argv[1])
+    order = json.loads(order_file.read_text(encoding="utf-8"))
+    os.environ.update(_rank_variables(order["launcher"], os.environ))
+    records = Records(order_file.parent, int(os.environ["RANK"]))
+    os.environ["TRAINJOB_PROGRESS_FILE"] = str(records.path("progress", "jsonl"))
+    _check_world_size(order["world_size"], records)
+
+    # Blocked from before the fork: a signal that comes now waits until it can be passed on.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    own_pid = os.getpid()
+    child = os.fork()
+    if child:
+        _die_with_parent(signal.SIGHUP, parent)
+        stub = Stub(child, parent, order["grace_s"], is_script=order["is_script"])
+        os._exit(stub.run(records))
+    _die_with_parent(signal.SIGKILL, own_pid)
+    os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    _redirect_output(Path(order["log_dir"], f"rank-{records.rank}.log"))
+    _run(order["program"], records, is_script=order["is_script"])
+
+
+class Records:
+    """Writes what happens to a rank, one JSON file an event, complete or absent."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder = folder
+        self.rank = rank
+
+    def path(self, event: str, suffix: str = "json") -> Path:
+        """Return the file of an event."""
+        return self.folder / f"{event}-{self.rank}.{suffix}"
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Record an event."""
+        temporary = self.path(event, f"{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(fields), encoding="utf-8")
+        temporary.replace(self.path(event))
+
+    def write_error(self, **fields: Any) -> None:
+        """Record how the rank fails, by the fields of `trainjob.launch.records.ErrorRecord`."""
+        self.write("error", **fields)
+
+    def write_launch_error(self, message: str, code: int) -> None:
+        """Record that the program of the rank could not be started, and say it."""
+        told = {"type": _LAUNCH_ERROR, "message": message, "traceback": "", "code": code}
+        self.write_error(**told, time_ns=time.time_ns(), log_offset=0)
+        sys.stderr.write(f"{message}\n")
+
+
+def _rank_variables(launcher: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return one set of variables from what each launcher says in its own words."""
+    if launcher == "torchrun":
+        return {}
+    if "OMPI_COMM_WORLD_RANK" in environ:
+        names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+        local_names = ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")
+    else:
+        names, local_names = ("PMI_RANK", "PMI_SIZE"), ("MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+    rank, size = environ.get(names[0], "0"), environ.get(names[1], "1")
+    return {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": environ.get(local_names[0], rank),
+        "LOCAL_WORLD_SIZE": environ.get(local_names[1], size),
+        "GROUP_RANK": "0",
+    }
+
+
+def _check_world_size(asked: int, records: Records) -> None:
+    found = int(os.environ["WORLD_SIZE"])
+    if found == asked:
+        return
+    message = f"asked for {asked} ranks, found a launcher that makes groups of {found}"
+    records.write_launch_error(f"{message}; its mpirun must be of the same MPI as mpi4py", 1)
+    raise SystemExit(1)
+
+
+def _die_with_parent(signum: signal.Signals, parent: int) -> None:
+    """Have the kernel send us `signum` when our parent dies, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+class Stub:
+    """The parent of a rank's program: passes signals on and records the end."""
+
+    def __init__(self, child: int, parent: int, grace_s: float, *, is_script: bool) -> None:
+        self._child = child
+        self._parent = parent
+        self._grace_s = grace_s
+        # A shell dies of SIGTERM while what it started goes on: a command gets it as a group. The
+        # workers of a script's loader must not get it, or its last step before leaving fails.
+        self._target = child if is_script else -child
+        self._terminated_ns: int | None = None
+        self._kill_at: float | None = None
+        self._orphaned = False
+
+    def run(self, records: Records) -> int:
+        """Wait for the end of the program, record it, and return our own exit code."""
+        with contextlib.suppress(OSError):  # it is in its group already, or has ended
+            os.setpgid(self._child, self._child)
+        records.write("begin", pid=os.getpid(), program_pid=self._child, time_ns=time.time_ns())
+        code = os.waitstatus_to_exitcode(self._wait())
+        records.write(
+            "exit",
+            code=code,
+            time_ns=time.time_ns(),
+            terminated_ns=self._terminated_ns,
+            orphaned=self._orphaned,
+        )
+        self._wait_for_group()
+        if code or self._terminated_ns is not None:
+            self._linger()
+        return code if code >= 0 else 128 - code
+
+    def _wait(self) -> int:
+        while True:
+            pid, status = os.waitpid(self._child, os.WNOHANG)
+            if pid:
+                return status
+            left_s = 3600.0 if self._kill_at is None else self._kill_at - time.monotonic()
+            arrived = signal.sigtimedwait(_WATCHED, max(0.0, left_s))
+            if arrived is not None:
+                self._handle(signal.Signals(arrived.si_signo))
+            elif self._kill_at is not None:
+                self._send(-self._child, signal.SIGKILL)
+                self._kill_at = None
+
+    def _handle(self, signum: signal.Signals) -> None:
+        if signum == signal.SIGTERM:
+            # Launcher and supervisor may both say it: the second would interrupt the saving.
+            if self._terminated_ns is None:
+                self._terminated_ns = time.time_ns()
+                self._kill_at = time.monotonic() + self._grace_s
+                self._send(self._target, signum)
+        elif signum == signal.SIGHUP and os.getppid() != self._parent:
+            self._orphaned = True
+            self._send(-self._child, signal.SIGKILL)
+        elif signum == signal.SIGINT or (signum != signal.SIGCHLD and self._catches(signum)):
+            self._send(self._child, signum)
+
+    def _catches(self, signum: signal.Signals) -> bool:
+        """Tell whether the program handles a signal that would end it otherwise."""
+        status = Path(f"/proc/{self._child}/status").read_text(encoding="utf-8")
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
+
+    def _wait_for_group(self) -> None:
+        """Give what a command started the rest of its time to leave after SIGTERM."""
+        while self._kill_at is not None and self._target < 0 and self._group_is_there():
+            if time.monotonic() > self._kill_at:
+                self._send(-self._child, signal.SIGKILL)
+                return
+            time.sleep(0.05)
+
+    def _group_is_there(self) -> bool:
+        try:
+            os.killpg(self._child, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    @staticmethod
+    def _linger() -> None:
+        """Stay until the supervisor, or the death of the launcher, dismisses us.
+
+        A launcher that sees one rank leave in a bad way kills the others, which may still be
+        saving: mpich and Open MPI at once, torchrun after 30 s. The supervisor gives them time.
+        """
+        signal.sigwait({signal.SIGHUP})
+
+    @staticmethod
+    def _send(target: int, signum: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, signum)
+
+
+def _redirect_output(log: Path) -> None:
+    """Point input to nothing and both outputs to the rank's log: a file never slows a rank."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(nothing, 0)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(nothing)
+    # `file` stays open for stacks, whatever the program does with its standard error.
+    faulthandler.enable(file)
+    faulthandler.register(signal.SIGUSR2, file)
+
+
+def _run(program: list[str], records: Records, *, is_script: bool) -> NoReturn:
+    if not is_script:
+        _become(program, records)
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the folder of this file
+    if importlib.util.find_spec("trainjob") is None:
+        sys.path.append(str(Path(__file__).parents[2]))
+    # Only now: before, this package may not be on sys.path, since we are run by path.
+    from trainjob.launch.user_script import run_script
+
+    run_script(program, records.write_error)
+
+
+def _become(argv: list[str], records: Records) -> NoReturn:
+    """Become the user's command."""
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, other programs do not
+        signal.signal(signum, signal.SIG_DFL)
+    try:
+        os.execvp(argv[0], argv)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        hint = "make it executable, or start it with sh" if error.errno == errno.EACCES else ""
+        hint = hint or "write it as in a terminal in the code folder"
+        message = f"asked for the command {argv[0]!r}, found: {error.strerror}; {hint}"
+        records.write_launch_error(message, 127)
+        os._exit(127)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The environment of the ranks, built explicitly.
+
+The flow process inherits everything that its worker has, credentials included; ranks run other
+people's code. So they get what is on a list, what the job says, and what a launch needs.
+"""
+
+import re
+from collections.abc import Mapping
+
+from trainjob.launch.devices import VISIBLE_VARIABLES
+from trainjob.launch.launch import Launch
+from trainjob.launch.machine import num_cores
+
+_INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_CACHE_HOME"
+    r"|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX"
+    r"|PYTHON(?:PATH|HOME|PYCACHEPREFIX|DONTWRITEBYTECODE|HASHSEED)"
+    r"|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(?:CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|ASCEND|HCCL|GLOO|TP|UCX|FI|MPICH|OMPI_MCA"
+    r"|OMP|GOMP|KMP|MKL|OPENBLAS|TORCH|TORCHINDUCTOR|PYTORCH|TRITON)_\w+"
+)
+"""Names that say how the machine is set up. Anything else of the worker stays with the worker."""
+
+
+def rank_environment(
+    launch: Launch, base: Mapping[str, str], port: int | None = None
+) -> dict[str, str]:
+    """Return the environment in which the launcher and all ranks run.
+
+    RANK and its like are added on every rank, where they are known.
+
+    Args:
+        launch: What is started.
+        base: The environment of this process.
+        port: A free port for rank 0; torchrun finds its own.
+    """
+    inherited = {name: value for name, value in base.items() if _INHERITED.fullmatch(name)}
+    inherited.pop("OMP_NUM_THREADS", None)  # of the worker; only the job's own counts
+    cores = launch.cores or num_cores()
+    environment = {
+        # One node: without it gloo asks what the host name resolves to, and may not like it.
+        "GLOO_SOCKET_IFNAME": "lo",
+        **inherited,
+        # torchrun's default of 1 wastes the other cores.
+        "OMP_NUM_THREADS": str(max(1, cores // launch.world_size)),
+        **launch.env,
+        "PYTHONUNBUFFERED": "1",
+        "TRAINJOB_RUN_ID": launch.run_id,
+    }
+    if launch.device != "npu":
+        # torch-npu breaks `import torch` on machines without its driver.
+        environment["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    if launch.device == "cpu":
+        environment |= dict.fromkeys(VISIBLE_VARIABLES.values(), "")
+    return environment | _of_launcher(launch, port)
+
+
+def _of_launcher(launch: Launch, port: int | None) -> dict[str, str]:
+    if launch.launcher == "torchrun":
+        # Without it a second rendezvous reads the addresses of the first.
+        # https://github.com/pytorch/pytorch/issues/135712, torch 2.13
+        return {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    address = {"MASTER_ADDR": "127.0.0.1"}
+    if port is not None:
+        address["MASTER_PORT"] = str(port)
+    if launch.launcher == "mpi":
+        # Open MPI refuses root, which is who one is in a container; both words are its own.
+        address |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return address

@@ -1,0 +1,64 @@
+"""What has to be started: one attempt of a run, from the job's words to a frozen record.
+
+Made by `trainjob.plan`; everything in this package is derived from it. It holds no secret.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Launcher = Literal["single", "torchrun", "mpi"]
+Device = Literal["cpu", "cuda", "npu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One attempt of a run on this machine.
+
+    Attributes:
+        run_id: The run mark: every process of the run carries it as ``TRAINJOB_RUN_ID``.
+        launcher: What starts the ranks.
+        world_size: Number of ranks.
+        program: What every rank executes: a script relative to `code_dir`, or a command, and its
+            arguments.
+        is_script: Whether `program` is a Python script.
+        code_dir: Working directory of the ranks.
+        log_dir: Where ``rank-N.log``, ``launcher.log`` and ``records/`` go; of this attempt alone.
+        env: Variables that the job adds to the environment of the ranks.
+        device: Kind of device the ranks compute on.
+        cores: Cores that the ranks share; None: all cores of the machine.
+        auto_stop_s: Stop the training after this long; None: never.
+        grace_s: How long ranks may take to leave after a stop request before they are killed.
+    """
+
+    run_id: str
+    launcher: Launcher
+    world_size: int
+    program: tuple[str, ...]
+    is_script: bool
+    code_dir: Path
+    log_dir: Path
+    env: dict[str, str]
+    device: Device
+    cores: int | None
+    auto_stop_s: float | None
+    grace_s: float
+
+    @property
+    def records_dir(self) -> Path:
+        """The folder in which every rank records how it began, failed and ended."""
+        return self.log_dir / "records"
+
+    @property
+    def order_file(self) -> Path:
+        """The file that tells the supervisor and the ranks what to do."""
+        return self.records_dir / "order.json"
+
+    @property
+    def launcher_log(self) -> Path:
+        """The file with the output of the launcher and the supervisor themselves."""
+        return self.log_dir / "launcher.log"
+
+    def rank_log(self, rank: int) -> Path:
+        """Return the file with everything that a rank wrote."""
+        return self.log_dir / f"rank-{rank}.log"

@@ -1,0 +1,66 @@
+"""What would keep a job from starting on this machine, known before anything is started."""
+
+import os
+from importlib.util import find_spec
+
+from trainjob.errors import Problem
+from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.launch.devices import VISIBLE_VARIABLES, num_devices
+from trainjob.launch.machine import memory_bytes, num_cores
+from trainjob.launch.mpi import NoMpirun, find_mpirun
+from trainjob.values import format_size
+
+# A machine sold as 64 GiB shows a little less: firmware and kernel take their part first.
+_MEMORY_SHOWN = 0.9
+
+
+def launch_problems(job: TrainingJob) -> list[Problem]:
+    """Return what keeps `job` from being launched here. Nothing is imported or changed."""
+    return [*_launcher_problems(job), *_device_problems(job), *_flavor_problems(job)]
+
+
+def _launcher_problems(job: TrainingJob) -> list[Problem]:
+    if job.launcher == "torchrun" and find_spec("torch") is None:
+        found = "no torch in this Python"
+        return [Problem("launcher", "torchrun", found, "install it with pip install torch")]
+    if job.launcher == "mpi":
+        return _mpi_problems(job)
+    return []
+
+
+def _mpi_problems(job: TrainingJob) -> list[Problem]:
+    if isinstance(job.algorithm, ScriptAlgorithm) and find_spec("mpi4py") is None:
+        do = "install it with pip install 'trainjob[mpi]' (in a checkout: pip install -e '.[mpi]')"
+        return [Problem("launcher", "mpi", "no mpi4py in this Python", do)]
+    mpirun = find_mpirun()
+    if isinstance(mpirun, NoMpirun):
+        return [Problem("launcher", "mpi", mpirun.found, mpirun.do)]
+    return []
+
+
+def _device_problems(job: TrainingJob) -> list[Problem]:
+    device, processes = job.resources.device, job.resources.processes_per_node
+    if device == "cpu":
+        return []
+    present = num_devices(device, {**os.environ, **job.env})
+    if present == 0:
+        do = f"use device cpu, or check the driver and {VISIBLE_VARIABLES[device]}"
+        return [Problem("resources.device", device, "none on this machine", do)]
+    if present < processes:
+        asked = f"{processes} processes on {device}"
+        found = f"{present} {device} device{'s'[: present > 1]}"
+        do = f"set processes_per_node to at most {present}"
+        return [Problem("resources.processes_per_node", asked, found, do)]
+    return []
+
+
+def _flavor_problems(job: TrainingJob) -> list[Problem]:
+    flavor = job.resources.flavor
+    if flavor is None:
+        return []
+    cores, memory = num_cores(), memory_bytes()
+    if cores >= flavor.cores and memory >= flavor.memory_gib * 2**30 * _MEMORY_SHOWN:
+        return []
+    found = f"{cores} cores and {format_size(memory)} of memory on this machine"
+    do = "use a smaller flavor, or a bigger machine"
+    return [Problem("resources.flavor", repr(str(flavor)), found, do)]

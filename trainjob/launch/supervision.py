@@ -1,0 +1,144 @@
+"""The flow process's side of the supervisor: start it, wait for its word, stop it, clean up.
+
+Whatever happens to the thread that waits, no process of the run outlives the call.
+"""
+
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, cast
+
+from trainjob.launch.launch import Launch
+
+Reason = Literal["finished", "auto_stop", "stopped", "orphaned"]
+
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_STOP, _KILL = b"s", b"k"
+# Blocking longer would keep a signal or an exception for this thread waiting.
+_POLL_S = 0.2
+_KILL_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What the supervisor says at the end: why, and the exit code of the launcher.
+
+    A negative code is the signal that ended the launcher.
+    """
+
+    reason: Reason
+    code: int
+
+
+def supervise(launch: Launch, environment: dict[str, str]) -> Finished | None:
+    """Run the launch under a supervisor to its end; may be called from any thread.
+
+    Any exception in this thread, such as KeyboardInterrupt or the termination signal of Prefect,
+    stops the ranks within the grace of the launch; a second one kills them.
+
+    Args:
+        launch: What to start; its order file is written.
+        environment: The environment of everything that is started.
+
+    Returns:
+        The word of the supervisor, or None if it died without one.
+    """
+    supervisor = _Supervisor(launch, environment)
+    try:
+        return supervisor.wait()
+    except BaseException:
+        supervisor.stop(launch.grace_s)
+        raise
+    finally:
+        supervisor.close()
+        _kill_marked(launch.run_id)
+
+
+class _Supervisor:
+    """A supervisor that was started, and the pipes to and from it."""
+
+    def __init__(self, launch: Launch, environment: dict[str, str]) -> None:
+        # -I and -S: nothing of the user's or the site's Python runs in what must not fail.
+        argv = [sys.executable, "-I", "-S", str(_SUPERVISOR), str(launch.order_file)]
+        with launch.launcher_log.open("ab") as log:
+            self._process = subprocess.Popen(
+                argv,
+                cwd=launch.code_dir,
+                env=environment,
+                stdin=subprocess.PIPE,
+                # A pipe of its own: holding ours, it would keep a worker waiting for a dead flow.
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                start_new_session=True,
+            )
+        self._lifeline = cast("IO[bytes]", self._process.stdin)
+        self._events = cast("IO[bytes]", self._process.stdout)
+
+    def wait(self, timeout_s: float = math.inf) -> Finished | None:
+        """Return what the supervisor says at the end; None if it died or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._events, select.POLLIN)
+        said = b""
+        while time.monotonic() < deadline:
+            if not poll.poll(_POLL_S * 1000):
+                continue
+            chunk = self._events.read(65536)
+            if not chunk:
+                return None
+            *lines, said = (said + chunk).split(b"\n")
+            for event in map(json.loads, lines):
+                if event["event"] == "finished":
+                    return Finished(event["reason"], event["code"])
+        return None
+
+    def stop(self, grace_s: float) -> None:
+        """Have the ranks stopped; a second interruption has them killed."""
+        try:
+            self._send(_STOP)
+            self.wait(grace_s + _KILL_TIMEOUT_S)
+        except BaseException:  # noqa: BLE001 - the first one is raised again by the caller
+            self._send(_KILL)
+            self.wait(_KILL_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Let go of the lifeline, and of the supervisor if it does not end by that."""
+        self._lifeline.close()
+        try:
+            self._process.wait(_KILL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._events.close()
+
+    def _send(self, command: bytes) -> None:
+        with suppress(BrokenPipeError):
+            self._lifeline.write(command)
+
+
+def _kill_marked(run_id: str) -> None:
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while (left := _marked(run_id)) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _marked(run_id: str) -> list[int]:
+    mark = b"TRAINJOB_RUN_ID=" + os.fsencode(run_id)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return [pid for pid in found if pid != os.getpid()]
