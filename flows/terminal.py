@@ -170,7 +170,7 @@ class Terminal:
             return
         source = "launcher" if event.rank is None else f"rank {event.rank}"
         color = _RANK_COLORS[(event.rank or 0) % len(_RANK_COLORS)]
-        prefix = f"      [{color}]{source}[/] "
+        prefix = f"      [{color}]{source} |[/] "
         text = "\n".join(prefix + escape(line) for line in event.lines)
         self._console.print(text, highlight=False, soft_wrap=True)
 

@@ -100,6 +100,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     finally:
         process.kill()  # a graceful end takes two seconds, and the data is thrown away
         process.wait()
+        for port in ports:  # it puts its sockets there whatever TMPDIR says, and leaves them
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
 
 
 def _command(folder: Path, http_ports: dict[str, int], grpc_ports: dict[str, int]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from trainjob.errors import Problem
 from trainjob.job import TrainingJob
+from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
 from trainjob.source import code_problems
 from trainjob.storage.probe import input_problems, output_problems
@@ -35,7 +36,12 @@ def job_problems(job: TrainingJob, settings: StoreSettings) -> list[Problem]:
         settings: How to reach the stores of its ``s3://`` urls.
     """
     checks: list[Callable[[], list[Problem]]] = [
-        partial(code_problems, job.algorithm, settings, search_path=job.env.get("PATH")),
+        partial(
+            code_problems,
+            job.algorithm,
+            settings,
+            search_path=job.env.get("PATH", search_path(os.environ)),
+        ),
         *(
             partial(input_problems, f"inputs[{i}].url", channel.url, settings)
             for i, channel in enumerate(job.inputs)

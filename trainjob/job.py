@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from trainjob.errors import JobError, Problem
+from trainjob.git import shown_url
 from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.jobfile import read_job_file
 from trainjob.parameters import HyperparameterValue, channel_env_name, hyperparameter_problems
@@ -292,6 +293,10 @@ def _url_problems(job: TrainingJob) -> list[Problem]:
         problems += _scheme_problems(f"inputs[{i}].url", channel.url, _STORE_SCHEMES)
     for i, output in enumerate(job.outputs):
         problems += _scheme_problems(f"outputs[{i}].url", output.url, _STORE_SCHEMES)
+    if shown_url(code.url) != code.url:
+        asked = "a url without a password or query, since everyone who sees the run can read it"
+        do = "let git on the machine know them, by a credential helper or an ssh key"
+        problems.append(Problem("algorithm.code.url", asked, repr(shown_url(code.url)), do))
     if code.ref is not None and not code.url.startswith("git+"):
         do = "give a git+https://, git+ssh:// or git+file:// url, or remove ref"
         problems.append(

@@ -138,6 +138,16 @@ def test_only_git_code_has_a_ref() -> None:
     assert problems_in(data)[0].startswith("algorithm.code.ref: asked for ref 'v1', found the url")
 
 
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    code = {"url": "git+https://me:token-of-mine@example.org/x.git"}
+    data = {"name": "x", "algorithm": {"code": code, "boot_file": "t.py"}}
+
+    [problem] = problems_in(data)
+
+    assert problem.startswith("algorithm.code.url: asked for a url without a password")
+    assert "token-of-mine" not in problem
+
+
 def test_all_mistakes_are_told_at_once_those_across_fields_included() -> None:
     problems = problems_in(
         {

@@ -36,7 +36,7 @@ def test_run_tells_the_story_and_ends_with_0(tmp_path: Path, prefect_server: str
     for text in (
         "[1/5] stage_inputs  data_url: 1 files",
         "[3/5] inject_hyperparameters  python train.py --data_url",
-        "rank 0 result 42",
+        "rank 0 | result 42",
         "[5/5] upload_outputs  train_url: 1 files",
         "Completed after",
         str(tmp_path / "out"),

@@ -116,3 +116,16 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 def read_record(launch: Launch, name: str) -> Any:
     """Return the content of a record, such as ``exit-0``."""
     return json.loads((launch.records_dir / f"{name}.json").read_text())
+
+
+def marked_processes(launch: Launch) -> dict[int, str]:
+    """Return the command lines of all living processes of a launch by their pid."""
+    mark = f"TRAINJOB_RUN_ID={launch.run_id}".encode()
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found

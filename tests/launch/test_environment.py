@@ -1,5 +1,7 @@
 import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +19,16 @@ SECRETS = {
 }
 
 
+def test_python_in_a_command_is_the_python_of_the_run(make_launch):
+    own = str(Path(sys.executable).parent)
+
+    assert rank_environment(make_launch(), {"PATH": "/bin"})["PATH"] == f"{own}:/bin"
+    assert rank_environment(make_launch(), {"PATH": f"/bin:{own}"})["PATH"] == f"{own}:/bin"
+    assert rank_environment(make_launch(env={"PATH": "/x"}), {"PATH": "/bin"})["PATH"] == "/x"
+
+
 def test_nothing_of_the_worker_gets_through_but_what_is_listed(make_launch):
     machine = {
-        "PATH": "/bin",
         "HOME": "/home/me",
         "LC_ALL": "C.UTF-8",
         "LD_LIBRARY_PATH": "/usr/local/cuda/lib64",

@@ -49,8 +49,8 @@ def main() -> NoReturn:
     child = os.fork()
     if child:
         _die_with_parent(signal.SIGHUP, parent)
-        stub = Stub(child, parent, order["grace_s"], is_script=order["is_script"])
-        os._exit(stub.run(records))
+        stub = Stub(child, parent, records, order["grace_s"], is_script=order["is_script"])
+        os._exit(stub.run())
     _die_with_parent(signal.SIGKILL, own_pid)
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -78,6 +78,10 @@ class Records:
     def write_error(self, **fields: Any) -> None:
         """Record how the rank fails, by the fields of `trainjob.launch.records.ErrorRecord`."""
         self.write("error", **fields)
+
+    def was_told_to_leave(self) -> bool:
+        """Tell whether the rank was asked to leave before its program ended."""
+        return self.path("told-to-leave").exists()
 
     def write_launch_error(self, message: str, code: int) -> None:
         """Record that the program of the rank could not be started, and say it."""
@@ -124,8 +128,11 @@ def _die_with_parent(signum: signal.Signals, parent: int) -> None:
 class Stub:
     """The parent of a rank's program: passes signals on and records the end."""
 
-    def __init__(self, child: int, parent: int, grace_s: float, *, is_script: bool) -> None:
+    def __init__(
+        self, child: int, parent: int, records: Records, grace_s: float, *, is_script: bool
+    ) -> None:
         self._child = child
+        self._records = records
         self._parent = parent
         self._grace_s = grace_s
         # A shell dies of SIGTERM while what it started goes on: a command gets it as a group. The
@@ -135,13 +142,15 @@ class Stub:
         self._kill_at: float | None = None
         self._orphaned = False
 
-    def run(self, records: Records) -> int:
+    def run(self) -> int:
         """Wait for the end of the program, record it, and return our own exit code."""
         with contextlib.suppress(OSError):  # it is in its group already, or has ended
             os.setpgid(self._child, self._child)
-        records.write("begin", pid=os.getpid(), program_pid=self._child, time_ns=time.time_ns())
+        self._records.write(
+            "begin", pid=os.getpid(), program_pid=self._child, time_ns=time.time_ns()
+        )
         code = os.waitstatus_to_exitcode(self._wait())
-        records.write(
+        self._records.write(
             "exit",
             code=code,
             time_ns=time.time_ns(),
@@ -149,7 +158,7 @@ class Stub:
             orphaned=self._orphaned,
         )
         self._wait_for_group()
-        if code or self._terminated_ns is not None:
+        if not self._orphaned and (code or self._terminated_ns is not None):
             self._linger()
         return code if code >= 0 else 128 - code
 
@@ -171,6 +180,7 @@ class Stub:
             # Launcher and supervisor may both say it: the second would interrupt the saving.
             if self._terminated_ns is None:
                 self._terminated_ns = time.time_ns()
+                self._records.write("told-to-leave", time_ns=self._terminated_ns)
                 self._kill_at = time.monotonic() + self._grace_s
                 self._send(self._target, signum)
         elif signum == signal.SIGHUP and os.getppid() != self._parent:
@@ -238,7 +248,7 @@ def _run(program: list[str], records: Records, *, is_script: bool) -> NoReturn:
     # Only now: before, this package may not be on sys.path, since we are run by path.
     from trainjob.launch.user_script import run_script
 
-    run_script(program, records.write_error)
+    run_script(program, records)
 
 
 def _become(argv: list[str], records: Records) -> NoReturn:

@@ -4,8 +4,11 @@ The flow process inherits everything that its worker has, credentials included; 
 people's code. So they get what is on a list, what the job says, and what a launch needs.
 """
 
+import os
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from trainjob.launch.devices import VISIBLE_VARIABLES
 from trainjob.launch.launch import Launch
@@ -41,6 +44,7 @@ def rank_environment(
         # One node: without it gloo asks what the host name resolves to, and may not like it.
         "GLOO_SOCKET_IFNAME": "lo",
         **inherited,
+        "PATH": search_path(base),
         # torchrun's default of 1 wastes the other cores.
         "OMP_NUM_THREADS": str(max(1, cores // launch.world_size)),
         **launch.env,
@@ -53,6 +57,16 @@ def rank_environment(
     if launch.device == "cpu":
         environment |= dict.fromkeys(VISIBLE_VARIABLES.values(), "")
     return environment | _of_launcher(launch, port)
+
+
+def search_path(base: Mapping[str, str]) -> str:
+    """Return the PATH of the ranks: the folder of this Python first, as in an active venv.
+
+    So that `python` in a startup command is the one that has torch.
+    """
+    own = str(Path(sys.executable).parent)
+    folders = base.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([own, *(folder for folder in folders if folder != own)])
 
 
 def _of_launcher(launch: Launch, port: int | None) -> dict[str, str]:

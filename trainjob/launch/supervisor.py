@@ -86,7 +86,7 @@ class Supervisor:
         self._asked_to_leave: set[int] = set()
         self._began: dict[int, int] = {}
         self._ended: set[int] = set()
-        self._is_dismissed = False
+        self._dismissed: set[int] = set()
 
     def run(self, launcher: int) -> None:
         """Watch over `launcher` until it and everything below it has ended."""
@@ -154,12 +154,13 @@ class Supervisor:
 
     def _dismiss_ranks(self) -> None:
         """Let the stubs of ranks that failed or were asked to leave go, once all have ended."""
-        if self._kill_at is None or self._is_dismissed or not self._began.keys() <= self._ended:
+        waiting = {pid for rank, pid in self._began.items() if rank in self._ended}
+        waiting -= self._dismissed
+        if self._kill_at is None or not waiting or self._began.keys() - self._ended:
             return
-        if self._began:
-            self._is_dismissed = True
-            _signal_all(set(self._began.values()), signal.SIGHUP)
-            self._end_within(_LAUNCHER_GRACE_S)
+        self._dismissed |= waiting
+        _signal_all(waiting, signal.SIGHUP)
+        self._end_within(_LAUNCHER_GRACE_S)
 
     def _ask_to_leave(self, launcher: int) -> None:
         """Send SIGTERM once to every rank, or to the launcher as long as there is none.
@@ -182,10 +183,11 @@ class Supervisor:
             if time.monotonic() >= kill_at:
                 _signal_all(left, signal.SIGKILL)
             time.sleep(_POLL_S / 5)
-            _reap(0)
+            _reap()
+        _reap()
 
 
-def _reap(launcher: int) -> int | None:
+def _reap(launcher: int | None = None) -> int | None:
     """Collect ended children, which orphans become; return the status of `launcher` if ended."""
     found = None
     with contextlib.suppress(ChildProcessError):

@@ -22,26 +22,33 @@ from collections.abc import Callable
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
-from typing import Any, NoReturn
-
-RecordError = Callable[..., None]
-"""Called with the fields of `trainjob.launch.records.ErrorRecord`."""
+from typing import Any, NoReturn, Protocol
 
 _LEAVE_TIMEOUT_S = 10
 _PYC_HEADER_BYTES = 16  # PEP 552
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
-def run_script(argv: list[str], record_error: RecordError) -> NoReturn:
+class Rank(Protocol):
+    """What the bootstrap knows of the rank."""
+
+    def write_error(self, **fields: Any) -> None:
+        """Record an error, by the fields of `trainjob.launch.records.ErrorRecord`."""
+
+    def was_told_to_leave(self) -> bool:
+        """Tell whether the rank was asked to leave, by SIGTERM."""
+
+
+def run_script(argv: list[str], rank: Rank) -> NoReturn:
     """Run the script `argv[0]` with its arguments as the main module, and end the process."""
     code = 1
     try:
-        code = _leave(_execute(argv, record_error), record_error)
+        code = _leave(_execute(argv, rank), rank)
     finally:
-        _end_process(code)
+        _end_process(code, rank)
 
 
-def _execute(argv: list[str], record_error: RecordError) -> int:
+def _execute(argv: list[str], rank: Rank) -> int:
     """Run the script and return its exit code."""
     script = Path(argv[0]).absolute()
     sys.argv = list(argv)
@@ -59,9 +66,9 @@ def _execute(argv: list[str], record_error: RecordError) -> int:
     try:
         exec(_load(script), module.__dict__)  # noqa: S102 - this is what the rank is for
     except SystemExit as error:
-        return _exit_code(error, record_error)
+        return _exit_code(error, rank)
     except BaseException as error:  # noqa: BLE001 - the border of the process
-        return _failure(error, record_error)
+        return _failure(error, rank)
     return 0
 
 
@@ -77,14 +84,14 @@ def _load(script: Path) -> CodeType:
     return code
 
 
-def _exit_code(error: SystemExit, record_error: RecordError) -> int:
+def _exit_code(error: SystemExit, rank: Rank) -> int:
     """Return what Python makes of sys.exit(value), and record it if it is a failure."""
     if error.code is None:
         return 0
     code = error.code & 0xFF if isinstance(error.code, int) else 1
     if code:
         text = "" if isinstance(error.code, int) else str(error.code)
-        _record(error, "SystemExit", text, code, lambda: _write(text), record_error)
+        _record(error, "SystemExit", text, code, lambda: _write(text), rank)
     return code
 
 
@@ -93,7 +100,7 @@ def _write(text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
 
-def _failure(error: BaseException, record_error: RecordError) -> int:
+def _failure(error: BaseException, rank: Rank) -> int:
     """Print an exception as Python does, record it, and return the exit code."""
     code = 130 if isinstance(error, KeyboardInterrupt) else 1
     kind = type(error)
@@ -105,7 +112,7 @@ def _failure(error: BaseException, record_error: RecordError) -> int:
     def show() -> None:
         sys.excepthook(kind, error, error.__traceback__)
 
-    _record(error, name, message, code, show, record_error)
+    _record(error, name, message, code, show, rank)
     return code
 
 
@@ -115,14 +122,14 @@ def _record(
     message: str,
     code: int,
     show: Callable[[], None],
-    record_error: RecordError,
+    rank: Rank,
 ) -> None:
     """Print the error, then record it: on a full disk, the log has it at least."""
     time_ns, log_offset = time.time_ns(), os.fstat(2).st_size
     try:
         show()
     finally:
-        record_error(
+        rank.write_error(
             type=kind,
             message=message,
             traceback=_users_traceback(error),
@@ -155,7 +162,7 @@ def _drop_library_frames(shown: traceback.TracebackException) -> None:
             _drop_library_frames(other)
 
 
-def _leave(code: int, record_error: RecordError) -> int:
+def _leave(code: int, rank: Rank) -> int:
     """Do what Python does before it exits, in its order; return the exit code."""
     if code:
         # Threads and processes that a failed script leaves may never end.
@@ -163,19 +170,20 @@ def _leave(code: int, record_error: RecordError) -> int:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     try:
-        if not code:
+        # Without the other ranks, which have been asked to leave too, MPI waits for ever.
+        if not code and not rank.was_told_to_leave():
             _leave_distributed(sys.modules.get("torch.distributed"))
             _leave_mpi(sys.modules.get("mpi4py.MPI"))
         for stream in (sys.stdout, sys.stderr):
             if stream is not None and not stream.closed:
                 stream.flush()
     except Exception as error:  # noqa: BLE001 - the border of the process
-        return code or _failure(error, record_error)
+        return code or _failure(error, rank)
     return code
 
 
-def _end_process(code: int) -> NoReturn:
-    if not code and "mpi4py.MPI" in sys.modules:
+def _end_process(code: int, rank: Rank) -> NoReturn:
+    if not code and "mpi4py.MPI" in sys.modules and not rank.was_told_to_leave():
         # mpich says goodbye to its mpirun in an exit handler of C, which os._exit leaves out: then
         # mpirun kills the other ranks (mpich 5.0). PyDLL: no other thread of Python runs meanwhile.
         ctypes.PyDLL(None).exit(0)
