@@ -29,19 +29,22 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_process_left() -> Iterator[None]:
-    before = _marked_processes()
+def no_process_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    ours = os.fsencode(tmp_path_factory.getbasetemp())
+    before = _marked_processes(ours)
     yield
-    left = _marked_processes() - before
+    left = _marked_processes(ours) - before
     assert not left, f"processes of a run are left: {left}"
 
 
-def _marked_processes() -> set[int]:
+def _marked_processes(ours: bytes) -> set[int]:
+    """Return the processes of runs that work in this session's folders."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if _RUN_MARK in (folder / "environ").read_bytes():
-                found.add(int(folder.name))
+                place = (folder / "cmdline").read_bytes() + os.fsencode((folder / "cwd").readlink())
+                found |= {int(folder.name)} if ours in place else set()
         except OSError:
             continue
     return found

@@ -43,7 +43,8 @@ def test_torchrun_starts_one_node_on_loopback_with_a_port_of_its_own(launch):
     assert " ".join(argv) == (
         "/venv/bin/python -P -m torch.distributed.run --nnodes 1 --nproc-per-node 2 "
         "--rdzv-backend c10d --rdzv-endpoint localhost:0 --rdzv-id run-1 --local-addr 127.0.0.1 "
-        f"--max-restarts 0 --monitor-interval 0.1 --no-python {RANK}"
+        "--max-restarts 0 --monitor-interval 0.1 --log-dir /run/logs/records/torchrun "
+        f"--no-python {RANK}"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.conftest import marked_processes, read_record, wait_until
+from tests.launch.conftest import marked_processes, read_record
 from trainjob.errors import LaunchError, TrainingFailed
 from trainjob.launch import mpi
 from trainjob.launch.failure import RankFailed
@@ -227,4 +227,4 @@ def test_nothing_of_a_failed_run_is_left_in_the_temporary_folder(make_launch, tm
 
     failure(make_launch("1 / 0", world_size=2, env={"TMPDIR": str(temporary)}))
 
-    wait_until(lambda: not list(temporary.iterdir()))
+    assert list(temporary.iterdir()) == []

@@ -42,6 +42,8 @@ def _torchrun(launch: Launch) -> list[str]:
         *("--local-addr", "127.0.0.1"),
         *("--max-restarts", "0"),
         *("--monitor-interval", "0.1"),
+        # Where it otherwise leaves a temporary folder a run for ever (torch 2.13).
+        *("--log-dir", str(launch.records_dir / "torchrun")),
         "--no-python",
     ]
 
