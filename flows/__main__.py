@@ -26,7 +26,7 @@ from trainjob.job import TrainingJob
 from trainjob.report import RunReport
 from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
-from trainjob.values import format_size
+from trainjob.values import counted, format_size
 
 _PREFECT_DEFAULTS = {
     # The terminal tells the story; Prefect's own lines beside it would tell it twice.
@@ -145,7 +145,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         print("\n".join(f"  {problem}" for problem in found.problems), file=sys.stderr)
     else:
         size = format_size(found.size_bytes)
-        print(f"{arguments.url}: {found.num_files} files, {size}, all as the receipt says")
+        print(
+            f"{arguments.url}: {counted(found.num_files, 'file')}, {size}, all as the receipt says"
+        )
     return FAILED if found.problems else COMPLETED
 
 

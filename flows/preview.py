@@ -8,7 +8,10 @@ from trainjob.check import NOT_CHECKED
 from trainjob.job import TrainingJob
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment
+from trainjob.launch.launch import Launch
+from trainjob.launch.mpi import Mpirun, find_mpirun
 from trainjob.plan import launch_of, program_of
+from trainjob.values import counted
 from trainjob.workspace import Workspace
 
 _RUN_ID = "RUN_ID"  # stands for the id that a run gets when it starts
@@ -38,11 +41,16 @@ def preview(job: TrainingJob) -> dict[str, Any]:
         "logs": str(launch.log_dir),
         "ranks": job.world_size,
         "command": str(program),
-        "launcher": shlex.join(launcher_argv(launch)),
+        "launcher": shlex.join(_launcher_argv(launch)),
         "environment": dict(sorted(added.items())),
         "inherited_environment": sorted(set(inherited) - set(added)),
         "not_checked": list(NOT_CHECKED),
     }
+
+
+def _launcher_argv(launch: Launch) -> list[str]:
+    mpirun = find_mpirun() if launch.launcher == "mpi" else None
+    return launcher_argv(launch, mpirun if isinstance(mpirun, Mpirun) else None)
 
 
 def preview_text(plan: dict[str, Any]) -> str:
@@ -60,7 +68,7 @@ def preview_text(plan: dict[str, Any]) -> str:
             f"          -> {channel['url']}",
         ]
     lines += [f"  logs    {plan['logs']}", ""]
-    lines += [f"  every one of {plan['ranks']} ranks executes, in the code folder:"]
+    lines += [f"  {counted(plan['ranks'], 'rank')} of this, in the code folder:"]
     lines += [f"    {plan['command']}", "  started by:", f"    {plan['launcher']}", ""]
     lines += ["  environment of the ranks:"]
     lines += [f"    {name}={shlex.quote(value)}" for name, value in plan["environment"].items()]

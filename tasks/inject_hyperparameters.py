@@ -7,7 +7,11 @@ from trainjob.plan import Program, channel_folders, program_of
 from trainjob.workspace import Workspace
 
 
-@stage(str)
+def _summary(program: Program) -> str:
+    return str(program)
+
+
+@stage(_summary)
 def inject_hyperparameters(job: TrainingJob, run_id: str) -> Program:
     """Write params.json into the workspace of the run and return what the ranks execute."""
     workspace = Workspace.of_run(run_id)

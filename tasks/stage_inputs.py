@@ -6,7 +6,7 @@ from blocks.object_store import load_settings
 from tasks.stage import stage
 from trainjob.job import TrainingJob
 from trainjob.storage.stage import stage_tree
-from trainjob.values import format_size
+from trainjob.values import counted, format_size
 from trainjob.workspace import Workspace
 
 
@@ -24,7 +24,9 @@ class StagedInput:
 def _summary(inputs: list[StagedInput]) -> str:
     if not inputs:
         return "no inputs"
-    return ", ".join(f"{i.name}: {i.num_files} files, {format_size(i.size_bytes)}" for i in inputs)
+    return ", ".join(
+        f"{i.name}: {counted(i.num_files, 'file')}, {format_size(i.size_bytes)}" for i in inputs
+    )
 
 
 @stage(_summary)

@@ -7,7 +7,7 @@ from tasks.stage import stage
 from trainjob.job import TrainingJob, output_url
 from trainjob.report import OutputReport
 from trainjob.storage.upload import upload_tree
-from trainjob.values import format_size
+from trainjob.values import counted, format_size
 from trainjob.workspace import Workspace
 
 
@@ -15,7 +15,8 @@ def _summary(outputs: list[OutputReport]) -> str:
     if not outputs:
         return "no outputs"
     return ", ".join(
-        f"{o.name}: {o.num_files} files, {format_size(o.size_bytes)}, verified" for o in outputs
+        f"{o.name}: {counted(o.num_files, 'file')}, {format_size(o.size_bytes)}, verified"
+        for o in outputs
     )
 
 

@@ -17,6 +17,7 @@
     │   └── SourceUnavailable     its host does not answer                        retryable
     ├── LaunchError               the training could not be started
     └── TrainingFailed            a rank failed
+        └── RankFailed            which one and how (trainjob.launch.failure)
 """
 
 from collections.abc import Iterable

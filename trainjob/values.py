@@ -83,6 +83,11 @@ def format_size(size_bytes: float) -> str:
     return f"{size:.0f} {units[0]}" if size == int(size) else f"{size:.1f} {units[0]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: ``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),

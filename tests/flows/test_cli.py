@@ -34,10 +34,10 @@ def test_run_tells_the_story_and_ends_with_0(tmp_path: Path, prefect_server: str
 
     assert done.returncode == 0, done.stdout + done.stderr
     for text in (
-        "[1/5] stage_inputs  data_url: 1 files",
+        "[1/5] stage_inputs  data_url: 1 file,",
         "[3/5] inject_hyperparameters  python train.py --data_url",
         "rank 0 | result 42",
-        "[5/5] upload_outputs  train_url: 1 files",
+        "[5/5] upload_outputs  train_url: 1 file,",
         "Completed after",
         str(tmp_path / "out"),
     ):
@@ -159,7 +159,7 @@ def test_verify_proves_a_receipt_and_notices_one_changed_byte(
     changed = flows("verify", str(tmp_path / "out"))
 
     assert whole.returncode == 0
-    assert "1 files, 2 B, all as the receipt says" in whole.stdout
+    assert "1 file, 2 B, all as the receipt says" in whole.stdout
     assert changed.returncode == 1
     assert "result.json" in changed.stderr
 
