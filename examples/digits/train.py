@@ -3,10 +3,13 @@
 import argparse
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # see process_group
 from digits import DigitNet, finish_epoch, load_digits
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -29,19 +32,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Join the other ranks, train, and leave them."""
+    """Train together with the other ranks."""
     args = parse_arguments()
     # Every launcher sets these; started by hand, the script is the only rank.
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if world_size > 1:
-        dist.init_process_group(dist.get_default_backend_for_device(device))
-    train(args, device, rank, world_size)
-    if world_size > 1:
-        # The model of train() still holds the process group. If that is alive when Python ends,
-        # gloo's threads may abort: https://github.com/pytorch/pytorch/issues/190489 (torch 2.13).
-        gc.collect()
-        dist.destroy_process_group()
+    with process_group(device, world_size):
+        train(args, device, rank, world_size)
 
 
 def train(args: argparse.Namespace, device: torch.device, rank: int, world_size: int) -> None:
@@ -78,6 +75,23 @@ def pick_device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     torch.accelerator.set_device_index(local_rank)
     return torch.device(torch.accelerator.current_accelerator().type, local_rank)
+
+
+@contextmanager
+def process_group(device: torch.device, world_size: int) -> Iterator[None]:
+    """Join the other ranks, and leave them when the block has ended without an error.
+
+    On leaving nothing may hold the group any more, or gloo's threads abort the process or hang it
+    at its end (https://github.com/pytorch/pytorch/issues/190489, seen with torch 2.13): not the
+    model, hence gc.collect(), and not torch.distributed.nn, which keeps the group that it finds
+    when it is imported, hence its import at the top; optimizers import it otherwise.
+    """
+    if world_size > 1:
+        dist.init_process_group(dist.get_default_backend_for_device(device))
+    yield
+    if world_size > 1:
+        gc.collect()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -33,9 +33,12 @@ def main() -> None:
         nn.Conv2d(1, 32, kernel_size=3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(10)
     )
     model(images[:1] / 255)  # LazyLinear takes its size from the first image
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.004)
+    # After the optimizer: modules that it imports would keep the group for good, and a rank that
+    # ends with it may abort (https://github.com/pytorch/pytorch/issues/190489, torch 2.13).
     if WORLD_SIZE > 1:
         dist.init_process_group("gloo")
-    train(model, images[~is_test], labels[~is_test], args.epochs)
+    train(model, optimizer, images[~is_test], labels[~is_test], args.epochs)
     if WORLD_SIZE > 1:
         dist.destroy_process_group()
     if RANK == 0:
@@ -53,9 +56,14 @@ def read_idx_files(folder: Path, pattern: str, num_sizes: int) -> torch.Tensor:
     return torch.cat(tensors)
 
 
-def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    epochs: int,
+) -> None:
     """Train on this rank's share of every epoch, with the gradients of all ranks."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.004)
     num_images = len(labels) - len(labels) % WORLD_SIZE  # as many for every rank
     for epoch in range(1, epochs + 1):
         for batch in torch.randperm(len(labels))[RANK:num_images:WORLD_SIZE].split(32):

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.usefixtures
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
-    command = [sys.executable, ROOT / "examples" / "make_dataset.py", folder]
+    command = [sys.executable, str(ROOT / "examples" / "make_dataset.py"), str(folder)]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 

@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from prefect import State
@@ -25,8 +26,7 @@ def run(job: dict[str, Any]) -> State[Any]:
 
 
 def artifact_of(run_id: str) -> str:
-    artifact = Artifact.get(key="training-job")
-    assert artifact is not None
+    artifact = cast(Artifact, Artifact.get(key="training-job"))
     assert str(artifact.flow_run_id) == run_id
     return str(artifact.data)
 
@@ -63,7 +63,7 @@ def test_the_run_is_named_and_tagged_after_its_job(tmp_path: Path) -> None:
     report = training_job(TrainingJob.parse(make_job(tmp_path, tags=["night", "digits"])))
 
     with get_client(sync_client=True) as client:
-        known = client.read_flow_run(report.run_id)
+        known = client.read_flow_run(UUID(report.run_id))
     assert known.name.startswith("copy-20")
     assert {"night", "digits"} <= set(known.tags)
 
