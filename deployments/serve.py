@@ -4,6 +4,7 @@ For a laptop or a trial: the server listens on 127.0.0.1 only, has no login and 
 ``PREFECT_HOME``. Ctrl-C stops both processes.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import httpx
 
 from deployments.register import HOME
 
+_PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0  # a worker gives a cancelled run 30 s
 
@@ -62,7 +64,18 @@ def main() -> int:
 def _start(arguments: list[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     # A session of its own: Ctrl-C reaches us alone, and we stop the worker before the server.
     command = [sys.executable, *arguments]
-    return subprocess.Popen(command, env=dict(env), cwd=HOME, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env=dict(env),
+        cwd=HOME,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has one thread
+    )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel stop this child when its parent is killed (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:

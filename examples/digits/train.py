@@ -13,6 +13,7 @@ import torch.distributed.nn  # see process_group
 from digits import DigitNet, finish_epoch, load_digits
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from trainjob import progress  # to show steps in the terminal; training works the same without it
 
@@ -22,9 +23,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--data_url", type=Path, required=True, help="folder with IDX files")
     parser.add_argument("--train_url", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=0.004)
-    parser.add_argument("--batch_size", type=int, default=32, help="images a rank and step")
+    parser.add_argument("--batch_size", type=int, default=16, help="images a rank and step")
     parser.add_argument("--channels", type=int, default=16, help="of the first convolution")
     parser.add_argument("--seed", type=int, default=0)
     arguments, _ = parser.parse_known_args()  # platforms may add arguments of their own
@@ -35,8 +36,8 @@ def main() -> None:
     """Train together with the other ranks."""
     args = parse_arguments()
     # Every launcher sets these; started by hand, the script is the only rank.
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = pick_device(int(os.environ.get("LOCAL_RANK", 0)))
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = pick_device(int(os.environ.get("LOCAL_RANK", "0")))
     with process_group(device, world_size):
         train(args, device, rank, world_size)
 
@@ -48,6 +49,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world_size:
     net = DigitNet(*train_set.images.shape[-2:], args.channels).to(device)
     model = DistributedDataParallel(net) if world_size > 1 else net
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+    schedule = CosineAnnealingLR(optimizer, args.epochs)
     history: list[dict[str, float]] = []
     step = 0
     for epoch in range(1, args.epochs + 1):
@@ -62,6 +64,7 @@ def train(args: argparse.Namespace, device: torch.device, rank: int, world_size:
             loss_sum += loss.detach()
             step += 1
             progress.report(step, args.epochs * len(batches), epoch, loss=loss.item())
+        schedule.step()
         if world_size > 1:
             dist.all_reduce(loss_sum)
         if rank == 0:

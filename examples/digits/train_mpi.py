@@ -5,6 +5,7 @@ from digits import DigitNet, finish_epoch, load_digits
 from mpi4py import MPI
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from train import parse_arguments
 
 from trainjob import progress
@@ -23,6 +24,7 @@ def main() -> None:
     broadcast_weights(model, comm)
     gradients = join_gradients(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+    schedule = CosineAnnealingLR(optimizer, args.epochs)
     history: list[dict[str, float]] = []
     step = 0
     for epoch in range(1, args.epochs + 1):
@@ -39,6 +41,7 @@ def main() -> None:
             loss_sum += loss.item()
             step += 1
             progress.report(step, args.epochs * len(batches), epoch, loss=loss.item())
+        schedule.step()
         mean_loss = comm.allreduce(loss_sum) / len(batches) / world_size
         if rank == 0:
             finish_epoch(args.train_url, model, test_set, mean_loss, history)

@@ -23,31 +23,48 @@ ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
+class Serve:
+    """`python -m deployments.serve` on a free port, with its data below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        env = os.environ | {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "TRAINJOB_WORKDIR": str(folder / "runs"),
+        }
+        self.log = folder / "serve.log"
+        command = [sys.executable, "-m", "deployments.serve"]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=output, stderr=output
+            )
+
+    def wait_until_ready(self) -> None:
+        _wait_for(lambda: "Worker 'ProcessWorker" in self.log.read_text(), self.process, self.log)
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port)):
+                return True
+        except ConnectionRefusedError:
+            return False
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run `python -m deployments.serve` on a free port and give the API url."""
-    folder = tmp_path_factory.mktemp("serve")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_API_PORT": str(port),
-        "TRAINJOB_WORKDIR": str(folder / "runs"),
-    }
-    log = folder / "serve.log"
-    command = [sys.executable, "-m", "deployments.serve"]
-    with log.open("wb") as output:
-        serve = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
+    """Give the API url of a server that has a worker."""
+    serve = Serve(tmp_path_factory.mktemp("serve"))
     try:
-        _wait_for(lambda: "Worker 'ProcessWorker" in log.read_text(), serve, log)
-        yield f"http://127.0.0.1:{port}/api"
+        serve.wait_until_ready()
+        yield f"http://127.0.0.1:{serve.port}/api"
     finally:
-        serve.send_signal(signal.SIGTERM)
-        returncode = serve.wait(60)
-    assert returncode == 0, log.read_text()
-    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-        pass
+        serve.process.send_signal(signal.SIGTERM)
+        returncode = serve.process.wait(60)
+    assert returncode == 0, serve.log.read_text()
+    assert not serve.answers()
 
 
 @pytest.fixture
@@ -111,6 +128,17 @@ def test_a_retried_run_goes_on_at_the_stage_that_failed(tmp_path: Path, api: str
     assert state.is_completed(), state.message
     assert trained.read_text() == "trained "
     assert (tmp_path / "out" / "model.txt").read_text() == "weights"
+
+
+def test_server_and_worker_end_when_what_started_them_is_killed(tmp_path: Path) -> None:
+    serve = Serve(tmp_path)
+    serve.wait_until_ready()
+
+    serve.process.kill()
+
+    serve.process.wait()
+    _wait_for(lambda: not serve.answers())
+    _wait_for(lambda: "stopped!" in serve.log.read_text())
 
 
 def _is_final(run: FlowRun) -> bool:
