@@ -41,12 +41,14 @@ class Problem:
         asked: What the job asks for, quoted.
         found: What was found instead.
         do: What the person can do about it.
+        may_pass: Whether it may be gone when asked again, as a store that does not answer.
     """
 
     field: str
     asked: str
     found: str
     do: str
+    may_pass: bool = False
 
     def __str__(self) -> str:
         """Return the problem as one line: ``field: asked, found, do``."""

@@ -10,7 +10,6 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +26,7 @@ from trainjob.errors import JobError, Problem
 from trainjob.git import shown_url
 from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.jobfile import read_job_file
+from trainjob.launch.environment import is_of_machine
 from trainjob.parameters import HyperparameterValue, channel_env_name, hyperparameter_problems
 from trainjob.values import Duration, Flavor
 
@@ -36,7 +36,7 @@ here, which ModelArts allows: it would make ``--name`` ambiguous on a command li
 
 RESERVED_ENV = re.compile(
     r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
-    r"|(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
+    r"|TORCH_DISABLE_SHARE_RDZV_TCP_STORE|(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
 )
 """Environment names that the launchers and trainjob set; a job must not."""
 
@@ -311,7 +311,11 @@ def _scheme_problems(field: str, url: str, known: tuple[str, ...]) -> list[Probl
         return []
     if url.partition("://")[0] not in known:
         return [Problem(field, f"one of {accepted}", repr(url), "use one of these")]
-    if url.startswith("s3://") and not urlsplit(url).netloc:
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    if url.startswith("s3://") and "@" in bucket:
+        found = "something before an @, which may be a password"
+        return [Problem(field, "s3://bucket/prefix/", found, "name the bucket alone")]
+    if url.startswith("s3://") and not bucket:
         return [Problem(field, "s3://bucket/prefix/", repr(url), "name the bucket")]
     if url.startswith("file://") and not url.startswith("file:///"):
         return [Problem(field, "file:///path", repr(url), "write three slashes and the full path")]
@@ -331,8 +335,8 @@ def _name_problems(job: TrainingJob) -> list[Problem]:
         if env_name in taken:
             found = f"the same name at {taken[env_name]}"
             problems.append(Problem(field, f"the channel {name!r}", found, "rename one of them"))
-        elif RESERVED_ENV.fullmatch(env_name) or env_name in job.env:
-            found = f"the environment variable {env_name} in use"
+        elif RESERVED_ENV.fullmatch(env_name) or is_of_machine(env_name) or env_name in job.env:
+            found = f"the environment variable {env_name}, which means something else"
             problems.append(Problem(field, f"the channel {name!r}", found, "rename the channel"))
         taken.setdefault(env_name, field)
     channel_names = {name: field for field, name in places}

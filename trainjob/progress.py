@@ -17,11 +17,17 @@ import time
 from contextlib import suppress
 from typing import SupportsFloat
 
+_INTERVAL_S = 0.1  # nobody reads faster, and the file of a long training stays small
+_last_written = -_INTERVAL_S
+
 
 def report(
     step: int, total: int | None = None, epoch: int | None = None, **metrics: SupportsFloat
 ) -> None:
     """Say that this rank has finished a step. Of rank 0, the last one said is shown.
+
+    Of calls that follow faster than ten a second some are left out, but never that of the last
+    step.
 
     Args:
         step: How many steps are done, all epochs together.
@@ -32,9 +38,12 @@ def report(
     Raises:
         TypeError: If a metric is not a number.
     """
+    global _last_written  # noqa: PLW0603 - one clock a process, kept by a plain function
     path = os.environ.get("TRAINJOB_PROGRESS_FILE")
-    if path is None:
+    now = time.monotonic()
+    if path is None or (now - _last_written < _INTERVAL_S and step != total):
         return
+    _last_written = now
     line = json.dumps(
         {
             "time_ns": time.time_ns(),

@@ -66,11 +66,19 @@ def load_digits(folder: Path) -> tuple[Digits, Digits]:
 
 
 def _read_set(folder: Path, prefix: str) -> Digits:
-    images = read_idx(next(folder.glob(f"{prefix}-images*")))
-    labels = read_idx(next(folder.glob(f"{prefix}-labels*")))
+    images, labels = (
+        read_idx(_first_file(folder, f"{prefix}-{kind}*")) for kind in ("images", "labels")
+    )
     if len(images) != len(labels):
         raise ValueError(f"{prefix}-* in {folder}: {len(images)} images, {len(labels)} labels")
     return Digits(images.unsqueeze(1), labels.long())
+
+
+def _first_file(folder: Path, pattern: str) -> Path:
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"no {pattern} in {folder}")
+    return files[0]
 
 
 def read_idx(path: Path) -> torch.Tensor:

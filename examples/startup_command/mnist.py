@@ -33,7 +33,7 @@ def main() -> None:
         nn.Conv2d(1, 32, kernel_size=3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(10)
     )
     model(images[:1] / 255)  # LazyLinear takes its size from the first image
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.004)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     # After the optimizer: modules that it imports would keep the group for good, and a rank that
     # ends with it may abort (https://github.com/pytorch/pytorch/issues/190489, torch 2.13).
     if WORLD_SIZE > 1:

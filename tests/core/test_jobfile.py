@@ -22,6 +22,8 @@ def read(tmp_path: Path, text: str, name: str = "job.yaml") -> dict[str, object]
         ("true", True),
         ("1e-3", 0.001),
         ("5E3", 5000.0),
+        (".inf", float("inf")),
+        ("-.INF", float("-inf")),
         (".5", 0.5),
         ("010", 10),
         ("0x10", 16),
@@ -59,6 +61,10 @@ def test_values_have_the_types_people_mean(tmp_path: Path, text: str, expected: 
         ("a.yaml", "a: !!python/object:os.system {}\n", "could not determine a constructor"),
         ("a.json", '{"a": 1,}', "line 1, column 9"),
         ("a.json", "[]", "a list"),
+        ("a.json", '{"a": 1, "a": 2}', "the key 'a' is given twice"),
+        ("a.yaml", "a: " + "9" * 5000, "Exceeds the limit"),
+        ("a.yaml", "a: " + "[" * 5000, "values that are nested too deep"),
+        ("a.json", '{"a": ' + "[" * 100000, "values that are nested too deep"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_where(

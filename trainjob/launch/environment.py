@@ -24,6 +24,13 @@ _INHERITED = re.compile(
 )
 """Names that say how the machine is set up. Anything else of the worker stays with the worker."""
 
+_OF_MACHINE = re.compile(rf"(?:{_INHERITED.pattern})|PYTHONUNBUFFERED")
+
+
+def is_of_machine(name: str) -> bool:
+    """Tell whether programs take this variable for a setting of the machine, such as PATH."""
+    return _OF_MACHINE.fullmatch(name) is not None
+
 
 def rank_environment(
     launch: Launch, base: Mapping[str, str], port: int | None = None
@@ -40,23 +47,23 @@ def rank_environment(
     inherited = {name: value for name, value in base.items() if _INHERITED.fullmatch(name)}
     inherited.pop("OMP_NUM_THREADS", None)  # of the worker; only the job's own counts
     cores = launch.cores or num_cores()
-    environment = {
+    defaults = {
         # One node: without it gloo asks what the host name resolves to, and may not like it.
         "GLOO_SOCKET_IFNAME": "lo",
         **inherited,
         "PATH": search_path(base),
         # torchrun's default of 1 wastes the other cores.
         "OMP_NUM_THREADS": str(max(1, cores // launch.world_size)),
-        **launch.env,
         "PYTHONUNBUFFERED": "1",
-        "TRAINJOB_RUN_ID": launch.run_id,
     }
     if launch.device != "npu":
         # torch-npu breaks `import torch` on machines without its driver.
-        environment["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+        defaults["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     if launch.device == "cpu":
-        environment |= dict.fromkeys(VISIBLE_VARIABLES.values(), "")
-    return environment | _of_launcher(launch, port)
+        defaults |= dict.fromkeys(VISIBLE_VARIABLES.values(), "")
+    required = {"TRAINJOB_RUN_ID": launch.run_id, **_of_launcher(launch, port)}
+    # What the job says goes before everything but what keeps ranks together and findable.
+    return defaults | launch.env | required
 
 
 def search_path(base: Mapping[str, str]) -> str:

@@ -74,6 +74,10 @@ class _Follower:
         lines = self._progress.read()
         if not lines:
             return
-        latest = json.loads(lines[-1])
-        step, total, epoch = (latest[key] for key in ("step", "total", "epoch"))
-        emit(StepReported(0, step=step, total=total, epoch=epoch, metrics=latest["metrics"]))
+        try:
+            latest = json.loads(lines[-1])
+            step, total, epoch = (latest[key] for key in ("step", "total", "epoch"))
+            reported = StepReported(0, step, total, epoch, latest["metrics"])
+        except (ValueError, LookupError, TypeError):
+            return  # a line that a full disk cut short
+        emit(reported)

@@ -21,7 +21,7 @@ def failure(kind: type[E], url: str, found: str, do: str) -> E:
 def problem_of(field: str, asked: str, error: StoreError) -> Problem:
     """Return the problem of a job that a failure is."""
     found, _, do = str(error).partition(": ")[2].rpartition("; ")
-    return Problem(field, asked, found, do)
+    return Problem(field, asked, found, do, may_pass=error.retryable)
 
 
 @contextmanager

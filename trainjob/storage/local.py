@@ -15,7 +15,7 @@ from trainjob.storage.local_tree import copy_file, list_folder, walk
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 
-_PARTIAL = "_trainjob/partial-"
+PARTIAL = "_trainjob/partial-"
 """Start of the temporary names: in the tree, so that a rename stays on one file system."""
 
 
@@ -109,7 +109,7 @@ class LocalStore:
     def _new_file(self, path: str) -> Iterator[BinaryIO]:
         """Give an open file that takes the name `path` when the block ends well."""
         file = self._root / path
-        partial = self._root / f"{_PARTIAL}{uuid.uuid4().hex}"
+        partial = self._root / f"{PARTIAL}{uuid.uuid4().hex}"
         partial.parent.mkdir(parents=True, exist_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -136,7 +136,11 @@ def _endpoint_of(error: Exception) -> str:
     """Return where the request went, without its query."""
     address = getattr(error, "kwargs", {}).get("endpoint_url")
     parts = urlsplit(str(address)) if address else None
-    return f" at {parts.scheme}://{parts.netloc}" if parts else ""
+    if parts is None:
+        return ""
+    # Not the netloc, in which somebody may have written a password.
+    port = f":{parts.port}" if parts.port else ""
+    return f" at {parts.scheme}://{parts.hostname}{port}"
 
 
 def _one_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from trainjob.errors import (
 )
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Listing
+from trainjob.storage.local import PARTIAL
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
@@ -78,9 +79,13 @@ def upload_tree(
             store.delete([SUCCESS])
         claim = _Claim(run_id=run_id, files=frozenset(planned | earlier))
         store.write(CLAIM, claim.model_dump_json().encode())
+        # Another run may have found the folder empty at the same time. Each looks again, now and
+        # at the end: at least one of them sees the other, and no tree of two runs is Completed.
+        _refuse_others(store, claim)
         store.delete(sorted((present & earlier) - planned))
         sent = store.upload(source, listing.files, Meter(label, listing.files))
         _read_back(store, sent, f"verify {label}")
+        _refuse_others(store, claim)
         receipt = Receipt(
             run_id=run_id,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -124,12 +129,32 @@ def _own_files(store: Store, present: set[str], run_id: str) -> set[str]:
         if record is not None:
             is_ours = True
             own |= record.files
-    foreign = {path for path in present - own if not (is_ours and _is_bookkeeping(path))}
+    foreign = {
+        path
+        for path in present - own
+        if not (is_ours and _is_bookkeeping(path)) and not path.startswith(PARTIAL)
+    }
     if foreign:
         raise _not_empty(store.url, f"{len(foreign)} files, such as {min(foreign)!r}")
     if not present and store.is_file():
         raise _not_empty(store.url, "a file of that name")
     return own
+
+
+def _refuse_others(store: Store, claim: _Claim) -> None:
+    """See that the claim still is that of this run and that nobody else wrote here.
+
+    Raises:
+        OutputNotEmpty: Naming the other run or a file of it.
+    """
+    present = {entry.path for entry in store.list_files().files}
+    standing = _read_record(store, CLAIM)
+    if standing is None or standing.run_id != claim.run_id:
+        other = f"the run {standing.run_id}" if standing else "another run"
+        raise _not_empty(store.url, f"in use by {other}")
+    foreign = {path for path in present - claim.files if not _is_bookkeeping(path)}
+    if foreign:
+        raise _not_empty(store.url, f"{len(foreign)} files, such as {min(foreign)!r}")
 
 
 def _read_record(store: Store, path: str) -> _Claim | None:

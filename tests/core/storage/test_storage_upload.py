@@ -105,6 +105,39 @@ def test_a_lone_success_marker_of_others_is_refused(upload, place):
     assert place.paths() == [SUCCESS]
 
 
+def test_a_run_that_another_run_overtakes_does_not_complete(upload, place):
+    """Both found the folder empty; the other's claim replaces ours while we upload."""
+
+    def overtake(event):
+        if event.label == "train_url":
+            place.put(CLAIM, json.dumps({"run_id": "run-2", "files": ["other.pt"]}).encode())
+
+    with listening(overtake), pytest.raises(OutputNotEmpty, match="in use by the run run-2"):
+        upload()
+
+    assert SUCCESS not in place.paths()
+    assert RECEIPT not in place.paths()
+
+
+def test_a_file_that_another_run_adds_meanwhile_is_noticed(upload, place):
+    def intrude(event):
+        if event.label == "train_url":
+            place.put("other.pt", b"of another run")
+
+    with listening(intrude), pytest.raises(OutputNotEmpty, match=r"1 files, such as 'other.pt'"):
+        upload()
+
+    assert SUCCESS not in place.paths()
+
+
+def test_what_a_killed_first_attempt_left_is_not_in_the_way(upload, place):
+    place.put("_trainjob/partial-0123", b"half a claim")
+
+    upload()
+
+    assert set(place.paths()) == {"model.pt", "logs/metrics.json", *BOOKKEEPING}
+
+
 def test_a_claim_that_is_no_claim_is_of_others(upload, place):
     place.put(CLAIM, b"not JSON")
 
