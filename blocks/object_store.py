@@ -7,13 +7,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
-from httpx import HTTPStatusError
+from httpx import HTTPError, HTTPStatusError
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import ConfigDict, SecretStr
 
-from trainjob.errors import JobError, Problem
+from trainjob.errors import JobError, Problem, StoreUnavailable
 from trainjob.storage.settings import StoreSettings
 
 
@@ -61,6 +61,7 @@ def load_settings(store: str | None) -> StoreSettings:
 
     Raises:
         JobError: If no such block is saved, naming those that are.
+        StoreUnavailable: If the server of Prefect does not answer.
     """
     if store is None:
         return StoreSettings.from_env()
@@ -70,6 +71,11 @@ def load_settings(store: str | None) -> StoreSettings:
             document = client.read_block_document_by_name(store, slug)
         except ObjectNotFound as error:
             raise _unknown(store, _saved_names(client, slug)) from error
+        except HTTPError as error:
+            raise StoreUnavailable(
+                f"asked Prefect's server for the saved store {store!r}, found no answer ({error}); "
+                "try again when the server is there"
+            ) from error
     # Not Block.load: it returns a coroutine when a loop happens to run in this thread.
     return ObjectStore.model_validate(document.data).to_settings()
 

@@ -46,12 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)  # read when Prefect is imported, hence before it
     # A terminal that is closed or a supervisor that ends us must stop the ranks as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)
     try:
         return int(arguments.command(arguments))
     except JobError as error:
         _fail(arguments, error, [asdict(problem) for problem in error.problems])
-        return WRONG_JOB
+        return FAILED if all(problem.may_pass for problem in error.problems) else WRONG_JOB
     except TrainjobError as error:
         _fail(arguments, error, [])
         return FAILED
@@ -162,7 +163,9 @@ def _settings(store: str | None) -> StoreSettings:
         return StoreSettings.from_env()
     # A named store is a Prefect block; without one, a check does not wait for Prefect's import.
     from blocks.object_store import load_settings
+    from flows.server import reach_server
 
+    reach_server()
     return load_settings(store)
 
 

@@ -1,49 +1,21 @@
-"""Run a job in this process, with the server that is configured or Prefect's temporary one."""
+"""Run a job in this process."""
 
-import signal
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from prefect import State
-from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL
 
-from flows.training_job import training_job
-from trainjob.errors import TrainjobError
+from flows.server import reach_server
+from flows.training_job import already_checked, training_job
 from trainjob.job import TrainingJob
 
 
 def run_here(job: TrainingJob) -> tuple[str, str]:
-    """Run `job` to its end and return the name and message of the state it ends in.
+    """Run a job that was checked to its end; return name and message of the state it ends in.
 
     Raises:
         TrainjobError: If a server is configured and does not answer.
     """
-    _reach_server()
-    state = cast(State[Any], training_job(job, return_state=True))
+    reach_server()
+    with already_checked():
+        state = cast(State[Any], training_job(job, return_state=True))
     return state.name or state.type.value, state.message or ""
-
-
-def _reach_server() -> None:
-    """Start Prefect's temporary server if none is configured, or see that the server answers.
-
-    A temporary server belongs to the process group of the terminal, and Ctrl-C would end it before
-    it has heard how the run ended. So it is started by a thread that blocks SIGINT, which a child
-    process inherits (pthread_sigmask(3)); Prefect 3.8 ends it by SIGTERM.
-    """
-    with ThreadPoolExecutor(1, "start-server", _block_sigint) as thread:
-        problem = thread.submit(_health).result()
-    if problem is not None:
-        raise TrainjobError(
-            f"the Prefect server at {PREFECT_API_URL.value()!r} does not answer ({problem}); "
-            "start it, or unset PREFECT_API_URL to use a temporary one"
-        )
-
-
-def _block_sigint() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _health() -> Exception | None:
-    with get_client(sync_client=True) as client:
-        return client.api_healthcheck()

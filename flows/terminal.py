@@ -95,7 +95,8 @@ class Terminal:
             self.say(report.error)
         for output in report.outputs:
             self.say(f"  {output.name}  {output.url}")
-            self.say(f"  prove it  python -m flows verify {output.url}")
+        for command in report.verify_commands():
+            self.say(f"  prove it  {command}")
         if report.logs:
             self.say(f"  logs  {report.logs}")
         self.say(f"  run   {report.run_id}")

@@ -20,7 +20,7 @@ from trainjob.events import StageFailed, StageFinished, StageStarted, emit
 P = ParamSpec("P")
 R = TypeVar("R")
 
-NUM_RETRIES = 3
+NUM_RETRIES = 6
 _BACKOFF_S = 2.0
 _JITTER = 0.5
 
@@ -38,8 +38,9 @@ class Done(Generic[R]):
 def stage(summary: Callable[[R], str]) -> Callable[[Callable[P, R]], Task[P, Done[R]]]:
     """Make a function the stage of its name: a task that is retried, timed and reported.
 
-    The errors that are retried are those whose class says that a retry can help, with growing
-    pauses of 2, 4 and 8 seconds, each made longer by chance by up to half.
+    The errors that are retried are those whose class says that a retry can help, with pauses of
+    2, 4, 8, 16, 32 and 64 seconds, each made longer by chance by up to half: a store that restarts
+    does not cost the training.
 
     Args:
         summary: Says in one line what the returned value means to a person.

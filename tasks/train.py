@@ -18,6 +18,8 @@ from trainjob.workspace import Workspace
 
 _BATCH_LINES = 200
 _BATCH_S = 1.0
+_BATCH_CHARS = 200_000  # Prefect cuts a record at a million bytes
+_LINE_CHARS = 10_000
 _MAX_LINES_A_BATCH_TIME = 1000
 
 
@@ -92,7 +94,7 @@ class _LogBatch:
             return
         source = "launcher" if event.rank is None else f"rank {event.rank}"
         with self._lock:
-            self._lines += [f"[{source}] {line}" for line in event.lines]
+            self._lines += [_short(f"[{source}] {line}") for line in event.lines]
             excess = len(self._lines) - _MAX_LINES_A_BATCH_TIME
             if excess > 0:
                 del self._lines[:excess]
@@ -105,5 +107,24 @@ class _LogBatch:
             num_left_out, self._num_left_out = self._num_left_out, 0
         if num_left_out:
             self._logger.info("%d lines are left out here; rank-N.log has them", num_left_out)
-        for i in range(0, len(lines), _BATCH_LINES):
-            self._logger.info("%s", "\n".join(lines[i : i + _BATCH_LINES]))
+        for batch in _batches(lines):
+            self._logger.info("%s", "\n".join(batch))
+
+
+def _short(line: str) -> str:
+    left_out = len(line) - _LINE_CHARS
+    return line if left_out <= 0 else f"{line[:_LINE_CHARS]}… ({left_out} more characters)"
+
+
+def _batches(lines: list[str]) -> Iterator[list[str]]:
+    """Yield the lines in parts that Prefect takes as one record."""
+    batch: list[str] = []
+    num_chars = 0
+    for line in lines:
+        if batch and (len(batch) == _BATCH_LINES or num_chars + len(line) > _BATCH_CHARS):
+            yield batch
+            batch, num_chars = [], 0
+        batch.append(line)
+        num_chars += len(line)
+    if batch:
+        yield batch

@@ -1,5 +1,6 @@
 """What a run says at its end: for programs as values, for people as markdown."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from trainjob.values import format_size
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One stage that ended well."""
+    """One stage that ran; `seconds` are those of its last try."""
 
     name: str
     seconds: float
@@ -34,11 +35,12 @@ class RunReport:
         job: Name of the job.
         run_id: Id of the run, which is that of its Prefect flow run.
         state: ``Completed``, ``AutoStopped``, ``Failed`` or ``Cancelled``.
-        stages: The stages that ended well, in order.
+        stages: The stages that ran, in order; of one that failed the summary says so.
         outputs: The outputs that are in their stores, verified.
         logs: Folder of the ranks' logs on the machine that trained.
         command: What every rank executed, as typed in a terminal.
         error: Why the run failed; absent if it did not.
+        store: Name of the store that the urls of the job belong to.
     """
 
     job: str
@@ -49,45 +51,67 @@ class RunReport:
     logs: str | None = None
     command: str | None = None
     error: str | None = None
+    store: str | None = None
+
+    def verify_commands(self) -> list[str]:
+        """Return the command that proves each output again, as typed in a terminal."""
+        store = ["--store", self.store] if self.store else []
+        words = ["python", "-m", "flows", "verify"]
+        return [shlex.join([*words, output.url, *store]) for output in self.outputs]
 
 
-def report_markdown(report: RunReport, job: TrainingJob) -> str:
-    """Return the report as a page: what ran, where the outputs are, how long each stage took."""
-    lines = [f"# {job.name}: {report.state}", ""]
-    if job.description:
+def report_markdown(report: RunReport, job: TrainingJob | None) -> str:
+    """Return the report as a page: what ran, where the outputs are, how long each stage took.
+
+    Args:
+        report: What the run did.
+        job: Its job; None if it could not be read.
+    """
+    lines = [f"# {report.job}: {report.state}", ""]
+    if job and job.description:
         lines += [job.description, ""]
     if report.error:
         lines += ["## Why", "", *_code_block(report.error), ""]
     lines += ["## What ran", "", *_table(("", ""), _facts(report, job)), ""]
     if report.outputs:
-        outputs = [
-            (o.name, f"`{o.url}`", str(o.num_files), format_size(o.size_bytes))
-            for o in report.outputs
-        ]
-        lines += ["## Outputs", "", *_table(("name", "where", "files", "size"), outputs), ""]
-        lines += [f"Prove them again: `python -m flows verify {report.outputs[0].url}`", ""]
-    stages = [(s.name, f"{s.seconds:.1f} s", s.summary) for s in report.stages]
-    total_s = sum(s.seconds for s in report.stages)
-    stages.append(("together", f"{total_s:.1f} s", ""))
-    lines += ["## Stages", "", *_table(("stage", "time", "what it did"), stages), ""]
+        lines += ["## Outputs", "", *_outputs(report), ""]
+    if report.stages:
+        lines += ["## Stages", "", *_stages(report), ""]
     return "\n".join(lines)
 
 
-def _facts(report: RunReport, job: TrainingJob) -> list[tuple[str, str]]:
-    algorithm = job.algorithm
-    program = algorithm.boot_file if isinstance(algorithm, ScriptAlgorithm) else algorithm.command
-    ref = f" at {algorithm.code.ref}" if algorithm.code.ref else ""
-    facts = [
-        ("code", f"`{algorithm.code.url}`{ref}, `{program}`"),
-        ("ranks", f"{job.world_size} by {job.launcher} on {job.resources.device}"),
-        *((f"input {channel.name}", f"`{channel.url}`") for channel in job.inputs),
+def _outputs(report: RunReport) -> list[str]:
+    rows = [
+        (o.name, f"`{o.url}`", str(o.num_files), format_size(o.size_bytes)) for o in report.outputs
     ]
+    table = _table(("name", "where", "files", "size"), rows)
+    return [*table, "", "Prove them again:", "", *_code_block("\n".join(report.verify_commands()))]
+
+
+def _stages(report: RunReport) -> list[str]:
+    rows = [(s.name, f"{s.seconds:.1f} s", s.summary) for s in report.stages]
+    total_s = sum(s.seconds for s in report.stages)
+    return _table(("stage", "time", "what it did"), [*rows, ("together", f"{total_s:.1f} s", "")])
+
+
+def _facts(report: RunReport, job: TrainingJob | None) -> list[tuple[str, str]]:
+    facts = _facts_of_job(job) if job else []
     if report.command:
         facts.append(("command of every rank", f"`{report.command}`"))
     if report.logs:
         facts.append(("logs on the machine", f"`{report.logs}`"))
-    facts.append(("run", f"`{report.run_id}`"))
-    return facts
+    return [*facts, ("run", f"`{report.run_id}`")]
+
+
+def _facts_of_job(job: TrainingJob) -> list[tuple[str, str]]:
+    algorithm = job.algorithm
+    program = algorithm.boot_file if isinstance(algorithm, ScriptAlgorithm) else algorithm.command
+    ref = f" at {algorithm.code.ref}" if algorithm.code.ref else ""
+    return [
+        ("code", f"`{algorithm.code.url}`{ref}, `{program}`"),
+        ("ranks", f"{job.world_size} by {job.launcher} on {job.resources.device}"),
+        *((f"input {channel.name}", f"`{channel.url}`") for channel in job.inputs),
+    ]
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

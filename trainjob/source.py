@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainjob.archive import ARCHIVE_SUFFIXES, is_archive, unpack_archive
@@ -151,7 +151,7 @@ def boot_path(algorithm: ScriptAlgorithm, code_dir: Path) -> Path:
 def _problem_in(error: SourceError) -> Problem:
     """Return the problem of a job that an error of code is; see `trainjob.code_limits.refused`."""
     problem: Problem = error.args[0]
-    return problem
+    return replace(problem, may_pass=error.retryable)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import struct
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,8 +15,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ["digits", "digits_mpi", "startup_command"]
 
 
-@pytest.fixture(scope="module")
-def digits() -> ModuleType:
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    # The code folder of an example is uploaded as it is: leave no __pycache__ in it.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     spec = importlib.util.spec_from_file_location("digits", EXAMPLES / "digits/digits.py")
     assert spec is not None
     assert spec.loader is not None

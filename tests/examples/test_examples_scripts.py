@@ -107,12 +107,11 @@ def test_two_torchrun_ranks_learn_the_digits(dataset: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "model.pt"]
 
 
-def test_one_seed_gives_one_loss_and_another_seed_another(dataset: Path, tmp_path: Path) -> None:
-    for name, seed in (("first", "7"), ("second", "7"), ("other", "8")):
-        torchrun(dataset, tmp_path / name, "--epochs", "1", "--seed", seed)
+def test_one_seed_gives_the_same_losses_twice(dataset: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        torchrun(dataset, tmp_path / name, "--epochs", "2", "--seed", "7")
 
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
-    assert losses(tmp_path / "first") != losses(tmp_path / "other")
 
 
 def test_the_script_runs_without_a_launcher(dataset: Path, tmp_path: Path) -> None:

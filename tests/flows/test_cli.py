@@ -69,7 +69,7 @@ def test_run_for_machines_prints_one_object(tmp_path: Path, prefect_server: str)
     assert "[1/5] stage_inputs" in done.stderr
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_ends_with_130_and_leaves_no_process(
     tmp_path: Path, prefect_server: str, stop: signal.Signals
 ) -> None:
@@ -84,17 +84,22 @@ def test_a_stopped_run_ends_with_130_and_leaves_no_process(
 
     assert process.returncode == 130
     assert "Cancelled after" in output
+    assert f"logs  {tmp_path}" in output
 
 
+@pytest.mark.parametrize("with_store", [False, True])
 def test_ctrl_c_in_a_terminal_leaves_the_temporary_server_time_to_hear_of_it(
-    tmp_path: Path,
+    tmp_path: Path, with_store: bool
 ) -> None:
     started = tmp_path / "started"
     script = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)\n"
-    command = [sys.executable, "-m", "flows", "run", str(write_job(tmp_path, script))]
+    job = write_job(tmp_path, script, **({"store": "lab"} if with_store else {}))
     env = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    if with_store:
+        save = "from blocks.object_store import ObjectStore; ObjectStore().save('lab')"
+        subprocess.run([sys.executable, "-c", save], cwd=ROOT, env=env, check=True)
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "flows", "run", str(job)],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
@@ -109,6 +114,18 @@ def test_ctrl_c_in_a_terminal_leaves_the_temporary_server_time_to_hear_of_it(
     assert process.returncode == 130, output
     assert "Cancelled after" in output
     assert "Traceback" not in output
+
+
+def test_a_store_that_does_not_answer_is_no_mistake_in_the_job(tmp_path: Path) -> None:
+    job = write_job(tmp_path, inputs=[{"name": "data_url", "url": "s3://bucket/data/"}])
+    env = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    env |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "r"}
+
+    done = flows("check", str(job), **env)
+
+    assert done.returncode == 1
+    assert "inputs[0].url" in done.stderr
+    assert "127.0.0.1:1" in done.stderr
 
 
 def test_a_server_that_does_not_answer_is_one_message(tmp_path: Path) -> None:

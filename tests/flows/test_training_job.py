@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from flows.training_job import training_job
 from tests.jobs import make_job
 from trainjob.errors import JobError, TrainingFailed
+from trainjob.events import Event, StageFailed, listening
 from trainjob.job import TrainingJob
 from trainjob.storage.receipt import verify_receipt
 from trainjob.workspace import Workspace
@@ -126,6 +127,68 @@ def test_a_job_that_cannot_run_fails_with_all_its_problems_and_creates_nothing(
     with pytest.raises(JobError):
         state.result()
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_job_given_as_plain_values_is_explained_like_a_file() -> None:
+    values = {
+        "name": "plain",
+        "algorithm": {"code": {"url": "x"}, "boot_file": "t.py"},
+        "inputz": 1,
+    }
+
+    state = cast(State[Any], training_job(values, return_state=True))
+
+    assert state.is_failed()
+    assert "did you mean 'inputs'?" in (state.message or "")
+    run_id = str(state.state_details.flow_run_id)
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(run_id)).name.startswith("plain-20")
+    assert "# plain: Failed" in artifact_of(run_id)
+
+
+def test_the_page_of_a_failed_run_names_the_stage_that_failed(tmp_path: Path) -> None:
+    state = run(make_job(tmp_path, "print('done')"))
+
+    page = artifact_of(str(state.state_details.flow_run_id))
+    stages = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| upload")]
+    assert stages == ["| upload_outputs"]
+    assert "| failed |" in page
+
+
+def test_a_page_that_cannot_be_saved_does_not_decide_how_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("no artifacts today")
+
+    monkeypatch.setattr("tasks.report.create_markdown_artifact", refuse)
+
+    state = run(make_job(tmp_path))
+
+    assert state.is_completed(), state.message
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_store_that_is_gone_for_a_moment_does_not_refuse_the_job(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check finds no store; by the time the stage has tried again, it is there."""
+    bucket = s3.new_bucket()
+    s3.put(bucket, "data/value.txt", b"4")
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    job = make_job(tmp_path, inputs=[{"name": "data_url", "url": f"s3://{bucket}/data/"}])
+
+    def bring_back(event: Event) -> None:
+        if isinstance(event, StageFailed):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", s3.env["AWS_ENDPOINT_URL"])
+
+    with listening(bring_back):
+        state = run(job)
+
+    assert state.is_completed(), state.message
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == 8
 
 
 def test_a_script_that_writes_nothing_to_its_output_fails_the_run(tmp_path: Path) -> None:

@@ -67,15 +67,15 @@ def test_a_stage_is_tried_again_when_that_can_help() -> None:
     assert all(event.will_retry for event in events if isinstance(event, StageFailed))
 
 
-def test_a_stage_is_given_up_after_three_retries() -> None:
+def test_a_stage_is_given_up_after_six_retries() -> None:
     events: list[Event] = []
     errors: list[Exception] = [StoreUnavailable(f"down {number}") for number in range(9)]
 
-    with pytest.raises(StoreUnavailable, match="down 3"):
+    with pytest.raises(StoreUnavailable, match="down 6"):
         run_in_flow(failing_stage(errors, events))
 
     failed = [event.will_retry for event in events if isinstance(event, StageFailed)]
-    assert failed == [True, True, True, False]
+    assert failed == [True] * 6 + [False]
 
 
 @pytest.mark.parametrize(

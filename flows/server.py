@@ -1,0 +1,38 @@
+"""The Prefect server of this process: the one that is configured, or a temporary one."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+
+from trainjob.errors import TrainjobError
+
+
+def reach_server() -> None:
+    """Start Prefect's temporary server if none is configured, or see that the server answers.
+
+    To be called before anything else makes a Prefect client. A temporary server belongs to the
+    process group of the terminal, and Ctrl-C would end it before it has heard how the run ended. So
+    it is started by a thread that blocks SIGINT, which a child process inherits
+    (pthread_sigmask(3)); Prefect 3.8 ends it by SIGTERM.
+
+    Raises:
+        TrainjobError: If a server is configured and does not answer.
+    """
+    with ThreadPoolExecutor(1, "start-server", _block_sigint) as thread:
+        problem = thread.submit(_health).result()
+    if problem is not None:
+        raise TrainjobError(
+            f"the Prefect server at {PREFECT_API_URL.value()!r} does not answer ({problem}); "
+            "start it, or unset PREFECT_API_URL to use a temporary one"
+        )
+
+
+def _block_sigint() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _health() -> Exception | None:
+    with get_client(sync_client=True) as client:
+        return client.api_healthcheck()
