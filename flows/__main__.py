@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -45,9 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)  # read when Prefect is imported, hence before it
-    # A terminal that is closed or a supervisor that ends us must stop the ranks as Ctrl-C does.
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)
     try:
         return int(arguments.command(arguments))
     except JobError as error:
@@ -96,12 +94,33 @@ def _run(arguments: argparse.Namespace) -> int:
     job = TrainingJob.load(arguments.job)
     terminal.introduce(job)
     _refuse_problems(job, arguments.job)
+    _stop_by_signals(terminal)
     with terminal.live(), listening(terminal):
         code, report = _run_flow(job, terminal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python drops our handler while it exits
     terminal.conclude(report, time.monotonic() - begun)
     if arguments.json:
         print(json.dumps({**asdict(report), "exit_code": code}, indent=2))
     return code
+
+
+def _stop_by_signals(terminal: Terminal) -> None:
+    """Let Ctrl-C, SIGTERM and a closed terminal stop the run, and none of them its last words.
+
+    The first stops the ranks, a second one does not wait for them; further ones change nothing.
+    """
+    num_left = 2
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal num_left
+        if num_left and terminal.report is None:
+            num_left -= 1
+            raise KeyboardInterrupt
+
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What is ignored stays ignored: nohup wants the run to outlive its terminal.
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, stop)
 
 
 def _run_flow(job: TrainingJob, terminal: Terminal) -> tuple[int, RunReport]:
@@ -112,7 +131,6 @@ def _run_flow(job: TrainingJob, terminal: Terminal) -> tuple[int, RunReport]:
     try:
         state, message = run_here(job)
     except KeyboardInterrupt:
-        # Prefect turns SIGTERM into an end of its own and passes the signal on afterwards.
         state, message = "Cancelled", "stopped"
     report = terminal.report or RunReport(job.name, "", state=state, error=message)
     codes = {"Completed": COMPLETED, "AutoStopped": COMPLETED, "Cancelled": STOPPED}

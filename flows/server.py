@@ -1,12 +1,19 @@
 """The Prefect server of this process: the one that is configured, or a temporary one."""
 
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from prefect.client.orchestration import get_client
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 
 from trainjob.errors import TrainjobError
+
+_LIFELINE = Path(__file__).with_name("lifeline.py")
+_lifelines: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
 def reach_server() -> None:
@@ -22,10 +29,22 @@ def reach_server() -> None:
     """
     with ThreadPoolExecutor(1, "start-server", _block_sigint) as thread:
         problem = thread.submit(_health).result()
+    _end_with_this_process()
     if problem is not None:
         raise TrainjobError(
             f"the Prefect server at {PREFECT_API_URL.value()!r} does not answer ({problem}); "
             "start it, or unset PREFECT_API_URL to use a temporary one"
+        )
+
+
+def _end_with_this_process() -> None:
+    """Have the temporary server ended even if this process is killed (Prefect ends it at exit)."""
+    server = SubprocessASGIServer().server_process if not PREFECT_API_URL.value() else None
+    if server is not None and server.pid not in _lifelines:
+        _lifelines[server.pid] = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_LIFELINE), str(server.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
 
 

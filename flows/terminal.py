@@ -1,5 +1,6 @@
 """The story of a run in a terminal: live bars when it is one, plain lines when not."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from trainjob.values import format_size
 
 STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
 _PLAIN_INTERVAL_S = 5.0
+# All escape sequences but colors (ECMA-48 SGR), and all control characters but tab and escape.
+_CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)(?:\[[0-9;?]*[@-~])?|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f]")
 _RANK_COLORS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
@@ -99,7 +102,8 @@ class Terminal:
             self.say(f"  prove it  {command}")
         if report.logs:
             self.say(f"  logs  {report.logs}")
-        self.say(f"  run   {report.run_id}")
+        if report.run_id:
+            self.say(f"  run   {report.run_id}")
 
     def __call__(self, event: Event) -> None:
         """Tell one event."""
@@ -172,7 +176,7 @@ class Terminal:
         source = "launcher" if event.rank is None else f"rank {event.rank}"
         color = _RANK_COLORS[(event.rank or 0) % len(_RANK_COLORS)]
         prefix = f"      [{color}]{source} |[/] "
-        text = "\n".join(prefix + escape(line) for line in event.lines)
+        text = "\n".join(prefix + escape(_harmless(line)) for line in event.lines)
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def _bar(self, key: str, label: str, total: int | None, detail: str) -> TaskID:
@@ -185,3 +189,9 @@ class Terminal:
         for bar in self._bars.values():
             self._progress.remove_task(bar)
         self._bars.clear()
+
+
+def _harmless(line: str) -> str:
+    """Return what a terminal would show last of a line, colors kept, without any other control."""
+    shown = line.rstrip("\r").rpartition("\r")[2]
+    return _CONTROL.sub("", shown)

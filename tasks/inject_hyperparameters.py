@@ -4,11 +4,12 @@ from tasks.stage import stage
 from trainjob.job import TrainingJob
 from trainjob.parameters import write_params
 from trainjob.plan import Program, channel_folders, program_of
+from trainjob.values import counted
 from trainjob.workspace import Workspace
 
 
 def _summary(program: Program) -> str:
-    return str(program)
+    return counted(len(program.argv) - 1, "argument")
 
 
 @stage(_summary)

@@ -67,6 +67,7 @@ def stage(summary: Callable[[R], str]) -> Callable[[Callable[P, R]], Task[P, Don
 
         return task(
             name=name,
+            task_run_name=name,
             retries=NUM_RETRIES,
             retry_delay_seconds=exponential_backoff(_BACKOFF_S),
             retry_jitter_factor=_JITTER,

@@ -40,6 +40,7 @@ RESERVED_ENV = re.compile(
 )
 """Environment names that the launchers and trainjob set; a job must not."""
 
+_RUN_ID = "{run_id}"
 _STORE_SCHEMES = ("file", "s3")
 _CODE_SCHEMES = (*_STORE_SCHEMES, "git+file", "git+https", "git+ssh")
 
@@ -91,7 +92,7 @@ class Code(_Spec):
     url: Line
     """A folder, `s3://bucket/prefix/`, an archive (.zip, .tar, .tar.gz, .tgz) at either, or a git
     repository (`git+https://…`, `git+ssh://…`, `git+file://…`). Without a scheme: a path relative
-    to the job file."""
+    to the job file, or in a deployment to the checkout of the worker."""
 
     ref: Line | None = None
     """Branch, tag or commit of a git repository; absent: its default branch."""
@@ -113,7 +114,7 @@ class ScriptAlgorithm(_Spec):
 class CommandAlgorithm(_Spec):
     """Code with a startup command in any language, run on every rank."""
 
-    kind: Literal["command"]
+    kind: Literal["command"] = "command"
     """This form of algorithm."""
 
     code: Code
@@ -265,6 +266,7 @@ class TrainingJob(_Spec):
     def _check(self) -> Self:
         problems = [
             *_url_problems(self),
+            *_placeholder_problems(self),
             *_name_problems(self),
             *hyperparameter_problems(self.hyperparameters),
             *_launch_problems(self),
@@ -276,7 +278,7 @@ class TrainingJob(_Spec):
 
 def output_url(channel: OutputChannel, run_id: str) -> str:
     """Return where the files of `channel` go in the run with this id."""
-    return channel.url.replace("{run_id}", run_id)
+    return channel.url.replace(_RUN_ID, run_id)
 
 
 def _absolute(url: str, base: Path) -> str:
@@ -345,13 +347,34 @@ def _name_problems(job: TrainingJob) -> list[Problem]:
             found = f"a channel of that name at {channel_names[name]}"
             field = f"hyperparameters.{name}"
             problems.append(Problem(field, f"--{name}", found, "rename one of them"))
-    return [*problems, *_env_problems(job.env), *_overlapping_outputs(job.outputs)]
+    return [*problems, *_env_problems(job.env), *_overlapping_outputs(job.inputs, job.outputs)]
 
 
-def _overlapping_outputs(outputs: list[OutputChannel]) -> list[Problem]:
+def _placeholder_problems(job: TrainingJob) -> list[Problem]:
+    """Find words in braces that would become part of a name as they are."""
+    problems = []
+    places = [
+        *((f"inputs[{i}].url", channel.url, ()) for i, channel in enumerate(job.inputs)),
+        *((f"outputs[{i}].url", channel.url, (_RUN_ID,)) for i, channel in enumerate(job.outputs)),
+    ]
+    for field, url, known in places:
+        for word in re.findall(r"\{[^{}]*\}", url):
+            if word not in known:
+                do = f"write {_RUN_ID}" if known else "write the url in full"
+                problems.append(Problem(field, "a url", f"{word!r} in it", do))
+    return problems
+
+
+def _overlapping_outputs(inputs: list[InputChannel], outputs: list[OutputChannel]) -> list[Problem]:
     """Find outputs of which one would be written into another."""
     problems = []
     folders = [channel.url.rstrip("/") + "/" for channel in outputs]
+    for i, folder in enumerate(folders):
+        for j, source in enumerate(inputs):
+            if folder.startswith(source.url.rstrip("/") + "/"):
+                found = f"inputs[{j}].url above it, so that the next run would read the results"
+                do = "use another folder"
+                problems.append(Problem(f"outputs[{i}].url", "a folder of its own", found, do))
     for i, folder in enumerate(folders):
         for j, other in enumerate(folders):
             if i != j and folder.startswith(other) and (folder != other or i > j):

@@ -113,7 +113,7 @@ def _load_yaml(text: str) -> Any:
 
 
 def _describe(error: yaml.YAMLError) -> str:
-    problem = getattr(error, "problem", None) or "a syntax error"
+    problem = (getattr(error, "problem", None) or "a syntax error").removeprefix("found ")
     mark = getattr(error, "problem_mark", None)
     return f"{problem} at line {mark.line + 1}, column {mark.column + 1}" if mark else problem
 

@@ -134,6 +134,10 @@ def _value_problems(field: str, value: HyperparameterValue) -> list[Problem]:
 
 
 def _text_problems(field: str, value: Scalar) -> list[Problem]:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        # One such number in the parameters of a run, and Prefect 3.8's server lists no runs at all.
+        do = "give it as a text"
+        return [Problem(field, "an integer of at most 64 bits", _shown(value), do)]
     if isinstance(value, str) and "\0" in value:
         do = "remove the NUL, which ends every text that a program is given"
         return [Problem(field, "a text without NUL", _shown(value), do)]

@@ -5,6 +5,7 @@ file, the form and the receipt show one spelling. Used by the job model only.
 """
 
 import re
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -46,7 +47,8 @@ def parse_duration(value: Any) -> Any:
     text = str(value).strip().lower()
     if isinstance(value, str) and _DURATION.fullmatch(text):
         parts = _DURATION_PART.findall(text)
-        return timedelta(seconds=sum(float(n) * _DURATION_UNITS_S[unit] for n, unit in parts))
+        with suppress(OverflowError):  # more than timedelta can hold
+            return timedelta(seconds=sum(float(n) * _DURATION_UNITS_S[unit] for n, unit in parts))
     raise ValueError("write a duration with its unit, such as 90s, 15m, 1h30m or 2d")
 
 

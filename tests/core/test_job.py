@@ -92,6 +92,10 @@ def test_numbers_in_env_are_taken_as_text() -> None:
         ({"inputs": [{"name": "path", "url": "x"}]}, "inputs[0].name: asked for the channel 'path"),
         ({"outputs": [{"name": "Home", "url": "x"}]}, "outputs[0].name: asked for the channel 'H"),
         ({"inputs": [{"name": "a", "url": "s3://k:s@b/x"}]}, "inputs[0].url: asked for s3://buc"),
+        ({"outputs": [{"name": "a", "url": "o/{runid}"}]}, "outputs[0].url: asked for a url, fo"),
+        ({"inputs": [{"name": "a", "url": "o/{run_id}"}]}, "inputs[0].url: asked for a url, fou"),
+        ({"hyperparameters": {"a": 2**63}}, "hyperparameters.a: asked for an integer of at most"),
+        ({"hyperparameters": {"a": [2**64]}}, "hyperparameters.a[0]: asked for an integer of at"),
         ({"hyperparameters": {"-lr": 1}}, "hyperparameters.-lr: asked for 1 to 64 letters"),
         ({"hyperparameters": {"a": "\0"}}, "hyperparameters.a: asked for a text without NUL"),
         ({"hyperparameters": {"a": {}}}, "hyperparameters.a: asked for a text, a number"),
@@ -133,6 +137,18 @@ def test_an_output_inside_another_is_refused() -> None:
         "outputs[0].url: asked for a folder of its own, found outputs[1].url, which is the same "
         "folder or above it; use another folder"
     ]
+
+
+def test_an_output_inside_an_input_is_refused() -> None:
+    change = {"inputs": [{"name": "a", "url": "d"}], "outputs": [{"name": "b", "url": "d/o"}]}
+
+    assert problems_in(MINIMAL | change)[0].startswith("outputs[0].url: asked for a folder of its")
+
+
+def test_an_algorithm_with_a_command_needs_no_kind() -> None:
+    data = {"name": "x", "algorithm": {"code": {"url": "c"}, "command": ""}}
+
+    assert problems_in(data)[0].startswith("algorithm.command: asked for one line of text")
 
 
 def test_only_git_code_has_a_ref() -> None:

@@ -51,7 +51,7 @@ dashed_texts = st.builds(
 )
 SINGLES = {
     "bool": st.booleans(),
-    "int": st.integers(),
+    "int": st.integers(-(2**63), 2**63 - 1),
     "float": st.floats(allow_nan=False, allow_infinity=False),
     "str": (texts | dashed_texts).filter(lambda text: text != "--"),
 }

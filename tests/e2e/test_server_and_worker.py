@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -73,10 +76,10 @@ def api(served: str) -> Iterator[str]:
         yield served
 
 
-def submit(job: dict[str, Any]) -> FlowRun:
-    run = run_deployment(
-        "training-job/cpu", parameters={"job": job}, timeout=180, poll_interval=0.5
-    )
+def submit(job: dict[str, Any] | None) -> FlowRun:
+    """Run the deployment, with its default parameters if `job` is None, and wait for the end."""
+    parameters = {"job": job} if job else None
+    run = run_deployment("training-job/cpu", parameters=parameters, timeout=180, poll_interval=0.5)
     assert isinstance(run, FlowRun)
     return run
 
@@ -87,6 +90,37 @@ def test_a_job_submitted_to_the_deployment_runs_on_the_worker(tmp_path: Path, ap
     assert run.state is not None
     assert run.state.is_completed(), run.state.message
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == 42
+
+
+def test_the_deployment_as_it_is_trains_the_digits_on_two_ranks(api: str) -> None:
+    dataset = ROOT / ".demo" / "datasets" / "digits"
+    make = [sys.executable, str(ROOT / "examples" / "make_dataset.py"), str(dataset)]
+    subprocess.run(make, check=True, capture_output=True)
+
+    run = submit(None)
+
+    assert run.state is not None
+    assert run.state.is_completed(), run.state.message
+    metrics = ROOT / ".demo" / "runs" / "digits" / str(run.id) / "metrics.json"
+    assert json.loads(metrics.read_text())["test_accuracy"] >= 0.95
+
+
+def test_an_interval_schedule_yields_runs(api: str) -> None:
+    """With SQLAlchemy 2.1 the server of Prefect 3.8 runs, but never creates one."""
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("training-job/cpu").id
+        daily: list[tuple[Any, bool]] = [(IntervalSchedule(interval=timedelta(days=1)), True)]
+        [made] = client.create_deployment_schedules(deployment, daily)
+        of_this = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+
+        def scheduled() -> list[FlowRun]:
+            runs = client.read_flow_runs(flow_run_filter=of_this)
+            return [run for run in runs if run.auto_scheduled]
+
+        _wait_for(lambda: bool(scheduled()))
+        client.delete_deployment_schedule(deployment, made.id)
+        for run in scheduled():
+            client.delete_flow_run(run.id)
 
 
 def test_a_wrong_job_submitted_to_the_deployment_fails_with_its_problems(

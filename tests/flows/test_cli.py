@@ -35,7 +35,7 @@ def test_run_tells_the_story_and_ends_with_0(tmp_path: Path, prefect_server: str
     assert done.returncode == 0, done.stdout + done.stderr
     for text in (
         "[1/5] stage_inputs  data_url: 1 file,",
-        "[3/5] inject_hyperparameters  python train.py --data_url",
+        "[3/5] inject_hyperparameters  6 arguments",
         "rank 0 | result 42",
         "[5/5] upload_outputs  train_url: 1 file,",
         "Completed after",
@@ -114,6 +114,41 @@ def test_ctrl_c_in_a_terminal_leaves_the_temporary_server_time_to_hear_of_it(
     assert process.returncode == 130, output
     assert "Cancelled after" in output
     assert "Traceback" not in output
+
+
+def test_nothing_is_left_when_the_flow_process_is_killed(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    script = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)\n"
+    mark = f"PREFECT_HOME={tmp_path / 'prefect'}"
+    env = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    command = [sys.executable, "-m", "flows", "run", str(write_job(tmp_path, script))]
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as process:
+        _wait_for(started.exists, timeout_s=60)
+        assert len(_processes_with(mark)) > 1  # the temporary server is one of them
+        process.kill()
+
+    _wait_for(lambda: not _processes_with(mark))
+
+
+def test_many_ctrl_c_in_a_row_are_one_stop(tmp_path: Path, prefect_server: str) -> None:
+    started = tmp_path / "started"
+    script = (
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(started)!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-m", "flows", "run", str(write_job(tmp_path, script))]
+    env = os.environ | {"PREFECT_API_URL": prefect_server}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+        _wait_for(started.exists)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)  # the pace of an impatient person
+        output = process.stdout.read() if process.stdout else ""
+
+    assert process.returncode == 130
+    assert "Cancelled after" in output
 
 
 def test_a_store_that_does_not_answer_is_no_mistake_in_the_job(tmp_path: Path) -> None:
@@ -235,6 +270,17 @@ def test_a_wrong_secret_is_never_shown(tmp_path: Path, s3: Any) -> None:
     assert done.returncode == 2
     assert "inputs[0].url" in done.stderr
     assert secret not in done.stdout + done.stderr
+
+
+def _processes_with(mark: str) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
 
 
 def _wait_for(condition: Any, timeout_s: float = 30.0) -> None:

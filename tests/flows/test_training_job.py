@@ -11,6 +11,7 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 
 from flows.training_job import training_job
+from tasks.report import artifact_key
 from tests.jobs import make_job
 from trainjob.errors import JobError, TrainingFailed
 from trainjob.events import Event, StageFailed, listening
@@ -26,8 +27,8 @@ def run(job: dict[str, Any]) -> State[Any]:
     return state
 
 
-def artifact_of(run_id: str) -> str:
-    artifact = cast(Artifact, Artifact.get(key="training-job"))
+def artifact_of(run_id: str, job: str = "copy") -> str:
+    artifact = cast(Artifact, Artifact.get(key=artifact_key(job)))
     assert str(artifact.flow_run_id) == run_id
     return str(artifact.data)
 
@@ -143,7 +144,7 @@ def test_a_job_given_as_plain_values_is_explained_like_a_file() -> None:
     run_id = str(state.state_details.flow_run_id)
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(UUID(run_id)).name.startswith("plain-20")
-    assert "# plain: Failed" in artifact_of(run_id)
+    assert "# plain: Failed" in artifact_of(run_id, "plain")
 
 
 def test_the_page_of_a_failed_run_names_the_stage_that_failed(tmp_path: Path) -> None:

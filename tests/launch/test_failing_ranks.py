@@ -177,7 +177,7 @@ def test_a_launcher_that_fails_is_shown_with_its_output(make_launch, watch, tmp_
 
     assert str(caught.value).splitlines()[:3] == [
         "the launcher (torchrun) failed with exit code 1 before any rank began",
-        "last 1 lines of the launcher:",
+        "last 1 line of the launcher:",
         "  no torch today",
     ]
 

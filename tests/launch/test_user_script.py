@@ -137,7 +137,7 @@ def test_an_exception_shows_the_users_frames_only(make_launch):
     assert message[0].endswith("(exit code 1)")
     frames = [line.strip() for line in message if line.strip().startswith("File ")]
     assert [frame.rpartition(" in ")[2] for frame in frames] == ["<module>", "load", "raw_decode"]
-    assert message[-3:] == ["last 1 lines of rank 0:", "  loading", f"log: {launch.rank_log(0)}"]
+    assert message[-3:] == ["last 1 line of rank 0:", "  loading", f"log: {launch.rank_log(0)}"]
     assert "user_script" not in launch.rank_log(0).read_text()
     assert "bootstrap" not in launch.rank_log(0).read_text()
     assert failed.failure.exit_code == 1
@@ -270,7 +270,7 @@ def test_the_exit_code_of_a_command_is_its_own(make_launch):
     failed = failure(make_launch(command=("sh", "-c", "echo working; exit 5")))
 
     assert failed.failure.exit_code == 5
-    assert str(failed).startswith("rank 0 of 1 failed with exit code 5\nlast 1 lines of rank 0:")
+    assert str(failed).startswith("rank 0 of 1 failed with exit code 5\nlast 1 line of rank 0:")
 
 
 def test_a_program_killed_below_a_command_is_recognised(make_launch):

@@ -15,6 +15,7 @@ from trainjob.launch.launch import Launch
 from trainjob.launch.rank_log import last_lines
 from trainjob.launch.records import LAUNCH_ERROR, RankRecords
 from trainjob.launch.supervision import Finished
+from trainjob.values import counted
 
 _NUM_LAST_LINES = 20
 _MAX_HEADLINE_CHARS = 300
@@ -204,4 +205,4 @@ def _signal_name(number: int) -> str:
 def _shown_lines(whose: str, lines: Sequence[str]) -> list[str]:
     if not lines:
         return []
-    return [f"last {len(lines)} lines of {whose}:", *(f"  {line}" for line in lines)]
+    return [f"last {counted(len(lines), 'line')} of {whose}:", *(f"  {line}" for line in lines)]

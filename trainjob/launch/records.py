@@ -80,5 +80,5 @@ def _read_rank(records_dir: Path, rank: int) -> RankRecords:
 def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):  # not there, or a script has written into it
         return None

@@ -229,7 +229,7 @@ def _signal_all(pids: set[int], signum: signal.Signals) -> None:
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):  # not there yet, or a script has written into it
         return None
 
 

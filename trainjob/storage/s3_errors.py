@@ -82,7 +82,10 @@ def _failure_of(error: Exception, url: str) -> StoreError:
     if isinstance(answer, ClientError):
         return _refusal(answer, url)
     if isinstance(error, _NO_CREDENTIALS):
-        do = "name a store in the job, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        do = (
+            "name a saved store (store: in a job, --store in a command), or set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
         return failure(StoreDenied, url, "no complete credentials for the store", do)
     if isinstance(error, SSLError):
         do = "set ca_bundle to the certificates to trust, or correct the endpoint"
