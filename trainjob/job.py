@@ -101,6 +101,8 @@ class Code(_Spec):
 class ScriptAlgorithm(_Spec):
     """Code whose boot file is a Python script, run on every rank."""
 
+    model_config = ConfigDict(title="Script")  # the form's tab
+
     kind: Literal["script"] = "script"
     """This form of algorithm."""
 
@@ -113,6 +115,8 @@ class ScriptAlgorithm(_Spec):
 
 class CommandAlgorithm(_Spec):
     """Code with a startup command in any language, run on every rank."""
+
+    model_config = ConfigDict(title="Startup command")  # the form's tab
 
     kind: Literal["command"] = "command"
     """This form of algorithm."""
@@ -132,7 +136,8 @@ class InputChannel(_Spec):
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
 
     url: Line
-    """A folder, or `s3://bucket/prefix/`. Without a scheme: a path relative to the job file."""
+    """A folder, or `s3://bucket/prefix/`. Without a scheme: a path relative to the
+    job file, or in a deployment to the checkout of the worker."""
 
 
 class OutputChannel(_Spec):
@@ -143,7 +148,8 @@ class OutputChannel(_Spec):
 
     url: Line
     """Where the files go: an empty or new folder or `s3://bucket/prefix/`. `{run_id}` in it
-    becomes the id of the run. Without a scheme: a path relative to the job file."""
+    becomes the id of the run. Without a scheme: a path relative to the
+    job file, or in a deployment to the checkout of the worker."""
 
 
 class Resources(_Spec):

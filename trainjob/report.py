@@ -72,7 +72,9 @@ def report_markdown(report: RunReport, job: TrainingJob | None) -> str:
         lines += [job.description, ""]
     if report.error:
         lines += ["## Why", "", *_code_block(report.error), ""]
-    lines += ["## What ran", "", *_table(("", ""), _facts(report, job)), ""]
+    lines += ["## What ran", "", *_table(("what", "value"), _facts(report, job)), ""]
+    if report.command:
+        lines += ["Every rank executed:", "", *_code_block(report.command), ""]
     if report.outputs:
         lines += ["## Outputs", "", *_outputs(report), ""]
     if report.stages:
@@ -96,8 +98,6 @@ def _stages(report: RunReport) -> list[str]:
 
 def _facts(report: RunReport, job: TrainingJob | None) -> list[tuple[str, str]]:
     facts = _facts_of_job(job) if job else []
-    if report.command:
-        facts.append(("command of every rank", f"`{report.command}`"))
     if report.logs:
         facts.append(("logs on the machine", f"`{report.logs}`"))
     return [*facts, ("run", f"`{report.run_id}`")]
