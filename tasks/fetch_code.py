@@ -11,7 +11,8 @@ from trainjob.workspace import Workspace
 
 def _summary(code: FetchedCode) -> str:
     version = f"commit {code.commit[:12]}, " if code.commit else ""
-    return f"{version}{code.num_entries} files and folders, {format_size(code.size_bytes)}"
+    entries = "1 file" if code.num_entries == 1 else f"{code.num_entries} files and folders"
+    return f"{version}{entries}, {format_size(code.size_bytes)}"
 
 
 @stage(_summary)
