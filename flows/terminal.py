@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.markup import escape
@@ -106,8 +106,8 @@ class Terminal:
             self.say(f"  run   {report.run_id}")
 
     def __call__(self, event: Event) -> None:
-        """Tell one event."""
-        with self._lock:
+        """Tell one event. A terminal that is gone is no reason to end a run."""
+        with self._lock, suppress(OSError):
             match event:
                 case StageStarted():
                     self._stage_started(event)
@@ -145,7 +145,7 @@ class Terminal:
 
     def _stage_line(self, stage: str, markup: str) -> None:
         number = STAGES.index(stage) + 1
-        head = f"[dim][{number}/{len(STAGES)}][/dim] [bold]{stage}[/]".replace("[1", "\\[1", 1)
+        head = f"[dim][{number}/{len(STAGES)}][/dim] [bold]{stage}[/]"
         self._console.print(f"{head}  {markup}", highlight=False, soft_wrap=True)
 
     def _transferred(self, event: Transferred) -> None:
