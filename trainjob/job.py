@@ -6,7 +6,6 @@ a file and reports all mistakes at once. Whether the named things exist is asked
 """
 
 import os
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,27 +21,16 @@ from pydantic import (
     model_validator,
 )
 
-from trainjob.errors import JobError, Problem
-from trainjob.git import shown_url
+from trainjob.errors import JobError
 from trainjob.job_problems import ProblemsFound, problems_of
+from trainjob.job_rules import RUN_ID, problems_across_fields
 from trainjob.jobfile import read_job_file
-from trainjob.launch.environment import is_of_machine
-from trainjob.parameters import HyperparameterValue, channel_env_name, hyperparameter_problems
+from trainjob.parameters import HyperparameterValue
 from trainjob.values import Duration, Flavor
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
 """1 to 64 letters, digits, - and _ (ModelArts, creating an algorithm). A leading - is refused
 here, which ModelArts allows: it would make ``--name`` ambiguous on a command line."""
-
-RESERVED_ENV = re.compile(
-    r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
-    r"|TORCH_DISABLE_SHARE_RDZV_TCP_STORE|(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
-)
-"""Environment names that the launchers and trainjob set; a job must not."""
-
-_RUN_ID = "{run_id}"
-_STORE_SCHEMES = ("file", "s3")
-_CODE_SCHEMES = (*_STORE_SCHEMES, "git+file", "git+https", "git+ssh")
 
 
 def _one_line(text: str) -> str:
@@ -270,13 +258,7 @@ class TrainingJob(_Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [
-            *_url_problems(self),
-            *_placeholder_problems(self),
-            *_name_problems(self),
-            *hyperparameter_problems(self.hyperparameters),
-            *_launch_problems(self),
-        ]
+        problems = problems_across_fields(self)
         if problems:
             raise ProblemsFound(problems)
         return self
@@ -284,7 +266,7 @@ class TrainingJob(_Spec):
 
 def output_url(channel: OutputChannel, run_id: str) -> str:
     """Return where the files of `channel` go in the run with this id."""
-    return channel.url.replace(_RUN_ID, run_id)
+    return channel.url.replace(RUN_ID, run_id)
 
 
 def _absolute(url: str, base: Path) -> str:
@@ -292,121 +274,3 @@ def _absolute(url: str, base: Path) -> str:
         return url
     absolute = os.path.normpath(base / Path(url).expanduser())
     return absolute + "/" if url.endswith("/") else absolute
-
-
-def _url_problems(job: TrainingJob) -> list[Problem]:
-    code = job.algorithm.code
-    problems = _scheme_problems("algorithm.code.url", code.url, _CODE_SCHEMES)
-    for i, channel in enumerate(job.inputs):
-        problems += _scheme_problems(f"inputs[{i}].url", channel.url, _STORE_SCHEMES)
-    for i, output in enumerate(job.outputs):
-        problems += _scheme_problems(f"outputs[{i}].url", output.url, _STORE_SCHEMES)
-    if shown_url(code.url) != code.url:
-        asked = "a url without a password or query, since everyone who sees the run can read it"
-        do = "let git on the machine know them, by a credential helper or an ssh key"
-        problems.append(Problem("algorithm.code.url", asked, repr(shown_url(code.url)), do))
-    if code.ref is not None and not code.url.startswith("git+"):
-        do = "give a git+https://, git+ssh:// or git+file:// url, or remove ref"
-        problems.append(
-            Problem("algorithm.code.ref", f"ref {code.ref!r}", f"the url {code.url!r}", do)
-        )
-    return problems
-
-
-def _scheme_problems(field: str, url: str, known: tuple[str, ...]) -> list[Problem]:
-    accepted = ", ".join(f"{scheme}://" for scheme in known) + " or a path"
-    if "://" not in url:
-        return []
-    if url.partition("://")[0] not in known:
-        return [Problem(field, f"one of {accepted}", repr(url), "use one of these")]
-    bucket = url.removeprefix("s3://").partition("/")[0]
-    if url.startswith("s3://") and "@" in bucket:
-        found = "something before an @, which may be a password"
-        return [Problem(field, "s3://bucket/prefix/", found, "name the bucket alone")]
-    if url.startswith("s3://") and not bucket:
-        return [Problem(field, "s3://bucket/prefix/", repr(url), "name the bucket")]
-    if url.startswith("file://") and not url.startswith("file:///"):
-        return [Problem(field, "file:///path", repr(url), "write three slashes and the full path")]
-    return []
-
-
-def _name_problems(job: TrainingJob) -> list[Problem]:
-    """Find names that would overwrite one another as arguments or environment variables."""
-    problems: list[Problem] = []
-    taken: dict[str, str] = {}
-    places = [
-        *((f"inputs[{i}].name", c.name) for i, c in enumerate(job.inputs)),
-        *((f"outputs[{i}].name", c.name) for i, c in enumerate(job.outputs)),
-    ]
-    for field, name in places:
-        env_name = channel_env_name(name)
-        if env_name in taken:
-            found = f"the same name at {taken[env_name]}"
-            problems.append(Problem(field, f"the channel {name!r}", found, "rename one of them"))
-        elif RESERVED_ENV.fullmatch(env_name) or is_of_machine(env_name) or env_name in job.env:
-            found = f"the environment variable {env_name}, which means something else"
-            problems.append(Problem(field, f"the channel {name!r}", found, "rename the channel"))
-        taken.setdefault(env_name, field)
-    channel_names = {name: field for field, name in places}
-    for name in job.hyperparameters:
-        if name in channel_names:
-            found = f"a channel of that name at {channel_names[name]}"
-            field = f"hyperparameters.{name}"
-            problems.append(Problem(field, f"--{name}", found, "rename one of them"))
-    return [*problems, *_env_problems(job.env), *_overlapping_outputs(job.inputs, job.outputs)]
-
-
-def _placeholder_problems(job: TrainingJob) -> list[Problem]:
-    """Find words in braces that would become part of a name as they are."""
-    problems = []
-    places = [
-        *((f"inputs[{i}].url", channel.url, ()) for i, channel in enumerate(job.inputs)),
-        *((f"outputs[{i}].url", channel.url, (_RUN_ID,)) for i, channel in enumerate(job.outputs)),
-    ]
-    for field, url, known in places:
-        for word in re.findall(r"\{[^{}]*\}", url):
-            if word not in known:
-                do = f"write {_RUN_ID}" if known else "write the url in full"
-                problems.append(Problem(field, "a url", f"{word!r} in it", do))
-    return problems
-
-
-def _overlapping_outputs(inputs: list[InputChannel], outputs: list[OutputChannel]) -> list[Problem]:
-    """Find outputs of which one would be written into another."""
-    problems = []
-    folders = [channel.url.rstrip("/") + "/" for channel in outputs]
-    for i, folder in enumerate(folders):
-        for j, source in enumerate(inputs):
-            if folder.startswith(source.url.rstrip("/") + "/"):
-                found = f"inputs[{j}].url above it, so that the next run would read the results"
-                do = "use another folder"
-                problems.append(Problem(f"outputs[{i}].url", "a folder of its own", found, do))
-    for i, folder in enumerate(folders):
-        for j, other in enumerate(folders):
-            if i != j and folder.startswith(other) and (folder != other or i > j):
-                found = f"outputs[{j}].url, which is the same folder or above it"
-                problems.append(
-                    Problem(f"outputs[{i}].url", "a folder of its own", found, "use another folder")
-                )
-    return problems
-
-
-def _env_problems(env: dict[str, str]) -> list[Problem]:
-    problems = []
-    for name in env:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            do = "use letters, digits and _, not starting with a digit"
-            problems.append(Problem(f"env.{name}", "an environment name", repr(name), do))
-        elif RESERVED_ENV.fullmatch(name):
-            found = "a name that the launcher sets for every rank"
-            problems.append(Problem(f"env.{name}", repr(name), found, "remove it"))
-    return problems
-
-
-def _launch_problems(job: TrainingJob) -> list[Problem]:
-    processes = job.resources.processes_per_node
-    if job.launcher == "single" and processes > 1:
-        found = "launcher single, which starts 1"
-        do = "set launcher to torchrun or mpi, or processes_per_node to 1"
-        return [Problem("resources.processes_per_node", f"{processes} processes", found, do)]
-    return []

@@ -1,0 +1,159 @@
+"""The rules of a job that look at several of its fields at once.
+
+Called by the model of the job when each field is right by itself; nothing outside the job is
+looked at.
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+from trainjob.errors import Problem
+from trainjob.git import shown_url
+from trainjob.launch.environment import is_of_machine
+from trainjob.parameters import channel_env_name, hyperparameter_problems
+
+if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
+    from trainjob.job import InputChannel, OutputChannel, TrainingJob
+
+RESERVED_ENV = re.compile(
+    r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
+    r"|TORCH_DISABLE_SHARE_RDZV_TCP_STORE|(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
+)
+"""Environment names that the launchers and trainjob set; a job must not."""
+
+RUN_ID = "{run_id}"
+"""What becomes the id of the run in the url of an output."""
+
+_STORE_SCHEMES = ("file", "s3")
+_CODE_SCHEMES = (*_STORE_SCHEMES, "git+file", "git+https", "git+ssh")
+
+
+def problems_across_fields(job: "TrainingJob") -> list[Problem]:
+    """Return everything in `job` that cannot stand together."""
+    return [
+        *_url_problems(job),
+        *_placeholder_problems(job),
+        *_name_problems(job),
+        *hyperparameter_problems(job.hyperparameters),
+        *_launch_problems(job),
+    ]
+
+
+def _url_problems(job: "TrainingJob") -> list[Problem]:
+    code = job.algorithm.code
+    problems = _scheme_problems("algorithm.code.url", code.url, _CODE_SCHEMES)
+    for i, channel in enumerate(job.inputs):
+        problems += _scheme_problems(f"inputs[{i}].url", channel.url, _STORE_SCHEMES)
+    for i, output in enumerate(job.outputs):
+        problems += _scheme_problems(f"outputs[{i}].url", output.url, _STORE_SCHEMES)
+    if shown_url(code.url) != code.url:
+        asked = "a url without a password or query, since everyone who sees the run can read it"
+        do = "let git on the machine know them, by a credential helper or an ssh key"
+        problems.append(Problem("algorithm.code.url", asked, repr(shown_url(code.url)), do))
+    if code.ref is not None and not code.url.startswith("git+"):
+        do = "give a git+https://, git+ssh:// or git+file:// url, or remove ref"
+        problems.append(
+            Problem("algorithm.code.ref", f"ref {code.ref!r}", f"the url {code.url!r}", do)
+        )
+    return problems
+
+
+def _scheme_problems(field: str, url: str, known: tuple[str, ...]) -> list[Problem]:
+    accepted = ", ".join(f"{scheme}://" for scheme in known) + " or a path"
+    if "://" not in url:
+        return []
+    if url.partition("://")[0] not in known:
+        return [Problem(field, f"one of {accepted}", repr(url), "use one of these")]
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    if url.startswith("s3://") and "@" in bucket:
+        found = "something before an @, which may be a password"
+        return [Problem(field, "s3://bucket/prefix/", found, "name the bucket alone")]
+    if url.startswith("s3://") and not bucket:
+        return [Problem(field, "s3://bucket/prefix/", repr(url), "name the bucket")]
+    if url.startswith("file://") and not url.startswith("file:///"):
+        return [Problem(field, "file:///path", repr(url), "write three slashes and the full path")]
+    return []
+
+
+def _name_problems(job: "TrainingJob") -> list[Problem]:
+    """Find names that would overwrite one another as arguments or environment variables."""
+    problems: list[Problem] = []
+    taken: dict[str, str] = {}
+    places = [
+        *((f"inputs[{i}].name", c.name) for i, c in enumerate(job.inputs)),
+        *((f"outputs[{i}].name", c.name) for i, c in enumerate(job.outputs)),
+    ]
+    for field, name in places:
+        env_name = channel_env_name(name)
+        if env_name in taken:
+            found = f"the same name at {taken[env_name]}"
+            problems.append(Problem(field, f"the channel {name!r}", found, "rename one of them"))
+        elif RESERVED_ENV.fullmatch(env_name) or is_of_machine(env_name) or env_name in job.env:
+            found = f"the environment variable {env_name}, which means something else"
+            problems.append(Problem(field, f"the channel {name!r}", found, "rename the channel"))
+        taken.setdefault(env_name, field)
+    channel_names = {name: field for field, name in places}
+    for name in job.hyperparameters:
+        if name in channel_names:
+            found = f"a channel of that name at {channel_names[name]}"
+            field = f"hyperparameters.{name}"
+            problems.append(Problem(field, f"--{name}", found, "rename one of them"))
+    return [*problems, *_env_problems(job.env), *_overlapping_outputs(job.inputs, job.outputs)]
+
+
+def _placeholder_problems(job: "TrainingJob") -> list[Problem]:
+    """Find words in braces that would become part of a name as they are."""
+    problems = []
+    places = [
+        *((f"inputs[{i}].url", channel.url, ()) for i, channel in enumerate(job.inputs)),
+        *((f"outputs[{i}].url", channel.url, (RUN_ID,)) for i, channel in enumerate(job.outputs)),
+    ]
+    for field, url, known in places:
+        for word in re.findall(r"\{[^{}]*\}", url):
+            if word not in known:
+                do = f"write {RUN_ID}" if known else "write the url in full"
+                problems.append(Problem(field, "a url", f"{word!r} in it", do))
+    return problems
+
+
+def _overlapping_outputs(
+    inputs: "list[InputChannel]", outputs: "list[OutputChannel]"
+) -> list[Problem]:
+    """Find outputs of which one would be written into another."""
+    problems = []
+    folders = [channel.url.rstrip("/") + "/" for channel in outputs]
+    for i, folder in enumerate(folders):
+        for j, source in enumerate(inputs):
+            if folder.startswith(source.url.rstrip("/") + "/"):
+                found = f"inputs[{j}].url above it, so that the next run would read the results"
+                do = "use another folder"
+                problems.append(Problem(f"outputs[{i}].url", "a folder of its own", found, do))
+    for i, folder in enumerate(folders):
+        for j, other in enumerate(folders):
+            if i != j and folder.startswith(other) and (folder != other or i > j):
+                found = f"outputs[{j}].url, which is the same folder or above it"
+                problems.append(
+                    Problem(f"outputs[{i}].url", "a folder of its own", found, "use another folder")
+                )
+    return problems
+
+
+def _env_problems(env: dict[str, str]) -> list[Problem]:
+    problems = []
+    for name in env:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            do = "use letters, digits and _, not starting with a digit"
+            problems.append(Problem(f"env.{name}", "an environment name", repr(name), do))
+        elif RESERVED_ENV.fullmatch(name):
+            found = "a name that the launcher sets for every rank"
+            problems.append(Problem(f"env.{name}", repr(name), found, "remove it"))
+    return problems
+
+
+def _launch_problems(job: "TrainingJob") -> list[Problem]:
+    processes = job.resources.processes_per_node
+    if job.launcher == "single" and processes > 1:
+        found = "launcher single, which starts 1"
+        do = "set launcher to torchrun or mpi, or processes_per_node to 1"
+        return [Problem("resources.processes_per_node", f"{processes} processes", found, do)]
+    return []
