@@ -56,6 +56,8 @@ def main() -> int:
     except (RuntimeError, subprocess.CalledProcessError) as error:
         _say(f"could not start: {error}")
     finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not end us before them
         for part in reversed(parts):
             _stop(part)
     return 1
