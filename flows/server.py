@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 
 from trainjob.errors import TrainjobError
@@ -39,7 +38,12 @@ def reach_server() -> None:
 
 def _end_with_this_process() -> None:
     """Have the temporary server ended even if this process is killed (Prefect ends it at exit)."""
-    server = SubprocessASGIServer().server_process if not PREFECT_API_URL.value() else None
+    if PREFECT_API_URL.value():
+        return
+    # More than a second, which a run with a server of its own need not wait for.
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer().server_process
     if server is not None and server.pid not in _lifelines:
         _lifelines[server.pid] = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_LIFELINE), str(server.pid)],

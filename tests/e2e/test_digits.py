@@ -39,8 +39,10 @@ def example(name: str, source: str, target: str, **hyperparameters: int) -> Trai
     )
 
 
-def test_digits_by_torchrun_on_folders(dataset: Path, tmp_path: Path) -> None:
-    report = training_job(example("digits", f"file://{dataset}", f"file://{tmp_path}/out"))
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ["digits", "digits_mpi"])
+def test_digits_by_both_launchers_on_folders(name: str, dataset: Path, tmp_path: Path) -> None:
+    report = training_job(example(name, f"file://{dataset}", f"file://{tmp_path}/out"))
 
     assert report.state == "Completed"
     assert _accuracy((tmp_path / "out" / "metrics.json").read_bytes()) >= 0.95
@@ -48,14 +50,17 @@ def test_digits_by_torchrun_on_folders(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
-def test_digits_by_mpi_on_s3(dataset: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("name", ["digits", "digits_mpi"])
+def test_digits_by_both_launchers_on_s3(
+    name: str, dataset: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in s3.env.items():
+        monkeypatch.setenv(variable, value)
     bucket = s3.new_bucket()
     for file in dataset.iterdir():
         s3.put(bucket, f"data/{file.name}", file.read_bytes())
 
-    report = training_job(example("digits_mpi", f"s3://{bucket}/data/", f"s3://{bucket}/out/"))
+    report = training_job(example(name, f"s3://{bucket}/data/", f"s3://{bucket}/out/"))
 
     assert report.state == "Completed"
     assert _accuracy(s3.get(bucket, "out/metrics.json")) >= 0.95
