@@ -4,7 +4,7 @@ from typing import Any
 
 from blocks.object_store import load_settings
 from tasks.stage import stage
-from trainjob.job import TrainingJob, output_url
+from trainjob.job import TrainingJob, url_of_run
 from trainjob.report import OutputReport
 from trainjob.storage.upload import upload_tree
 from trainjob.values import counted, format_size
@@ -33,7 +33,7 @@ def upload_outputs(job: TrainingJob, run_id: str, facts: dict[str, Any]) -> list
     workspace = Workspace.of_run(run_id)
     uploaded = []
     for channel in job.outputs:
-        url = output_url(channel, run_id)
+        url = url_of_run(channel.url, run_id)
         receipt = upload_tree(
             workspace.output_dir(channel.name),
             url,

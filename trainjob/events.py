@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal
 
 from trainjob.report import RunReport
 
@@ -70,6 +71,44 @@ class StepReported:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricReported:
+    """Values that the training reached, however they became known.
+
+    Attributes:
+        metrics: Values by name; more than one if they were said together.
+        step: The step they belong to; None if that was not said.
+        source: ``report``: `trainjob.progress.report`; ``regex``: a line that a rank wrote;
+            ``tensorboard``: an event file among the outputs.
+    """
+
+    metrics: dict[str, float]
+    step: int | None
+    source: Literal["report", "regex", "tensorboard"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """The ranks are started.
+
+    Attributes:
+        attempt: Which attempt of the run this is, counted from 0.
+        resumed_from: Step of the checkpoint that it goes on from; None if none of ours is there.
+    """
+
+    attempt: int
+    resumed_from: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The ranks failed; `will_restart` is whether they are started again."""
+
+    attempt: int
+    error: Exception
+    will_restart: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """The run is over; the report says how."""
 
@@ -77,7 +116,16 @@ class RunEnded:
 
 
 Event = (
-    StageStarted | StageFinished | StageFailed | Transferred | RankOutput | StepReported | RunEnded
+    StageStarted
+    | StageFinished
+    | StageFailed
+    | Transferred
+    | RankOutput
+    | StepReported
+    | MetricReported
+    | AttemptStarted
+    | AttemptFailed
+    | RunEnded
 )
 Listener = Callable[[Event], None]
 

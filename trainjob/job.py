@@ -6,75 +6,22 @@ a file and reports all mistakes at once. Whether the named things exist is asked
 """
 
 import os
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from trainjob.errors import JobError
 from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.job_rules import RUN_ID, problems_across_fields
 from trainjob.jobfile import read_job_file
+from trainjob.limits import Limits
 from trainjob.parameters import HyperparameterValue
-from trainjob.values import Duration, Flavor
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
-"""1 to 64 letters, digits, - and _ (ModelArts, creating an algorithm). A leading - is refused
-here, which ModelArts allows: it would make ``--name`` ambiguous on a command line."""
+from trainjob.spec import EnvValue, Line, Name, Spec
+from trainjob.values import Flavor
 
 
-def _one_line(text: str) -> str:
-    if not text.strip() or any(c in text for c in "\n\r\0"):
-        raise ValueError("write one line of text that is not blank")
-    return text
-
-
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("write text without a NUL character")
-    return text
-
-
-def _number_as_text(value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else value
-
-
-def _limited(value: timedelta) -> timedelta:
-    if not timedelta(0) < value <= timedelta(hours=72):
-        raise ValueError("write a duration above 0s and at most 72h")
-    return value
-
-
-LimitedDuration = Annotated[Duration, AfterValidator(_limited)]
-Line = Annotated[str, AfterValidator(_one_line)]
-EnvValue = Annotated[
-    str,
-    StringConstraints(max_length=4096),
-    BeforeValidator(_number_as_text),
-    AfterValidator(_no_nul),
-]
-
-
-class _Spec(BaseModel):
-    """What all parts of a job share: frozen, no unknown keys, field docstrings as help."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class Code(_Spec):
+class Code(Spec):
     """Where the code is."""
 
     url: Line
@@ -86,7 +33,7 @@ class Code(_Spec):
     """Branch, tag or commit of a git repository; absent: its default branch."""
 
 
-class ScriptAlgorithm(_Spec):
+class ScriptAlgorithm(Spec):
     """Code whose boot file is a Python script, run on every rank."""
 
     model_config = ConfigDict(title="Script")  # the form's tab
@@ -101,7 +48,7 @@ class ScriptAlgorithm(_Spec):
     """The one Python file that is started, relative to the code folder; ends in .py or .pyc."""
 
 
-class CommandAlgorithm(_Spec):
+class CommandAlgorithm(Spec):
     """Code with a startup command in any language, run on every rank."""
 
     model_config = ConfigDict(title="Startup command")  # the form's tab
@@ -117,7 +64,7 @@ class CommandAlgorithm(_Spec):
     no shell runs it. Channels and hyperparameters are appended as `--name value`."""
 
 
-class InputChannel(_Spec):
+class InputChannel(Spec):
     """A folder that the script reads."""
 
     name: Name
@@ -128,7 +75,7 @@ class InputChannel(_Spec):
     job file, or in a deployment to the checkout of the worker."""
 
 
-class OutputChannel(_Spec):
+class OutputChannel(Spec):
     """A folder that the script writes and that is uploaded after the training."""
 
     name: Name
@@ -140,7 +87,7 @@ class OutputChannel(_Spec):
     job file, or in a deployment to the checkout of the worker."""
 
 
-class Resources(_Spec):
+class Resources(Spec):
     """What the job needs of a machine."""
 
     device: Literal["cpu", "cuda", "npu"] = "cpu"
@@ -157,18 +104,45 @@ class Resources(_Spec):
     """Number of ranks on the machine."""
 
 
-class Limits(_Spec):
-    """When a run is stopped."""
+class Checkpoints(Spec):
+    """A folder that the script saves to and goes on from, kept in a store while it trains."""
 
-    auto_stop: LimitedDuration | None = None
-    """Stop the training after this long, such as `1h`, and upload what is there. Absent: never."""
+    name: Name = "checkpoint_dir"
+    """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
 
-    # The schema would write the default in ISO 8601, which the form would send back to us.
-    grace: LimitedDuration = Field(timedelta(seconds=10), json_schema_extra={"default": "10s"})
-    """How long the ranks may take to leave after a stop request before they are killed."""
+    url: Line
+    """Where the checkpoints are kept: a folder or `s3://bucket/prefix/` of this job alone. A run
+    starts from what is there; `{run_id}` in it becomes the id of the run, so that only restarts of
+    the same run go on from it. Without a scheme: a path relative to the job file, or in a
+    deployment to the checkout of the worker."""
 
 
-class TrainingJob(_Spec):
+class Metric(Spec):
+    """A number that is read from the lines that the script writes."""
+
+    name: Name
+    """What it is called in plots, tables and `limits.target`."""
+
+    regex: Line
+    """A regular expression with one group that holds the number: `loss[= ]+([0-9.e+-]+)`."""
+
+
+class Logs(Spec):
+    """Where the output of the ranks goes beside the files on the machine."""
+
+    url: Line | None = None
+    """Keep all log files here while the training runs and at its end: a folder or
+    `s3://bucket/prefix/` that is empty; `{run_id}` in it becomes the id of the run. Absent: the
+    files stay on the machine alone."""
+
+    ranks: Literal["0", "all"] = "0"
+    """Whose output goes to Prefect's log: that of rank 0, or of all ranks."""
+
+
+_HasUrl = Code | InputChannel | OutputChannel | Checkpoints | Logs
+
+
+class TrainingJob(Spec):
     """A training job: what to train, on what, with which parameters, where the results go."""
 
     name: Name
@@ -189,6 +163,14 @@ class TrainingJob(_Spec):
     outputs: list[OutputChannel] = []
     """Folders that the script writes."""
 
+    checkpoints: Checkpoints | None = None
+    """Where the script saves its state to go on from. Absent: on the machine alone, in the folder
+    that the environment variable TRAINJOB_CHECKPOINT_DIR names."""
+
+    metrics: list[Metric] = []
+    """Numbers that are read from the lines that the script writes, for plots and `limits.target`.
+    What the script reports by `trainjob.progress` or writes for TensorBoard is found without."""
+
     hyperparameters: dict[Name, HyperparameterValue] = {}
     """Given to the script as `--name value`: texts, numbers, true or false, or lists of these."""
 
@@ -202,7 +184,10 @@ class TrainingJob(_Spec):
     """What starts the ranks: one process, torch.distributed.run, or mpirun."""
 
     limits: Limits = Limits()
-    """When the run is stopped."""
+    """When the run is stopped, and when it is started again."""
+
+    logs: Logs = Logs()
+    """Where the output of the ranks goes."""
 
     store: Name | None = None
     """Name of the ObjectStore block for `s3://` urls; absent: the AWS_* environment."""
@@ -244,7 +229,9 @@ class TrainingJob(_Spec):
     def resolved(self, base: Path) -> Self:
         """Return the job with every path that has no scheme made absolute below `base`."""
 
-        def absolute(part: Code | InputChannel | OutputChannel) -> object:
+        def absolute(part: _HasUrl | None) -> object:
+            if part is None or part.url is None:
+                return part
             return part.model_copy(update={"url": _absolute(part.url, base)})
 
         algorithm = self.algorithm.model_copy(update={"code": absolute(self.algorithm.code)})
@@ -253,6 +240,8 @@ class TrainingJob(_Spec):
                 "algorithm": algorithm,
                 "inputs": [absolute(channel) for channel in self.inputs],
                 "outputs": [absolute(channel) for channel in self.outputs],
+                "checkpoints": absolute(self.checkpoints),
+                "logs": absolute(self.logs),
             }
         )
 
@@ -264,9 +253,9 @@ class TrainingJob(_Spec):
         return self
 
 
-def output_url(channel: OutputChannel, run_id: str) -> str:
-    """Return where the files of `channel` go in the run with this id."""
-    return channel.url.replace(RUN_ID, run_id)
+def url_of_run(url: str, run_id: str) -> str:
+    """Return the url of an output, of checkpoints or logs in the run with this id."""
+    return url.replace(RUN_ID, run_id)
 
 
 def _absolute(url: str, base: Path) -> str:

@@ -13,7 +13,8 @@ from trainjob.launch.environment import is_of_machine
 from trainjob.parameters import channel_env_name, hyperparameter_problems
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
-    from trainjob.job import InputChannel, OutputChannel, TrainingJob
+    from trainjob.job import TrainingJob
+    from trainjob.limits import Limits
 
 RESERVED_ENV = re.compile(
     r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
@@ -36,7 +37,19 @@ def problems_across_fields(job: "TrainingJob") -> list[Problem]:
         *_name_problems(job),
         *hyperparameter_problems(job.hyperparameters),
         *_launch_problems(job),
+        *_limit_problems(job.limits),
+        *_log_problems(job),
     ]
+
+
+def _written_urls(job: "TrainingJob") -> list[tuple[str, str]]:
+    """Return the field and url of every folder that a run writes to."""
+    urls = [(f"outputs[{i}].url", channel.url) for i, channel in enumerate(job.outputs)]
+    if job.checkpoints:
+        urls.append(("checkpoints.url", job.checkpoints.url))
+    if job.logs.url is not None:
+        urls.append(("logs.url", job.logs.url))
+    return urls
 
 
 def _url_problems(job: "TrainingJob") -> list[Problem]:
@@ -44,8 +57,8 @@ def _url_problems(job: "TrainingJob") -> list[Problem]:
     problems = _scheme_problems("algorithm.code.url", code.url, _CODE_SCHEMES)
     for i, channel in enumerate(job.inputs):
         problems += _scheme_problems(f"inputs[{i}].url", channel.url, _STORE_SCHEMES)
-    for i, output in enumerate(job.outputs):
-        problems += _scheme_problems(f"outputs[{i}].url", output.url, _STORE_SCHEMES)
+    for field, url in _written_urls(job):
+        problems += _scheme_problems(field, url, _STORE_SCHEMES)
     if shown_url(code.url) != code.url:
         asked = "a url without a password or query, since everyone who sees the run can read it"
         do = "let git on the machine know them, by a credential helper or an ssh key"
@@ -82,6 +95,7 @@ def _name_problems(job: "TrainingJob") -> list[Problem]:
     places = [
         *((f"inputs[{i}].name", c.name) for i, c in enumerate(job.inputs)),
         *((f"outputs[{i}].name", c.name) for i, c in enumerate(job.outputs)),
+        *([("checkpoints.name", job.checkpoints.name)] if job.checkpoints else []),
     ]
     for field, name in places:
         env_name = channel_env_name(name)
@@ -98,7 +112,7 @@ def _name_problems(job: "TrainingJob") -> list[Problem]:
             found = f"a channel of that name at {channel_names[name]}"
             field = f"hyperparameters.{name}"
             problems.append(Problem(field, f"--{name}", found, "rename one of them"))
-    return [*problems, *_env_problems(job.env), *_overlapping_outputs(job.inputs, job.outputs)]
+    return [*problems, *_env_problems(job.env), *_overlapping_folders(job)]
 
 
 def _placeholder_problems(job: "TrainingJob") -> list[Problem]:
@@ -106,7 +120,7 @@ def _placeholder_problems(job: "TrainingJob") -> list[Problem]:
     problems = []
     places = [
         *((f"inputs[{i}].url", channel.url, ()) for i, channel in enumerate(job.inputs)),
-        *((f"outputs[{i}].url", channel.url, (RUN_ID,)) for i, channel in enumerate(job.outputs)),
+        *((field, url, (RUN_ID,)) for field, url in _written_urls(job)),
     ]
     for field, url, known in places:
         for word in re.findall(r"\{[^{}]*\}", url):
@@ -116,25 +130,20 @@ def _placeholder_problems(job: "TrainingJob") -> list[Problem]:
     return problems
 
 
-def _overlapping_outputs(
-    inputs: "list[InputChannel]", outputs: "list[OutputChannel]"
-) -> list[Problem]:
-    """Find outputs of which one would be written into another."""
+def _overlapping_folders(job: "TrainingJob") -> list[Problem]:
+    """Find folders to write of which one lies in another, or in an input."""
     problems = []
-    folders = [channel.url.rstrip("/") + "/" for channel in outputs]
-    for i, folder in enumerate(folders):
-        for j, source in enumerate(inputs):
+    asked, do = "a folder of its own", "use another folder"
+    written = [(field, url.rstrip("/") + "/") for field, url in _written_urls(job)]
+    for i, (field, folder) in enumerate(written):
+        for j, source in enumerate(job.inputs):
             if folder.startswith(source.url.rstrip("/") + "/"):
                 found = f"inputs[{j}].url above it, so that the next run would read the results"
-                do = "use another folder"
-                problems.append(Problem(f"outputs[{i}].url", "a folder of its own", found, do))
-    for i, folder in enumerate(folders):
-        for j, other in enumerate(folders):
+                problems.append(Problem(field, asked, found, do))
+        for j, (other_field, other) in enumerate(written):
             if i != j and folder.startswith(other) and (folder != other or i > j):
-                found = f"outputs[{j}].url, which is the same folder or above it"
-                problems.append(
-                    Problem(f"outputs[{i}].url", "a folder of its own", found, "use another folder")
-                )
+                found = f"{other_field}, which is the same folder or above it"
+                problems.append(Problem(field, asked, found, do))
     return problems
 
 
@@ -156,4 +165,21 @@ def _launch_problems(job: "TrainingJob") -> list[Problem]:
         found = "launcher single, which starts 1"
         do = "set launcher to torchrun or mpi, or processes_per_node to 1"
         return [Problem("resources.processes_per_node", f"{processes} processes", found, do)]
+    return []
+
+
+def _limit_problems(limits: "Limits") -> list[Problem]:
+    target = limits.target
+    if target and (target.at_least is None) == (target.at_most is None):
+        found = "neither" if target.at_least is None else "both"
+        do = "write at_least for a metric that grows, at_most for one that falls"
+        return [Problem("limits.target", "either at_least or at_most", found, do)]
+    return []
+
+
+def _log_problems(job: "TrainingJob") -> list[Problem]:
+    if job.resources.device == "npu" and job.logs.url is None:
+        # ModelArts, creating a training job: the log path of Ascend flavors is required.
+        do = "give a folder that is empty, such as s3://bucket/logs/{run_id}/"
+        return [Problem("logs.url", "a place for the logs of device npu", "none", do)]
     return []

@@ -14,6 +14,9 @@ from trainjob.launch.launch import Launch
 from trainjob.parameters import parameter_argv, parameter_environment
 from trainjob.workspace import Workspace
 
+CHECKPOINT_ENV = "TRAINJOB_CHECKPOINT_DIR"
+"""Names the folder of checkpoints in every run, also where they stay on the machine alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -38,7 +41,8 @@ def channel_folders(job: TrainingJob, workspace: Workspace) -> dict[str, Path]:
     """Return the folder of every channel by its name, inputs first."""
     inputs = {channel.name: workspace.input_dir(channel.name) for channel in job.inputs}
     outputs = {channel.name: workspace.output_dir(channel.name) for channel in job.outputs}
-    return inputs | outputs
+    saved = {job.checkpoints.name: workspace.checkpoints} if job.checkpoints else {}
+    return inputs | outputs | saved
 
 
 def program_of(job: TrainingJob, workspace: Workspace) -> Program:
@@ -57,10 +61,26 @@ def program_of(job: TrainingJob, workspace: Workspace) -> Program:
 
 
 def launch_of(
-    job: TrainingJob, workspace: Workspace, program: Program, *, run_id: str, attempt: int
+    job: TrainingJob,
+    workspace: Workspace,
+    program: Program,
+    *,
+    run_id: str,
+    attempt: int,
+    trained_s: float = 0.0,
 ) -> Launch:
-    """Return everything the launch of an attempt needs."""
+    """Return everything the launch of an attempt needs.
+
+    Args:
+        job: What to train.
+        workspace: Its folders.
+        program: What every rank executes.
+        run_id: The run mark.
+        attempt: Which attempt of the run this is, counted from 0.
+        trained_s: How long earlier attempts trained, which counts for ``limits.auto_stop``.
+    """
     limits, resources = job.limits, job.resources
+    outputs = (workspace.output_dir(channel.name) for channel in job.outputs)
     return Launch(
         run_id=run_id,
         launcher=job.launcher,
@@ -72,8 +92,11 @@ def launch_of(
         env=program.env,
         device=resources.device,
         cores=resources.flavor.cores if resources.flavor else None,
-        auto_stop_s=limits.auto_stop.total_seconds() if limits.auto_stop else None,
+        auto_stop_s=limits.auto_stop.total_seconds() - trained_s if limits.auto_stop else None,
         grace_s=limits.grace.total_seconds(),
+        stall_s=limits.stall.total_seconds() if limits.stall else None,
+        watched_dirs=(*outputs, workspace.checkpoints),
+        attempt=attempt,
     )
 
 
@@ -81,4 +104,4 @@ def _environment(
     job: TrainingJob, folders: Mapping[str, Path], workspace: Workspace
 ) -> dict[str, str]:
     given = parameter_environment(folders, job.hyperparameters, workspace.params_file)
-    return job.env | given
+    return job.env | given | {CHECKPOINT_ENV: str(workspace.checkpoints)}

@@ -5,6 +5,7 @@
     <root>/code/             what the code url held
            inputs/NAME/      one folder a channel
            outputs/NAME/     what the script writes
+           checkpoints/      what the script saves to go on from; all attempts share it
            params.json       channels and hyperparameters, types kept
            logs/attempt-0/   rank-0.log, rank-1.log, launcher.log, records/
            previous/         outputs of earlier attempts of the same run
@@ -44,6 +45,11 @@ class Workspace:
     def params_file(self) -> Path:
         """The JSON file with channels and hyperparameters."""
         return self.root / "params.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that holds what the script saves to go on from."""
+        return self.root / "checkpoints"
 
     @property
     def logs(self) -> Path:

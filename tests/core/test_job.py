@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainjob.errors import JobError
-from trainjob.job import TrainingJob, output_url
+from trainjob.job import TrainingJob, url_of_run
+from trainjob.limits import Target
 from trainjob.values import Flavor
 
 MINIMAL = {"name": "x", "algorithm": {"code": {"url": "code"}, "boot_file": "train.py"}}
@@ -104,6 +105,22 @@ def test_numbers_in_env_are_taken_as_text() -> None:
         ({"env": {"WORLD_SIZE": "2"}}, "env.WORLD_SIZE: asked for 'WORLD_SIZE', found a name that"),
         ({"env": {"A=B": "2"}}, "env.A=B: asked for an environment name"),
         ({"env": {"A": "x\0"}}, "env.A: asked for text without a NUL character"),
+        ({"limits": {"auto_stop": "73h"}}, "limits.auto_stop: asked for a duration above 0s and"),
+        ({"limits": {"auto_stop": "0s"}}, "limits.auto_stop: asked for a duration above 0s and"),
+        ({"limits": {"stall": 600}}, "limits.stall: asked for a duration with its unit"),
+        ({"limits": {"auto_restart": 11}}, "limits.auto_restart: asked for"),
+        ({"limits": {"restart_on": "always"}}, "limits.restart_on: asked for"),
+        ({"limits": {"target": {"metric": "a"}}}, "limits.target: asked for either at_least or"),
+        (
+            {"limits": {"target": {"metric": "a", "at_least": 1, "at_most": 2}}},
+            "limits.target: asked for either at_least or at_most, found both",
+        ),
+        ({"checkpoints": {"url": "ftp://h/a"}}, "checkpoints.url: asked for one of file://"),
+        ({"checkpoints": {"url": "s3://b/{epoch}"}}, "checkpoints.url: asked for a url, found"),
+        ({"checkpoints": {"url": "a", "name": "path"}}, "checkpoints.name: asked for the channel"),
+        ({"logs": {"url": "s3:///a"}}, "logs.url: asked for s3://bucket/prefix/"),
+        ({"logs": {"ranks": "1"}}, "logs.ranks: asked for"),
+        ({"resources": {"device": "npu"}}, "logs.url: asked for a place for the logs of device"),
     ],
 )
 def test_one_mistake_is_one_problem_at_its_field(change: dict[str, object], expected: str) -> None:
@@ -143,6 +160,35 @@ def test_an_output_inside_an_input_is_refused() -> None:
     change = {"inputs": [{"name": "a", "url": "d"}], "outputs": [{"name": "b", "url": "d/o"}]}
 
     assert problems_in(MINIMAL | change)[0].startswith("outputs[0].url: asked for a folder of its")
+
+
+def test_checkpoints_and_logs_need_folders_of_their_own() -> None:
+    change = {
+        "outputs": [{"name": "o", "url": "out"}],
+        "checkpoints": {"url": "out/checkpoints"},
+        "logs": {"url": "out"},
+    }
+
+    assert [problem.partition(",")[0] for problem in problems_in(MINIMAL | change)] == [
+        "checkpoints.url: asked for a folder of its own",
+        "checkpoints.url: asked for a folder of its own",
+        "logs.url: asked for a folder of its own",
+    ]
+
+
+@pytest.mark.parametrize("off", ["off", None, False])
+def test_a_limit_can_be_off(off: object) -> None:
+    job = TrainingJob.parse(MINIMAL | {"limits": {"auto_stop": off, "stall": off}})
+
+    assert (job.limits.auto_stop, job.limits.stall) == (None, None)
+
+
+def test_a_target_is_reached_from_its_side() -> None:
+    loss = Target(metric="loss", at_most=0.1)
+    accuracy = Target(metric="accuracy", at_least=0.9)
+
+    assert [loss.is_reached(value) for value in (0.11, 0.1, float("nan"))] == [False, True, False]
+    assert [accuracy.is_reached(v) for v in (0.89, 0.9, float("nan"))] == [False, True, False]
 
 
 def test_an_algorithm_with_a_command_needs_no_kind() -> None:
@@ -214,7 +260,7 @@ def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
         str(tmp_path / "jobs" / "data") + "/",
         "s3://bucket/b",
     ]
-    assert output_url(job.outputs[0], "r1") == str(tmp_path / "jobs" / "out" / "r1")
+    assert url_of_run(job.outputs[0].url, "r1") == str(tmp_path / "jobs" / "out" / "r1")
 
 
 def test_the_schema_explains_every_key() -> None:

@@ -29,6 +29,9 @@ class Launch:
         cores: Cores that the ranks share; None: all cores of the machine.
         auto_stop_s: Stop the training after this long; None: never.
         grace_s: How long ranks may take to leave after a stop request before they are killed.
+        stall_s: Stop the training when nothing was seen of it for this long; None: never.
+        watched_dirs: Folders whose growth shows that the training goes on.
+        attempt: Which attempt of the run this is, counted from 0.
     """
 
     run_id: str
@@ -43,6 +46,9 @@ class Launch:
     cores: int | None
     auto_stop_s: float | None
     grace_s: float
+    stall_s: float | None = None
+    watched_dirs: tuple[Path, ...] = ()
+    attempt: int = 0
 
     @property
     def records_dir(self) -> Path:
@@ -53,6 +59,11 @@ class Launch:
     def order_file(self) -> Path:
         """The file that tells the supervisor and the ranks what to do."""
         return self.records_dir / "order.json"
+
+    @property
+    def stop_file(self) -> Path:
+        """The file whose presence asks the ranks to save and leave (`trainjob.progress`)."""
+        return self.records_dir / "stop-request"
 
     @property
     def launcher_log(self) -> Path:

@@ -1,0 +1,67 @@
+"""The limits of a job: when a run is stopped, and when it is started again."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from trainjob.spec import Name, Spec
+from trainjob.values import Duration
+
+
+def _limited(value: timedelta) -> timedelta:
+    if not timedelta(0) < value <= timedelta(hours=72):
+        raise ValueError("write a duration above 0s and at most 72h")
+    return value
+
+
+def _off_as_none(value: Any) -> Any:
+    return None if value in ("off", False) else value  # YAML 1.1 readers make `off` False
+
+
+LimitedDuration = Annotated[Duration, AfterValidator(_limited)]
+OptionalDuration = Annotated[LimitedDuration | None, BeforeValidator(_off_as_none)]
+
+
+class Target(Spec):
+    """A value of a metric that is good enough to stop."""
+
+    metric: Name
+    """The metric, as the script reports it or `metrics` names it."""
+
+    at_least: float | None = None
+    """Stop when the metric is this or more."""
+
+    at_most: float | None = None
+    """Stop when the metric is this or less."""
+
+    def is_reached(self, value: float) -> bool:
+        """Tell whether a value of the metric is good enough."""
+        if self.at_least is not None:
+            return value >= self.at_least
+        return self.at_most is not None and value <= self.at_most
+
+
+class Limits(Spec):
+    """When a run is stopped, and when it is started again."""
+
+    auto_stop: OptionalDuration = None
+    """Stop the training after this long, such as `1h`, and upload what is there; `off`: never."""
+
+    target: Target | None = None
+    """Stop the training when a metric has reached a value, and upload what is there."""
+
+    stall: OptionalDuration = None
+    """Stop the training when for this long there was no step, no metric, no line of output, no new
+    byte in outputs and checkpoints, and no computing; `off`: never."""
+
+    auto_restart: int = Field(default=0, ge=0, le=10)
+    """How often a failed training is started again from its last complete checkpoint."""
+
+    restart_on: Literal["infrastructure", "any"] = "infrastructure"
+    """What is worth another try: what the machine did to the training (killed rank, hang, network,
+    lost process), or any failure, an exception of the script included."""
+
+    # The schema would write the default in ISO 8601, which the form would send back to us.
+    grace: LimitedDuration = Field(timedelta(seconds=10), json_schema_extra={"default": "10s"})
+    """How long the ranks may take to leave after a stop request before they are killed."""

@@ -1,0 +1,43 @@
+"""What the parts of a job are built from: the base of its models, and the values they share."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
+"""1 to 64 letters, digits, - and _ (ModelArts, creating an algorithm). A leading - is refused
+here, which ModelArts allows: it would make ``--name`` ambiguous on a command line."""
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or any(c in text for c in "\n\r\0"):
+        raise ValueError("write one line of text that is not blank")
+    return text
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("write text without a NUL character")
+    return text
+
+
+def _number_as_text(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+EnvValue = Annotated[
+    str,
+    StringConstraints(max_length=4096),
+    BeforeValidator(_number_as_text),
+    AfterValidator(_no_nul),
+]
+
+
+class Spec(BaseModel):
+    """What all parts of a job share: frozen, no unknown keys, field docstrings as help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
