@@ -10,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("deployments", "flows", "tasks", "blocks", "trainjob")
+# What user scripts import to save their state; no other file of ours imports them.
+FOR_USER_SCRIPTS = {
+    f"checkpoint{part}.py" for part in ("", "_plain", "_ranks", "_resume", "_sharded")
+}
 FILES = sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("*.py"))
 
 
@@ -21,6 +25,21 @@ def imports_of(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def modules_of(file: Path) -> set[str]:
+    """Return the modules that a file imports, in full: `from a import b` may mean a or a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def is_for_user_scripts(file: Path) -> bool:
+    return file.parent.name == "trainjob" and file.name in FOR_USER_SCRIPTS
 
 
 def name_of(file: Path) -> str:
@@ -41,12 +60,31 @@ def test_the_core_imports_neither_prefect_nor_torch_nor_mpi(file: Path) -> None:
         return
 
     # bootstrap.py finalises what the script itself imported, through sys.modules.
-    assert not imports_of(file) & {"prefect", "torch", "mpi4py"}
+    allowed = {"torch"} if is_for_user_scripts(file) else set()
+    assert not imports_of(file) & {"prefect", "torch", "mpi4py"} - allowed
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_the_flow_process_never_imports_torch(file: Path) -> None:
+    if is_for_user_scripts(file):
+        return
+
     assert not imports_of(file) & {"torch", "mpi4py"}
+    modules = {f"trainjob.{Path(name).stem}" for name in FOR_USER_SCRIPTS}
+    assert not modules_of(file) & modules
+
+
+def test_saving_needs_torch_and_the_standard_library_only() -> None:
+    files = [ROOT / "trainjob" / name for name in (*FOR_USER_SCRIPTS, "checkpoint_folder.py")]
+
+    # checkpoint_resume.py imports numpy where the saved state is of numpy.
+    allowed = {"trainjob", "torch", "numpy"} | sys.stdlib_module_names
+    assert [name_of(file) for file in files if imports_of(file) - allowed] == []
+    needed = {module for file in files for module in modules_of(file)}
+    ours = {"trainjob.checkpoint", "trainjob.errors", "trainjob.progress"}
+    assert [
+        name for name in needed if name.startswith("trainjob.") and not name.startswith(tuple(ours))
+    ] == []
 
 
 @pytest.mark.parametrize("name", ["bootstrap", "supervisor", "user_script"])

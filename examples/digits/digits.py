@@ -7,6 +7,8 @@ Reads IDX files of any image size, gzipped or plain: scikit-learn's digits (8x8)
 import gzip
 import json
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +44,44 @@ class Digits(NamedTuple):
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))
         num_equal = len(order) - len(order) % world_size
         return self.at(order[rank:num_equal:world_size])
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What a rank trains on in which step: all digits in every epoch, each time mixed anew.
+
+    It depends on nothing but these values, so a training that was interrupted can go on in the
+    middle of an epoch with the very batches that were left.
+    """
+
+    digits: Digits
+    epochs: int
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches a rank and epoch."""
+        return -(-(len(self.digits.labels) // self.world_size) // self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of batches a rank in all epochs."""
+        return self.epochs * self.steps_per_epoch
+
+    def epoch_of(self, step: int) -> int:
+        """Return the epoch that a step belongs to, both counted from 1."""
+        return 1 + (step - 1) // self.steps_per_epoch
+
+    def batches_after(self, step: int) -> Iterator[Digits]:
+        """Yield this rank's batches to the end of the last epoch, leaving out the first `step`."""
+        epoch, num_done = divmod(step, self.steps_per_epoch)
+        for seed in range(self.seed + epoch + 1, self.seed + self.epochs + 1):
+            share = self.digits.shuffled_share(self.rank, self.world_size, seed)
+            yield from share.split(self.batch_size)[num_done:]
+            num_done = 0
 
 
 def load_digits(folder: Path) -> tuple[Digits, Digits]:
@@ -116,12 +156,11 @@ class DigitNet(nn.Sequential):
 def finish_epoch(
     folder: Path, model: nn.Module, test: Digits, loss: float, history: list[dict[str, float]]
 ) -> None:
-    """Test the model, print how good it is, and save it with the metrics of all epochs so far."""
-    history.append(
-        {"epoch": len(history) + 1, "loss": loss, "test_accuracy": accuracy(model, test)}
-    )
+    """Save the model with its results, add these to the history, and print them."""
+    test_accuracy = accuracy(model, test)
+    history.append({"epoch": len(history) + 1, "loss": loss, "test_accuracy": test_accuracy})
     print("epoch {epoch}: loss {loss:.4f}, test accuracy {test_accuracy:.4f}".format(**history[-1]))
-    save(folder, model, {**history[-1], "history": history})
+    save_results(folder, model, test_accuracy, history)
 
 
 @torch.inference_mode()
@@ -132,8 +171,12 @@ def accuracy(model: nn.Module, test: Digits) -> float:
     return num_right / len(test.labels)
 
 
-def save(folder: Path, model: nn.Module, metrics: dict[str, object]) -> None:
+def save_results(
+    folder: Path, model: nn.Module, test_accuracy: float, history: list[dict[str, float]]
+) -> None:
     """Write model.pt and metrics.json so that no reader ever sees half a file."""
+    last_epoch = history[-1] if history else {}
+    metrics = {**last_epoch, "test_accuracy": test_accuracy, "history": history}
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: values.cpu() for name, values in model.state_dict().items()}
     torch.save(weights, folder / "model.pt.part")

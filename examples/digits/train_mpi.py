@@ -1,18 +1,19 @@
 """Train the same network with MPI: weights by Bcast, gradients by Allreduce, in place."""
 
 import torch
-from digits import DigitNet, finish_epoch, load_digits
+from digits import DigitNet, TrainingOrder, accuracy, finish_epoch, load_digits, save_results
 from mpi4py import MPI
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from train import parse_arguments
+from train import parse_arguments, resume, save
 
 from trainjob import progress
+from trainjob.checkpoint import Checkpoints, should_stop
 
 
 def main() -> None:
-    """Train, and after each epoch test and save on rank 0."""
+    """Train from the last checkpoint on, to the end or until we are asked to stop."""
     args = parse_arguments()
     comm = MPI.COMM_WORLD
     rank, world_size = comm.Get_rank(), comm.Get_size()
@@ -20,31 +21,40 @@ def main() -> None:
     # Each rank starts from weights of its own; without the broadcast they would stay different.
     torch.manual_seed(args.seed + rank)
     train_set, test_set = load_digits(args.data_url)
+    order = TrainingOrder(train_set, args.epochs, args.batch_size, args.seed, rank, world_size)
     model = DigitNet(*train_set.images.shape[-2:], args.channels)
     broadcast_weights(model, comm)
     gradients = join_gradients(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     schedule = CosineAnnealingLR(optimizer, args.epochs)
-    history: list[dict[str, float]] = []
-    step = 0
-    for epoch in range(1, args.epochs + 1):
-        share = train_set.shuffled_share(rank, world_size, seed=args.seed + epoch)
-        batches = share.split(args.batch_size)
-        loss_sum = 0.0
-        for images, labels in batches:
-            loss = cross_entropy(model(images), labels)
-            gradients.zero_()
-            loss.backward()
-            comm.Allreduce(MPI.IN_PLACE, gradients)
-            gradients /= world_size
-            optimizer.step()
-            loss_sum += loss.item()
-            step += 1
-            progress.report(step, args.epochs * len(batches), epoch, loss=loss.item())
-        schedule.step()
-        mean_loss = comm.allreduce(loss_sum) / len(batches) / world_size
-        if rank == 0:
-            finish_epoch(args.train_url, model, test_set, mean_loss, history)
+    checkpoints = Checkpoints(args.checkpoint_dir)
+    parts = {"net": model, "optimizer": optimizer, "schedule": schedule}
+    step, history, loss_sums = resume(checkpoints, parts, world_size)
+    loss_sum = loss_sums[rank]
+    for images, labels in order.batches_after(step):
+        loss = cross_entropy(model(images), labels)
+        gradients.zero_()
+        loss.backward()
+        comm.Allreduce(MPI.IN_PLACE, gradients)
+        gradients /= world_size
+        optimizer.step()
+        loss_sum += loss.item()
+        step += 1
+        progress.report(step, order.num_steps, order.epoch_of(step), loss=loss.item())
+        ends_epoch = step % order.steps_per_epoch == 0
+        if ends_epoch:
+            schedule.step()
+            mean_loss = comm.allreduce(loss_sum) / order.steps_per_epoch / world_size
+            if rank == 0:
+                finish_epoch(args.train_url, model, test_set, mean_loss, history)
+            loss_sum = 0.0
+        stop = should_stop(every=10)
+        if stop or ends_epoch or step % args.save_every == 0:
+            save(checkpoints, parts, step, history, loss_sum)
+        if stop:
+            break
+    if rank == 0:
+        save_results(args.train_url, model, accuracy(model, test_set), history)
 
 
 def broadcast_weights(model: nn.Module, comm: MPI.Comm) -> None:

@@ -55,6 +55,17 @@ def test_the_job_file_of_an_example_names_what_is_there(name: str) -> None:
     assert job.world_size == 2
 
 
+@pytest.mark.parametrize("name", ["digits", "digits_mpi"])
+def test_the_job_of_an_example_that_saves_is_restarted(name: str) -> None:
+    job = TrainingJob.load(EXAMPLES / name / "job.yaml")
+
+    demo = str(EXAMPLES.parent / ".demo")
+    assert job.checkpoints is not None
+    assert job.checkpoints.url == f"{demo}/checkpoints/{name}/{{run_id}}/"
+    assert job.limits.auto_restart == 2
+    assert job.limits.stall is not None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_readme_of_an_example_says_how_to_run_it_in_five_lines(name: str) -> None:
     lines = (EXAMPLES / name / "README.md").read_text().splitlines()
@@ -103,6 +114,31 @@ def test_ranks_share_an_epoch_equally_and_without_overlap(
     assert [len(share) for share in shares] == [6, 6, 6]
     assert len({number for share in shares for number in share}) == 18
     assert shares[0] != train.shuffled_share(0, 3, seed=2).labels.tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_training_goes_on_with_the_batches_that_are_left(
+    digits: ModuleType, tmp_path: Path, world_size: int
+) -> None:
+    write_set(tmp_path, "train", 20)
+    write_set(tmp_path, "t10k", 10)
+    train, _ = digits.load_digits(tmp_path)
+    order = digits.TrainingOrder(
+        train, epochs=3, batch_size=4, seed=5, rank=0, world_size=world_size
+    )
+    batches = [batch.labels.tolist() for batch in order.batches_after(0)]
+
+    assert len(batches) == order.num_steps == 3 * order.steps_per_epoch
+    for step in range(order.num_steps + 1):
+        left = [batch.labels.tolist() for batch in order.batches_after(step)]
+        assert left == batches[step:]
+    of_first_epoch = [number for batch in batches[: order.steps_per_epoch] for number in batch]
+    assert len(set(of_first_epoch)) == len(of_first_epoch) == 20 // world_size
+    assert [order.epoch_of(step) for step in (1, order.steps_per_epoch, order.num_steps)] == [
+        1,
+        1,
+        3,
+    ]
 
 
 def test_a_folder_without_digits_is_named(digits: ModuleType, tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def test_two_torchrun_ranks_learn_the_digits(dataset: Path, tmp_path: Path) -> N
     assert metrics(tmp_path)["test_accuracy"] >= GOOD
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert weights["7.weight"].shape == (10, 2 * 2 * 32)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "model.pt"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoints", "metrics.json", "model.pt"]
 
 
 def test_one_seed_gives_the_same_losses_twice(dataset: Path, tmp_path: Path) -> None:

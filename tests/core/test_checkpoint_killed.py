@@ -1,0 +1,107 @@
+"""A process that is killed while it saves leaves every checkpoint complete or absent."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from trainjob.checkpoint import Checkpoints, load
+
+_FORK = multiprocessing.get_context("fork")  # torch is imported already: a kill costs milliseconds
+_FILE_EVENTS = ("open", "os.", "shutil.", "tempfile.", "fcntl.")
+
+
+def state(step: int, size: int) -> dict[str, object]:
+    return {"step": step, "weights": torch.full((size,), float(step))}
+
+
+def newest_step(folder: Path) -> int:
+    """Load the newest checkpoint and return its step; all of it must be of that step."""
+    path = Checkpoints(folder).latest()
+    assert path is not None
+    loaded = load(path)
+    assert path.name.startswith(f"step-{loaded['step']:08d}")
+    assert torch.all(loaded["weights"] == loaded["step"])
+    return int(loaded["step"])
+
+
+def save_again_and_go_on(folder: Path) -> None:
+    checkpoints = Checkpoints(folder, keep_last=2)
+    checkpoints.save(3, state(3, 100))  # there already: replaced
+    checkpoints.save(4, state(4, 100))  # and two others go
+
+
+def kill_self_at_file_operation(number: int, action: Callable[[Path], None], folder: Path) -> None:
+    left = number
+
+    def count(event: str, _: object) -> None:
+        nonlocal left
+        if event.startswith(_FILE_EVENTS) and event != "os.kill":
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    action(folder)
+
+
+def test_a_kill_at_any_file_operation_of_a_save_leaves_only_whole_checkpoints(
+    tmp_path: Path,
+) -> None:
+    before = tmp_path / "before"
+    for step in (1, 2, 3):
+        Checkpoints(before).save(step, state(step, 100))
+    found = []
+
+    for number in range(1000):
+        folder = tmp_path / str(number)
+        shutil.copytree(before, folder)
+        writer = _FORK.Process(
+            target=kill_self_at_file_operation, args=(number, save_again_and_go_on, folder)
+        )
+        writer.start()
+        writer.join()
+        found.append(newest_step(folder))
+        Checkpoints(folder, keep_last=2).save(5, state(5, 100))
+        assert newest_step(folder) == 5
+        assert len(list(folder.glob("step-*"))) == 2
+        assert not list(folder.glob(".tmp-*"))
+        if writer.exitcode == 0:
+            break
+        assert writer.exitcode == -signal.SIGKILL
+
+    assert set(found) == {3, 4}
+    assert found == sorted(found)
+    assert len(found) > 50  # as many points to be killed at
+
+
+def save_for_ever(folder: Path) -> None:
+    torch.set_num_threads(1)  # those of the parent are not here after the fork
+    step = newest_step(folder)
+    while True:
+        step += 1
+        Checkpoints(folder, keep_last=2).save(step, state(step, 300_000))
+
+
+def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    moments = random.Random(0)
+    steps = [1]
+    Checkpoints(tmp_path).save(1, state(1, 300_000))
+
+    for _ in range(25):
+        writer = _FORK.Process(target=save_for_ever, args=(tmp_path,))
+        writer.start()
+        writer.join(timeout=moments.uniform(0.01, 0.1))
+        writer.kill()
+        writer.join()
+        steps.append(newest_step(tmp_path))
+
+    assert steps == sorted(steps)
+    assert steps[-1] > 25
+    assert len(list(tmp_path.glob("step-*"))) <= 4  # the kept, one more, and one to be removed

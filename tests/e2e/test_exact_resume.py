@@ -1,0 +1,184 @@
+"""The digits examples, killed and started again, end with the very weights of an unbroken run.
+
+By their own launchers, without a flow: what is asked of a restart is that the script is started
+again with the same checkpoint folder.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "examples" / "digits"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+NUM_STEPS = 4 * 30  # epochs, and batches of 16 images of 1,437 on three ranks
+# Three ranks: the sum of two numbers is the same in any order.
+LAUNCHERS = {
+    "train.py": ["torchrun", "--standalone", "--nproc-per-node", "3"],
+    "train_mpi.py": ["mpirun", "-n", "3", sys.executable, "-m", "mpi4py"],
+}
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    command = [sys.executable, str(ROOT / "examples" / "make_dataset.py"), str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of torchrun without an interruption."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    Training("train.py", dataset, folder).wait()
+    return folder / "out"
+
+
+class Training:
+    """One attempt of an example, with a mark by which all its processes are found."""
+
+    def __init__(
+        self, script: str, dataset: Path, folder: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.checkpoints = folder / "checkpoints"
+        self._mark = uuid.uuid4().hex
+        self.log = folder / f"{self._mark}.log"
+        folder.mkdir(exist_ok=True)
+        arguments = ["--data_url", dataset, "--train_url", folder / "out", "--epochs", 4]
+        arguments += ["--checkpoint_dir", self.checkpoints, "--save_every", 7]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*LAUNCHERS[script], str(DIGITS / script), *map(str, arguments)],
+                env={
+                    **os.environ,
+                    "PATH": PATH,
+                    "PYTHONPATH": str(ROOT),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "OMP_NUM_THREADS": "1",
+                    "EXACT_RESUME_MARK": self._mark,
+                    **(env or {}),
+                },
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait(self) -> str:
+        """Wait for the end, which must be a good one, and return what was printed."""
+        assert self._process.wait(50) == 0, self.log.read_text()
+        return self.log.read_text()
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until so many steps are saved."""
+        deadline = time.monotonic() + 50
+        while saved_step(self.checkpoints) < step:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.005)
+            assert self._process.returncode is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+
+    def kill(self) -> None:
+        """Kill the launcher and all ranks at once, which are in sessions of their own."""
+        while marked := marked_processes(self._mark):
+            for pid in marked:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Return the processes that live and have the mark in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():  # empty once it is dead
+                found.append(int(folder.name))
+    return found
+
+
+def saved_step(folder: Path) -> int:
+    """Return the last step saved; a kill between two may come at any moment after it."""
+    return max((int(path.name.split("-")[1]) for path in folder.glob("step-*")), default=0)
+
+
+def assert_same_results(first: Path, second: Path) -> None:
+    weights = [torch.load(out / "model.pt", weights_only=True) for out in (first, second)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    metrics = [json.loads((out / "metrics.json").read_text()) for out in (first, second)]
+    assert metrics[0] == metrics[1]
+    assert [epoch["epoch"] for epoch in metrics[0]["history"]] == [1, 2, 3, 4]
+
+
+def kill_and_restart(script: str, dataset: Path, folder: Path, num_kills: int) -> list[int]:
+    """Train with kills at random steps in between; return the step of each start."""
+    moments = random.Random(0)
+    starts = []
+    for number in range(num_kills):
+        # A step in the next part of the training: each kill comes later than the one before.
+        first, after = (NUM_STEPS * part // (num_kills + 1) for part in (number, number + 1))
+        starts.append(saved_step(folder / "checkpoints"))
+        training = Training(script, dataset, folder)
+        training.wait_for_step(max(starts[-1] + 1, moments.randrange(first + 1, after)))
+        training.kill()
+        shutil.rmtree(folder / "out", ignore_errors=True)  # a restart begins with empty outputs
+    starts.append(saved_step(folder / "checkpoints"))
+    printed = Training(script, dataset, folder).wait()
+    assert f"goes on from step {starts[-1]}\n" in printed
+    return starts
+
+
+def test_weights_are_bit_identical_after_three_kills_of_torchrun(
+    dataset: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    starts = kill_and_restart("train.py", dataset, tmp_path / "killed", num_kills=3)
+
+    assert 0 == starts[0] < starts[1] < starts[2] < starts[3] < NUM_STEPS
+    assert_same_results(unbroken, tmp_path / "killed" / "out")
+
+
+@pytest.mark.mpi
+def test_weights_are_bit_identical_after_a_kill_of_mpirun(dataset: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py", reason="the extra mpi is not installed")
+    if shutil.which("mpirun", path=PATH) is None:
+        pytest.skip("mpirun is not on PATH")
+    Training("train_mpi.py", dataset, tmp_path / "unbroken").wait()
+
+    starts = kill_and_restart("train_mpi.py", dataset, tmp_path / "killed", num_kills=1)
+
+    assert 0 == starts[0] < starts[1] < NUM_STEPS
+    assert_same_results(tmp_path / "unbroken" / "out", tmp_path / "killed" / "out")
+
+
+def test_a_training_that_is_asked_to_stop_saves_and_the_next_goes_on_to_the_same_weights(
+    dataset: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    stop_file = tmp_path / "stop"
+    stopped = Training(
+        "train.py", dataset, tmp_path / "stopped", {"TRAINJOB_STOP_FILE": str(stop_file)}
+    )
+    stopped.wait_for_step(1)
+    stop_file.touch()
+    stopped.wait()
+    step = saved_step(tmp_path / "stopped" / "checkpoints")
+    results = sorted(path.name for path in (tmp_path / "stopped" / "out").iterdir())
+
+    Training("train.py", dataset, tmp_path / "stopped").wait()
+
+    assert 0 < step < NUM_STEPS
+    assert results == ["metrics.json", "model.pt"]
+    assert_same_results(unbroken, tmp_path / "stopped" / "out")
