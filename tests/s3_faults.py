@@ -7,18 +7,23 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Fault = Literal["cut", "flip", "503", "stall"] | None
+Fault = Literal["cut", "flip", "503", "403", "stall", "gone", "hang"] | None
 Rule = Callable[[str, str], Fault]
 
 _OWN_HEADERS = {"content-length", "transfer-encoding", "connection"}
-_BUSY = b"<Error><Code>SlowDown</Code></Error>"
+_ERRORS = {
+    "503": b"<Error><Code>SlowDown</Code></Error>",
+    "403": b"<Error><Code>AccessDenied</Code></Error>",
+}
 
 
 class FaultProxy(ThreadingHTTPServer):
     """Forwards every request and spoils the answer as `rule` says.
 
     The rule gets method and path of a request and returns what goes wrong: ``cut`` the connection
-    in the middle of the body, ``flip`` one bit, answer ``503``, or ``stall`` until the proxy ends.
+    in the middle of the body, ``flip`` one bit, answer ``503`` or ``403``, or ``stall`` in the
+    middle of the body until the proxy ends; ``gone``: close the connection without having asked
+    the store; ``hang``: do not even answer until the proxy ends.
     """
 
     def __init__(self, upstream_port: int, rule: Rule) -> None:
@@ -65,9 +70,15 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, self.path))
         fault = self.server.rule(self.command, self.path)
-        if fault == "503":
-            self.send_head(503, {}, len(_BUSY))
-            self.wfile.write(_BUSY)
+        if fault in _ERRORS:
+            self.send_head(int(fault), {}, len(_ERRORS[fault]))
+            self.wfile.write(_ERRORS[fault])
+            return
+        if fault in ("gone", "hang"):
+            self.close_connection = True
+            if fault == "hang":
+                self.server.stalled.set()
+                self.server.ended.wait()
             return
         with closing(http.client.HTTPConnection("127.0.0.1", self.server.upstream_port)) as store:
             store.putrequest(self.command, self.path, skip_host=True)

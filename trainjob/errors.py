@@ -12,12 +12,18 @@
     │   ├── CorruptData           bytes are not the bytes that were promised      retryable
     │   ├── UnsafeKey             a key that cannot be a file below the target
     │   ├── OutputNotEmpty        the output prefix holds something not of this run
+    │   ├── CheckpointsOfAnother  the checkpoint folder belongs to another job, run or program
     │   └── OutputEmpty           the script wrote nothing to a declared output
     ├── SourceError               the code cannot be had as asked
     │   └── SourceUnavailable     its host does not answer                        retryable
+    ├── RunLost                   the process of the run was killed too often
     ├── LaunchError               the training could not be started
-    └── TrainingFailed            a rank failed
-        └── RankFailed            which one and how (trainjob.launch.failure)
+    │   └── StartFailed           by a launcher or program (trainjob.launch.failure)
+    ├── TrainingFailed            the training began and failed (trainjob.launch.failure)
+    │   ├── RankFailed            a rank did, first of all
+    │   ├── TrainingStalled       nothing was seen of it for too long
+    │   └── RanksAbandoned        launcher, supervisor or flow process died
+    └── CheckpointError           a checkpoint is none (trainjob.checkpoint_folder)
 """
 
 from collections.abc import Iterable
@@ -109,6 +115,10 @@ class OutputNotEmpty(StoreError):
     """The output prefix holds something that this run did not write."""
 
 
+class CheckpointsOfAnother(StoreError):
+    """The checkpoint folder belongs to another job, run or program."""
+
+
 class OutputEmpty(StoreError):
     """The script wrote nothing to an output that the job declares."""
 
@@ -125,6 +135,10 @@ class SourceUnavailable(SourceError):
 
 class LaunchError(TrainjobError):
     """The training could not be started: launcher missing, MPI mismatch, no device."""
+
+
+class RunLost(TrainjobError):
+    """The process of the run was killed more often than the job allows."""
 
 
 class TrainingFailed(TrainjobError):

@@ -1,14 +1,15 @@
 """Folders of this machine as a store."""
 
+import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from trainjob.errors import StoreDenied
+from trainjob.errors import StoreDenied, TreeChanged
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local_tree import copy_file, list_folder, walk
@@ -61,19 +62,44 @@ class LocalStore:
             meter.finish_file()
         return records
 
-    def upload(self, source: Path, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+    def upload(
+        self,
+        source: Path,
+        files: Sequence[Entry],
+        meter: Meter,
+        changed: list[str] | None = None,
+    ) -> list[FileRecord]:
         """Copy `files` from the folder `source`, each under a temporary name first."""
         records = []
         for entry in files:
-            with self._told(entry.path), self._new_file(entry.path) as copy:
-                records.append(copy_file(source / entry.path, entry, copy, meter))
+            try:
+                with self._told(entry.path), self._new_file(entry.path) as copy:
+                    records.append(copy_file(source / entry.path, entry, copy, meter))
+            except TreeChanged:
+                if changed is None:
+                    raise
+                changed.append(entry.path)
+                continue
             meter.finish_file()
         return records
+
+    def upload_chunks(self, path: str, chunks: Iterable[bytes]) -> FileRecord:
+        """Write one file under a temporary name and rename it."""
+        sha256, size_bytes = hashlib.sha256(), 0
+        with self._told(path), self._new_file(path) as file:
+            for chunk in chunks:
+                file.write(chunk)
+                sha256.update(chunk)
+                size_bytes += len(chunk)
+        return FileRecord(path, size_bytes, sha256.hexdigest())
 
     def read(self, path: str) -> bytes:
         """Return the content of a small file."""
         with self._told(path):
-            return (self._root / path).read_bytes()
+            try:
+                return (self._root / path).read_bytes()
+            except NotADirectoryError as error:  # there is a file above it
+                raise FileNotFoundError from error
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file under a temporary name and rename it."""
@@ -81,10 +107,16 @@ class LocalStore:
             file.write(data)
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Delete files; folders stay."""
+        """Delete files and the folders that this leaves empty."""
         for path in paths:
+            file = self._root / path
             with self._told(path):
-                (self._root / path).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not empty, or not there
+                for folder in file.parents:
+                    if folder == self._root:
+                        break
+                    folder.rmdir()
 
     def prove_writing(self) -> None:
         """Make an unnamed file in the nearest folder that exists; the others are made there."""

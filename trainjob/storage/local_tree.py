@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trainjob.errors import TreeChanged, UnsafeKey
+from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord
@@ -60,11 +61,15 @@ def walk(root: Path, links_inside: bool = False) -> Iterator[Entry | str]:
                 yield path
                 pending.append((Path(item.path), path + "/", above | {real}))
             elif item.is_file():
-                stat = item.stat()
-                yield Entry(path, stat.st_size, _version(stat))
+                yield entry_of(path, item.stat())
             else:
                 what = "leads to nothing" if item.is_symlink() else "is not a regular file"
                 raise _refused(root, path, what)
+
+
+def entry_of(path: str, stat: os.stat_result) -> Entry:
+    """Return the entry of a file of this machine in a listing."""
+    return Entry(path, stat.st_size, _version(stat))
 
 
 def copy_file(file: Path, entry: Entry, copy: BinaryIO | None, meter: Meter) -> FileRecord:
@@ -83,6 +88,7 @@ def copy_file(file: Path, entry: Entry, copy: BinaryIO | None, meter: Meter) -> 
     try:
         with file.open("rb") as source:
             while chunk := source.read(_CHUNK_BYTES):
+                check_deadline(str(file))
                 digest.update(chunk)
                 if copy is not None:
                     copy.write(chunk)
@@ -103,6 +109,11 @@ def digest_file(file: Path) -> str:
 def version_of(file: Path) -> str:
     """Return text that changes when the content of `file` does, without reading it."""
     return _version(file.stat())
+
+
+def mtime_ns_of(entry: Entry) -> int:
+    """Return when a listed file of this machine was last written, in nanoseconds."""
+    return int(entry.version.split("-")[1])
 
 
 def changed(file: Path) -> TreeChanged:

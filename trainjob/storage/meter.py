@@ -10,9 +10,14 @@ _INTERVAL_S = 0.2
 
 
 class Meter:
-    """Counts the files and bytes of one copy named `label`. Used by one thread at a time."""
+    """Counts the files and bytes of one copy. Used by one thread at a time.
 
-    def __init__(self, label: str, files: Sequence[Entry]) -> None:
+    Args:
+        label: What watchers call the copy; None: nobody is told of it.
+        files: All that will be copied.
+    """
+
+    def __init__(self, label: str | None, files: Sequence[Entry]) -> None:
         self._label = label
         self._total_files = len(files)
         self._total_bytes = total_size(files)
@@ -33,6 +38,8 @@ class Meter:
             self._tell()
 
     def _tell(self) -> None:
+        if self._label is None:
+            return
         self._last_told = time.monotonic()
         emit(
             Transferred(

@@ -22,7 +22,7 @@ def check_paths(url: str, files: Sequence[str], folders: Iterable[str] = ()) -> 
         UnsafeKey: Naming the first such path.
     """
     for path in (*files, *folders):
-        if reason := _unsafe(path):
+        if reason := unsafe(path):
             raise _refused(url, path, reason)
     twice = next((path for path, count in Counter(files).items() if count > 1), None)
     if twice is not None:
@@ -34,7 +34,8 @@ def check_paths(url: str, files: Sequence[str], folders: Iterable[str] = ()) -> 
             raise _refused(url, path, "is both a file and a folder")
 
 
-def _unsafe(path: str) -> str | None:
+def unsafe(path: str) -> str | None:
+    """Say why a path cannot be a file below a folder; None if it can."""
     if path.startswith("/"):
         return "is an absolute path"
     if "\0" in path:

@@ -1,7 +1,8 @@
 """The receipt of an uploaded tree: what a run wrote, and the proof that it is still there.
 
-``_trainjob/receipt.json`` names the run, what it ran, and every file with size and sha256; the
-empty ``_SUCCESS`` beside the files is written last, so who sees it sees a complete tree.
+``_trainjob/receipt.json`` names the run, what it ran, how it ended, and every file with size and
+sha256; the empty ``_SUCCESS`` beside the files is written last, so who sees it sees a complete
+result. What a training left that was cancelled or failed has a receipt and no ``_SUCCESS``.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ SUCCESS = "_SUCCESS"
 OWN_FOLDER = "_trainjob/"
 RECEIPT = f"{OWN_FOLDER}receipt.json"
 
+OutputState = Literal["Completed", "AutoStopped", "TargetReached", "Cancelled", "Failed"]
+UNFINISHED_STATES: frozenset[OutputState] = frozenset({"Cancelled", "Failed"})
+"""States whose outputs are no result: there is no ``_SUCCESS`` beside them."""
+
 
 class Receipt(BaseModel):
     """What a run wrote to one output. Facts of the run stand beside these fields."""
@@ -32,6 +37,9 @@ class Receipt(BaseModel):
 
     run_id: str
     """The run that wrote the files."""
+
+    state: OutputState = "Completed"
+    """How the training ended that wrote the files."""
 
     created: str
     """When the last file was verified, UTC, ISO 8601."""
@@ -50,12 +58,26 @@ class Receipt(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What reading a tree again showed; the counts are those of the receipt."""
+    """What reading a tree again showed; counts and state are those of the receipt.
+
+    Attributes:
+        url: The tree.
+        num_files: Files that should be there.
+        size_bytes: Their size.
+        problems: Everything that is not as the receipt says; nothing if all is.
+        state: How the training ended that wrote the tree; None if there is no receipt.
+    """
 
     url: str
     num_files: int
     size_bytes: int
     problems: tuple[str, ...]
+    state: OutputState | None = None
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the tree is the whole result of a training that was not broken off."""
+        return not self.problems and self.state not in UNFINISHED_STATES
 
 
 def read_receipt(url: str, settings: StoreSettings | None) -> Receipt:
@@ -81,11 +103,11 @@ def verify_receipt(url: str, settings: StoreSettings | None) -> VerifyReport:
             receipt = _read_receipt(store)
         except (StoreNotFound, CorruptData) as error:
             return VerifyReport(store.url, 0, 0, (str(error),))
-        problems = [] if SUCCESS in found else [f"{SUCCESS}: missing, the upload was not finished"]
+        problems = _success_problems(receipt, found)
         problems += _name_problems(receipt, found)
         problems += _content_problems(receipt, found, store)
     size_bytes = sum(file.size_bytes for file in receipt.files)
-    return VerifyReport(store.url, len(receipt.files), size_bytes, tuple(problems))
+    return VerifyReport(store.url, len(receipt.files), size_bytes, tuple(problems), receipt.state)
 
 
 def _read_receipt(store: Store) -> Receipt:
@@ -101,6 +123,15 @@ def _read_receipt(store: Store) -> Receipt:
         found = f"a receipt ({RECEIPT}) that cannot be read"
         do = "run the job again, or use the version of trainjob that wrote it"
         raise failure(CorruptData, store.url, found, do) from error
+
+
+def _success_problems(receipt: Receipt, found: dict[str, Entry]) -> list[str]:
+    is_unfinished = receipt.state in UNFINISHED_STATES
+    if is_unfinished and SUCCESS in found:
+        return [f"{SUCCESS}: there, though the state of the run is {receipt.state}"]
+    if not is_unfinished and SUCCESS not in found:
+        return [f"{SUCCESS}: missing, the upload was not finished"]
+    return []
 
 
 def _name_problems(receipt: Receipt, found: dict[str, Entry]) -> list[str]:

@@ -1,7 +1,7 @@
 """A prefix of an S3 bucket as a store."""
 
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -60,13 +60,23 @@ class S3Store:
         """Read `files` and return what arrives."""
         return self._client.run(self._transfer(meter).digest(files))
 
-    def upload(self, source: Path, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+    def upload(
+        self,
+        source: Path,
+        files: Sequence[Entry],
+        meter: Meter,
+        changed: list[str] | None = None,
+    ) -> list[FileRecord]:
         """Copy `files` from the folder `source`; S3 shows an object when it is complete."""
         for entry in files:
             if len((self._prefix + entry.path).encode()) > _MAX_KEY_BYTES:
                 found = f"its key would have more than the {_MAX_KEY_BYTES} bytes that S3 takes"
                 raise failure(UnsafeKey, self.url + entry.path, found, "write shorter names")
-        return self._client.run(self._transfer(meter).upload(source, files))
+        return self._client.run(self._transfer(meter).upload(source, files, changed))
+
+    def upload_chunks(self, path: str, chunks: Iterable[bytes]) -> FileRecord:
+        """Write one object, in parts if it is large."""
+        return self._run(self._transfer(Meter(None, ())).upload_chunks(path, chunks), path)
 
     def read(self, path: str) -> bytes:
         """Return the content of a small object."""

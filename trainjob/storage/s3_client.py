@@ -8,6 +8,7 @@ import asyncio
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import fsspec.asyn
@@ -15,6 +16,8 @@ from aiobotocore.session import AioSession
 from botocore.loaders import create_loader
 from s3fs import S3FileSystem
 
+from trainjob.errors import StoreUnavailable
+from trainjob.storage.deadline import check_deadline, has_deadline
 from trainjob.storage.settings import StoreSettings
 
 T = TypeVar("T")
@@ -25,6 +28,7 @@ _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
 _TRIES = 3
 _CLOSE_TIMEOUT_S = 5
+_LOOK_AT_DEADLINE_S = 0.2
 _API_MODELS = create_loader()
 """Botocore's description of S3, read once: reading it for every connection takes 70 ms each."""
 
@@ -53,7 +57,15 @@ class S3Client:
         """Run `work` on the loop of fsspec, in the caller's context, and wait for it.
 
         When the wait is interrupted, the work is cancelled and has ended before this returns.
+
+        Raises:
+            StoreUnavailable: If the deadline of the context is over.
         """
+        try:
+            check_deadline("the store")
+        except StoreUnavailable:
+            work.close()
+            raise
         ended = threading.Event()
 
         async def tracked() -> T:
@@ -64,7 +76,7 @@ class S3Client:
 
         future = asyncio.run_coroutine_threadsafe(tracked(), fsspec.asyn.get_loop())
         try:
-            return future.result()
+            return _result_in_time(future)
         except BaseException:
             if not future.done():
                 future.cancel()
@@ -92,6 +104,15 @@ class S3Client:
         client = await files.set_session()
         self._closer = weakref.finalize(self, _close, client)
         return files
+
+
+def _result_in_time(future: "Future[T]") -> T:
+    if not has_deadline():
+        return future.result()
+    # Somebody may set the deadline while this waits, so it is asked again and again.
+    while not wait([future], timeout=_LOOK_AT_DEADLINE_S).done:
+        check_deadline("the store")
+    return future.result()
 
 
 async def each(

@@ -9,8 +9,9 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,8 @@ _TRIES = 4
 _FIRST_PAUSE_S = 0.2
 _MD5 = re.compile(r'"([0-9a-f]{32})"', re.IGNORECASE)  # OSS writes it in capitals
 _RUN_AGAIN = "run again when nothing writes to it"
+
+_PutPart = Callable[[int, bytes], Awaitable[None]]
 
 
 class Transfer:
@@ -70,24 +73,59 @@ class Transfer:
 
         return await each(files, read)
 
-    async def upload(self, source: Path, files: Sequence[Entry]) -> list[FileRecord]:
-        """Copy `files` from the folder `source`."""
+    async def upload(
+        self, source: Path, files: Sequence[Entry], skipped: list[str] | None
+    ) -> list[FileRecord]:
+        """Copy `files` from the folder `source`; see `trainjob.storage.store.Store`."""
 
-        async def send(entry: Entry) -> FileRecord:
-            file = source / entry.path
+        async def send(entry: Entry) -> FileRecord | None:
             try:
-                with local_failures(str(file)):
-                    sha256 = await self._send(file, entry)
-            except StoreError as error:
-                if _is_changed(file, entry):
-                    raise changed(file) from error
-                raise
-            if _is_changed(file, entry):
-                raise changed(file)
+                record = await self._send_unchanged(source / entry.path, entry)
+            except TreeChanged:
+                if skipped is None:
+                    raise
+                skipped.append(entry.path)
+                return None
             self._meter.finish_file()
-            return FileRecord(entry.path, entry.size_bytes, sha256)
+            return record
 
-        return await each(files, send)
+        return [record for record in await each(files, send) if record is not None]
+
+    async def upload_chunks(self, path: str, chunks: Iterable[bytes]) -> FileRecord:
+        """Write one object from pieces of any size."""
+        entry, sha256, size_bytes = Entry(path, 0, ""), hashlib.sha256(), 0
+        parts = _parts_of(chunks)
+
+        async def next_part() -> bytes:
+            nonlocal size_bytes
+            # Making the pieces may take a while, during which the loop has other work.
+            part = await asyncio.to_thread(next, parts, b"")
+            sha256.update(part)
+            size_bytes += len(part)
+            return part
+
+        part = await next_part()
+        if len(part) < PART_BYTES:
+            await self._call("put_object", entry, Body=part)
+        else:
+            async with self._multipart(entry) as put:
+                for number in count(1):
+                    await put(number, part)
+                    if not (part := await next_part()):
+                        break
+        return FileRecord(path, size_bytes, sha256.hexdigest())
+
+    async def _send_unchanged(self, file: Path, entry: Entry) -> FileRecord:
+        try:
+            with local_failures(str(file)):
+                sha256 = await self._send(file, entry)
+        except StoreError as error:
+            if _is_changed(file, entry):
+                raise changed(file) from error
+            raise
+        if _is_changed(file, entry):
+            raise changed(file)
+        return FileRecord(entry.path, entry.size_bytes, sha256)
 
     async def _fetch(self, entry: Entry, copy: BinaryIO | None) -> FileRecord:
         """Read one object, again if it breaks off on the way, which botocore does not do."""
@@ -159,21 +197,33 @@ class Transfer:
 
     async def _send_parts(self, opened: BinaryIO, entry: Entry) -> None:
         part_bytes = max(PART_BYTES, math.ceil(entry.size_bytes / _MAX_PARTS))
+        async with self._multipart(entry) as put:
+
+            async def send(number: int) -> None:
+                async with self._part_slots:
+                    # pread: the parts share one open file.
+                    data = os.pread(opened.fileno(), part_bytes, (number - 1) * part_bytes)
+                    await put(number, data)
+                self._meter.add_bytes(len(data))
+
+            await each(range(1, math.ceil(entry.size_bytes / part_bytes) + 1), send)
+
+    @asynccontextmanager
+    async def _multipart(self, entry: Entry) -> AsyncIterator[_PutPart]:
+        """Give what sends a part; the object is there when the block ends well."""
         upload = await self._call("create_multipart_upload", entry)
         upload_id = upload["UploadId"]
+        tags: dict[int, str] = {}
 
-        async def send(number: int) -> dict[str, Any]:
-            async with self._part_slots:
-                # pread: the parts share one open file.
-                data = os.pread(opened.fileno(), part_bytes, (number - 1) * part_bytes)
-                part = await self._call(
-                    "upload_part", entry, UploadId=upload_id, PartNumber=number, Body=data
-                )
-            self._meter.add_bytes(len(data))
-            return {"PartNumber": number, "ETag": part["ETag"]}
+        async def put(number: int, data: bytes) -> None:
+            part = await self._call(
+                "upload_part", entry, UploadId=upload_id, PartNumber=number, Body=data
+            )
+            tags[number] = part["ETag"]
 
         try:
-            parts = await each(range(1, math.ceil(entry.size_bytes / part_bytes) + 1), send)
+            yield put
+            parts = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
             await self._call(
                 "complete_multipart_upload",
                 entry,
@@ -194,6 +244,18 @@ class Transfer:
 
     def _url(self, entry: Entry) -> str:
         return f"s3://{self._bucket}/{self._prefix}{entry.path}"
+
+
+def _parts_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of `PART_BYTES`, the last of which may be shorter."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= PART_BYTES:
+            yield bytes(held[:PART_BYTES])
+            del held[:PART_BYTES]
+    if held:
+        yield bytes(held)
 
 
 def _check_size(url: str, entry: Entry, received: int) -> None:
@@ -217,4 +279,7 @@ def _check_md5(url: str, entry: Entry, answer: dict[str, Any], md5: str) -> None
 
 
 def _is_changed(file: Path, entry: Entry) -> bool:
-    return not file.exists() or version_of(file) != entry.version
+    try:
+        return version_of(file) != entry.version
+    except FileNotFoundError:
+        return True

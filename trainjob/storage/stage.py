@@ -5,21 +5,18 @@ target and then takes its place, so that doing it again gives the same tree: not
 nothing of an earlier tree stays.
 """
 
-import re
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainjob.errors import StoreError, StoreNotFound
-from trainjob.storage.failures import failure, local_failures
+from trainjob.errors import StoreNotFound
+from trainjob.storage.failures import failure
 from trainjob.storage.listing import Listing
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
 from trainjob.storage.paths import check_paths
+from trainjob.storage.replace import check_space, replacing
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
-from trainjob.values import format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +56,11 @@ def stage_tree(url: str, target: Path, settings: StoreSettings | None, label: st
     """
     with open_store(url, settings) as store:
         listing = list_tree(store)
-        with local_failures(str(target)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(target)
-            _check_space(target.parent, listing)
-            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-            try:
-                partial.mkdir()
-                for folder in listing.folders:
-                    (partial / folder).mkdir(parents=True, exist_ok=True)
-                files = store.download(listing.files, partial, Meter(label, listing.files))
-                _swap_in(partial, target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        with replacing(target) as partial:
+            check_space(target.parent, listing.size_bytes)
+            for folder in listing.folders:
+                (partial / folder).mkdir(parents=True, exist_ok=True)
+            files = store.download(listing.files, partial, Meter(label, listing.files))
         return StagedTree(store.url, tuple(files), fingerprint(files))
 
 
@@ -91,33 +80,3 @@ def list_tree(store: Store) -> Listing:
         raise failure(StoreNotFound, store.url, "no such folder, or no file in it", do)
     check_paths(store.url, [entry.path for entry in listing.files], listing.folders)
     return listing
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove what an earlier process that was killed left beside `target`."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.(?:partial|old)")
-    for path in target.parent.iterdir():
-        if ours.fullmatch(path.name):
-            shutil.rmtree(path)
-
-
-def _check_space(folder: Path, listing: Listing) -> None:
-    free = shutil.disk_usage(folder).free
-    if listing.size_bytes > free:
-        found = f"{format_size(free)} free for {format_size(listing.size_bytes)} of files"
-        raise failure(StoreError, str(folder), found, "make space or set TRAINJOB_WORKDIR")
-
-
-def _swap_in(partial: Path, target: Path) -> None:
-    """Give `partial` the name `target`; a folder cannot be renamed over one with files."""
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
-    had_one = target.exists()
-    if had_one:
-        target.rename(old)
-    try:
-        partial.rename(target)
-    except OSError:
-        if had_one:
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

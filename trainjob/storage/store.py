@@ -4,7 +4,7 @@ A store moves and reads files and nothing more; what a complete tree is, and who
 `stage`, `upload` and `receipt`, which know no other store than this protocol.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -56,12 +56,28 @@ class Store(Protocol):
             TreeChanged: If a file is no longer the one that was listed.
         """
 
-    def upload(self, source: Path, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+    def upload(
+        self,
+        source: Path,
+        files: Sequence[Entry],
+        meter: Meter,
+        changed: list[str] | None = None,
+    ) -> list[FileRecord]:
         """Copy `files` from the folder `source`; each appears complete or not at all.
 
+        Args:
+            source: The folder.
+            files: What to copy, as it was listed.
+            meter: Counts what is copied.
+            changed: Files that are no longer the ones that were listed are added here and are not
+                among the records; what the store holds of them means nothing.
+
         Raises:
-            TreeChanged: If a file of `source` is no longer the one that was listed.
+            TreeChanged: If there is such a file, and `changed` is None.
         """
+
+    def upload_chunks(self, path: str, chunks: Iterable[bytes]) -> FileRecord:
+        """Write one file from pieces of any size, of which only the last ones are in memory."""
 
     def read(self, path: str) -> bytes:
         """Return the content of a small file.
@@ -74,7 +90,7 @@ class Store(Protocol):
         """Write a small file, complete or not at all."""
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Delete files; one that is not there is no error."""
+        """Delete files, and folders that become empty; one that is not there is no error."""
 
     def prove_writing(self) -> None:
         """Write and delete something of a unique name, leaving nothing behind.

@@ -121,3 +121,10 @@ def read_tree():
         return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
     return read
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a run that is kept in a store."""
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"

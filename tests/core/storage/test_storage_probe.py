@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from trainjob.storage.probe import input_problems, output_problems
+from trainjob.errors import Problem
+from trainjob.storage.checkpoint_restore import restore_checkpoints
+from trainjob.storage.probe import (
+    checkpoint_problems,
+    input_problems,
+    log_problems,
+    output_problems,
+)
 from trainjob.storage.settings import StoreSettings
 
 
@@ -209,3 +216,68 @@ def test_settings_come_from_the_environment(monkeypatch):
 
 def test_an_empty_environment_gives_empty_settings():
     assert StoreSettings.from_env() == StoreSettings()
+
+
+def checkpoint_ask(field: str, url: str, settings: StoreSettings | None) -> list[Problem]:
+    return checkpoint_problems(field, url, settings, job="digits")
+
+
+@pytest.mark.parametrize("ask", [checkpoint_ask, log_problems])
+def test_a_new_folder_is_a_place_for_checkpoints_and_logs(place, ask):
+    assert ask("inputs[0].url", f"{place.url}/new/er", place.settings) == []
+    assert place.paths() == []
+
+
+@pytest.mark.parametrize("ask", [checkpoint_ask, log_problems])
+def test_a_file_in_the_way_of_checkpoints_and_logs_is_named(place, ask):
+    place.put("out", b"1")
+
+    assert "a file of that name" in told(ask("inputs[0].url", f"{place.url}/out", place.settings))
+
+
+def test_logs_need_an_empty_folder(place):
+    place.put("file", b"1")
+
+    problem = told(log_problems("inputs[0].url", place.url, place.settings))
+
+    assert "found files in it; use an empty folder or put {run_id} into the url" in problem
+    assert log_problems("logs.url", f"{place.url}/{{run_id}}/", place.settings) == []
+
+
+def test_checkpoints_of_the_same_job_are_gone_on_from_and_others_are_refused(place, tmp_path):
+    restore_checkpoints(place.url, tmp_path / "c", place.settings, job="digits", run_id="r")
+    before = place.paths()
+
+    assert checkpoint_problems("c.url", place.url, place.settings, job="digits") == []
+    problem = told(checkpoint_problems("inputs[0].url", place.url, place.settings, job="mnist"))
+
+    assert problem == (
+        f"inputs[0].url: asked for a folder for checkpoints of the job 'mnist' at {place.url!r}, "
+        "found not empty but with checkpoints of the job 'digits'; "
+        "use another folder, or name the job 'digits' to go on from them"
+    )
+    assert place.paths() == before
+
+
+def test_a_folder_of_other_programs_is_no_place_for_checkpoints(place):
+    place.put("precious", b"1")
+
+    problem = told(checkpoint_ask("inputs[0].url", place.url, place.settings))
+
+    assert "found not empty but 1 files, such as 'precious'; use an empty folder" in problem
+
+
+@pytest.mark.parametrize("ask", [checkpoint_ask, log_problems])
+def test_read_only_credentials_keep_neither_checkpoints_nor_logs(s3, s3_place, ask):
+    problem = told(ask("inputs[0].url", s3_place.url, s3.reader_settings))
+
+    assert "found the credentials are not allowed to do this (PutObject: AccessDenied)" in problem
+
+
+@pytest.mark.parametrize("ask", [checkpoint_ask, log_problems])
+def test_a_store_that_is_away_may_be_back_for_checkpoints_and_logs(s3, s3_place, ask):
+    settings = s3.settings.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})
+
+    (problem,) = ask("inputs[0].url", s3_place.url, settings)
+
+    assert problem.may_pass

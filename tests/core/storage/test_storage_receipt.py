@@ -7,8 +7,9 @@ import pytest
 
 from trainjob.errors import CorruptData, StoreNotFound
 from trainjob.events import Transferred, listening
+from trainjob.storage.claim import CLAIM
 from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
-from trainjob.storage.upload import CLAIM, upload_tree
+from trainjob.storage.upload import upload_tree
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ import pytest
 
 from trainjob.errors import OutputEmpty, OutputNotEmpty, StoreError, TreeChanged, UnsafeKey
 from trainjob.events import Transferred, listening
+from trainjob.storage.claim import CLAIM
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.meter import Meter
 from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
 from trainjob.storage.stage import stage_tree
 from trainjob.storage.store import open_store
-from trainjob.storage.upload import CLAIM, upload_tree
+from trainjob.storage.upload import upload_tree
 
 BOOKKEEPING = {RECEIPT, SUCCESS}
 

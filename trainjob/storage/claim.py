@@ -1,0 +1,112 @@
+"""Whose an output folder is while it is filled: one file that names the run and all its files.
+
+The claim is written before the first file, so that a retry after a failure, and the final upload
+after a sync, know their own half-finished work from the files of others, which are never deleted
+or overwritten.
+"""
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainjob.errors import OutputNotEmpty, StoreNotFound
+from trainjob.storage.failures import failure
+from trainjob.storage.local import PARTIAL
+from trainjob.storage.receipt import OWN_FOLDER, RECEIPT, SUCCESS, Receipt
+from trainjob.storage.store import Store
+
+CLAIM = f"{OWN_FOLDER}claim.json"
+
+
+class Claim(BaseModel):
+    """Which run is writing to a folder, and every file that it has written or will write."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    files: frozenset[str]
+
+
+def own_files(store: Store, present: set[str], run_id: str) -> set[str]:
+    """Return the files that this run wrote, or meant to write, into the folder before.
+
+    Args:
+        store: The folder.
+        present: What it holds.
+        run_id: This run.
+
+    Raises:
+        OutputNotEmpty: If there is anything else.
+    """
+    own: set[str] = set()
+    is_ours = False
+    for path in (CLAIM, RECEIPT):
+        record = _read_record(store, path) if path in present else None
+        if record is not None and record.run_id != run_id:
+            raise not_empty(store.url, f"the output of the run {record.run_id}")
+        if record is not None:
+            is_ours = True
+            own |= record.files
+    foreign = {
+        path
+        for path in present - own
+        if not (is_ours and is_bookkeeping(path)) and not path.startswith(PARTIAL)
+    }
+    if foreign:
+        raise not_empty(store.url, f"{len(foreign)} files, such as {min(foreign)!r}")
+    if not present and store.is_file():
+        raise not_empty(store.url, "a file of that name")
+    return own
+
+
+def write_claim(store: Store, run_id: str, files: set[str]) -> Claim:
+    """Claim the folder for this run, which will write `files`.
+
+    Another run may have found the folder empty at the same time. Each looks again, after this and
+    at its end: at least one of them sees the other, and no tree of two runs is Completed.
+
+    Raises:
+        OutputNotEmpty: If another run was faster.
+    """
+    claim = Claim(run_id=run_id, files=frozenset(files))
+    store.write(CLAIM, claim.model_dump_json().encode())
+    refuse_others(store, claim)
+    return claim
+
+
+def refuse_others(store: Store, claim: Claim) -> None:
+    """See that the claim still is that of this run and that nobody else wrote here.
+
+    Raises:
+        OutputNotEmpty: Naming the other run or a file of it.
+    """
+    present = {entry.path for entry in store.list_files().files}
+    standing = _read_record(store, CLAIM)
+    if standing is None or standing.run_id != claim.run_id:
+        other = f"the run {standing.run_id}" if standing else "another run"
+        raise not_empty(store.url, f"in use by {other}")
+    foreign = {path for path in present - claim.files if not is_bookkeeping(path)}
+    if foreign:
+        raise not_empty(store.url, f"{len(foreign)} files, such as {min(foreign)!r}")
+
+
+def is_bookkeeping(path: str) -> bool:
+    """Say whether a file of a tree has a name that we use for ourselves."""
+    return path.partition("/")[0] in (SUCCESS, OWN_FOLDER.rstrip("/"))
+
+
+def not_empty(url: str, found: str) -> OutputNotEmpty:
+    """Return the error for a folder that holds what this run did not write."""
+    do = "use an empty folder or put {run_id} into the url"
+    return failure(OutputNotEmpty, url, f"not empty but {found}", do)
+
+
+def _read_record(store: Store, path: str) -> Claim | None:
+    """Return who claims the tree; of a receipt, too. None if the file says nothing of the kind."""
+    try:
+        data = store.read(path)
+        if path == CLAIM:
+            return Claim.model_validate_json(data)
+        receipt = Receipt.model_validate_json(data)
+    except (StoreNotFound, ValidationError):
+        return None
+    files = frozenset(file.path for file in receipt.files)
+    return Claim(run_id=receipt.run_id, files=files)
