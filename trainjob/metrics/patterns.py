@@ -1,0 +1,186 @@
+"""Reads metrics from the lines that a script writes, by the regular expressions of the job.
+
+A pattern has one group that holds the number, and may have a group named ``step``. The rules that
+a pattern must keep are here too: the model of the job asks for them.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+# Through Prefect it is there anyway. Unlike re it gives up after a time: a pattern such as (a+)+$
+# would take years on one line, holding the lock of the interpreter.
+import regex
+
+from trainjob.errors import Problem
+
+_logger = logging.getLogger(__name__)
+_MAX_LINE_CHARS = 2000
+_TIMEOUT_S = 0.5
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")  # ECMA-48 SGR
+
+
+class NamedRegex(Protocol):
+    """A metric as the job writes it."""
+
+    @property
+    def name(self) -> str:
+        """What the metric is called."""
+
+    @property
+    def regex(self) -> str:
+        """How it is found in a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The metrics of one line, and the step that it names."""
+
+    values: dict[str, float]
+    step: int | None
+
+
+def metric_problems(metrics: Sequence[NamedRegex]) -> list[Problem]:
+    """Return everything that is wrong with the metrics of a job."""
+    problems: list[Problem] = []
+    first_of: dict[str, int] = {}
+    for i, metric in enumerate(metrics):
+        problems += regex_problems(f"metrics[{i}].regex", metric.regex)
+        first = first_of.setdefault(metric.name, i)
+        if first != i:
+            found = f"the same name at metrics[{first}].name"
+            asked = f"the metric {metric.name!r}"
+            problems.append(Problem(f"metrics[{i}].name", asked, found, "rename one of them"))
+    return problems
+
+
+def regex_problems(field: str, pattern: str) -> list[Problem]:
+    """Return what is wrong with the regular expression of a metric, at most one problem.
+
+    Args:
+        field: Where it is, as a dotted path into the job file.
+        pattern: The regular expression.
+    """
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        found = f"{pattern!r}, which is not one: {error}"
+        return [Problem(field, "a regular expression", found, "correct it")]
+    num_groups = compiled.groups - ("step" in compiled.groupindex)
+    if num_groups != 1:
+        found = f"{num_groups or 'no'} group{'s' * (num_groups != 1)} in {pattern!r}"
+        do = "put ( ) around the number alone; write (?: ) for others, (?P<step> ) for the step"
+        return [Problem(field, "one group, which holds the number", found, do)]
+    if compiled.match("", timeout=_TIMEOUT_S):
+        found = f"{pattern!r}, which matches an empty text"
+        do = "ask for a character at least, such as + instead of *"
+        return [
+            Problem(field, "a pattern that a line without the number does not match", found, do)
+        ]
+    return []
+
+
+class MetricPatterns:
+    """Finds the metrics of a job in lines of output. Used by one thread at a time.
+
+    Args:
+        metrics: The metrics of the job, without problems.
+    """
+
+    def __init__(self, metrics: Sequence[NamedRegex]) -> None:
+        self._patterns = {metric.name: regex.compile(metric.regex) for metric in metrics}
+        self._said: set[str] = set()
+
+    def find(self, line: str) -> Found | None:
+        """Return the metrics in a line, or None if there are none.
+
+        Of a line that a progress bar rewrote, the caller gives the last state. What is beyond 2,000
+        characters is not looked at.
+        """
+        values: dict[str, float] = {}
+        step: int | None = None
+        text = self._readable(line) if self._patterns else ""
+        for name, pattern in tuple(self._patterns.items()):
+            match = self._search(name, pattern, text)
+            if match is None:
+                continue
+            number = self._number_in(name, match)
+            if number is None:
+                continue
+            values[name] = number
+            if step is None:
+                step = _step_in(match)
+        return Found(values, step) if values else None
+
+    def _readable(self, line: str) -> str:
+        if len(line) > _MAX_LINE_CHARS:
+            found = f"a line of {len(line):,} characters"
+            self._say_once(f"metrics are looked for in the first {_MAX_LINE_CHARS:,} of {found}")
+            line = line[:_MAX_LINE_CHARS]
+        return _COLOR.sub("", line) if "\x1b" in line else line
+
+    def _search(
+        self, name: str, pattern: "regex.Pattern[str]", text: str
+    ) -> "regex.Match[str] | None":
+        try:
+            return pattern.search(text, timeout=_TIMEOUT_S)
+        except TimeoutError:
+            del self._patterns[name]
+            _logger.warning(
+                "metric %r is not read from here on: its regex %r took more than %s s on the line "
+                "%r; write it without a repeat inside a repeat",
+                *(name, pattern.pattern, _TIMEOUT_S, text[:200]),
+            )
+            return None
+
+    def _number_in(self, name: str, match: "regex.Match[str]") -> float | None:
+        text = _value_of(match)
+        if text is None:  # the group is an optional part of the pattern
+            return None
+        number = parse_number(text)
+        if number is None:
+            self._say_once(
+                f"metric {name!r}: asked for a number, found {text[:100]!r} by its regex "
+                f"{match.re.pattern!r}; put the ( ) around the number alone",
+                key=name,
+            )
+        return number
+
+    def _say_once(self, message: str, key: str = "line") -> None:
+        if key not in self._said:
+            self._said.add(key)
+            _logger.warning("%s", message)
+
+
+def parse_number(text: str) -> float | None:
+    """Read a number as programs print it, or return None.
+
+    ``0.5``, ``1e-3``, ``nan``, ``-inf``, ``1,234.5`` (thousands), ``97%`` (is 97); a full stop or
+    comma behind it is left out. A decimal comma is not a number: ``0,5`` could mean anything.
+    """
+    word = text.strip().rstrip(".,;:%")
+    if _THOUSANDS.fullmatch(word):
+        word = word.replace(",", "")
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def _value_of(match: "regex.Match[str]") -> str | None:
+    step_group = match.re.groupindex.get("step")
+    texts: list[str | None] = [t for i, t in enumerate(match.groups(), 1) if i != step_group]
+    return texts[0]
+
+
+def _step_in(match: "regex.Match[str]") -> int | None:
+    if "step" not in match.re.groupindex:
+        return None
+    number = parse_number(match["step"] or "")
+    try:
+        return None if number is None else int(number)
+    except (ValueError, OverflowError):  # nan, inf
+        return None
