@@ -1,35 +1,12 @@
 import pickle
-from pathlib import Path
 
 import pytest
 
+from tests.launch.rank_records import ENDED, ended, error, none_began, ranks
 from trainjob.errors import LaunchError, TrainingFailed
 from trainjob.launch.failure import RankFailed, first_failure, training_error
-from trainjob.launch.records import LAUNCH_ERROR, ErrorRecord, ExitRecord, RankRecords
+from trainjob.launch.records import LAUNCH_ERROR, RankRecords
 from trainjob.launch.supervision import Finished
-
-ENDED = Finished("finished", 1)
-
-
-def error(
-    message: str = "no such class",
-    at: int = 10,
-    kind: str = "ValueError",
-    code: int = 1,
-    traceback: str = "",
-    log_offset: int = 0,
-) -> ErrorRecord:
-    return ErrorRecord(kind, message, traceback, code, at, log_offset)
-
-
-def ended(
-    code: int = 1, at: int = 20, told: int | None = None, *, orphaned: bool = False
-) -> ExitRecord:
-    return ExitRecord(code=code, time_ns=at, terminated_ns=told, orphaned=orphaned)
-
-
-def ranks(*records: tuple[ErrorRecord | None, ExitRecord | None]) -> list[RankRecords]:
-    return [RankRecords(i, True, failed, exited) for i, (failed, exited) in enumerate(records)]
 
 
 def headline(make_launch, records: list[RankRecords], finished: Finished | None = ENDED) -> str:
@@ -189,10 +166,6 @@ def test_the_error_holds_what_is_known_and_can_be_stored(make_launch):
     assert copy.failure.log_file == launch.rank_log(1)
 
 
-def none_began(world_size: int) -> list[RankRecords]:
-    return [RankRecords(rank, False, None, None) for rank in range(world_size)]
-
-
 def test_a_launcher_that_fails_before_the_ranks_is_shown_with_its_last_lines(make_launch):
     launch = make_launch(world_size=2)
     launch.log_dir.mkdir()
@@ -255,8 +228,10 @@ def test_a_rank_that_a_stranger_stopped_is_told(make_launch):
 
 
 def test_missing_logs_do_not_hide_the_failure(make_launch):
-    found = training_error(make_launch(), ranks((None, ended(3))), ENDED)
+    launch = make_launch()
+
+    found = training_error(launch, ranks((None, ended(3))), ENDED)
 
     assert isinstance(found, RankFailed)
     assert found.failure.last_lines == ()
-    assert not Path(found.failure.log_file).exists()
+    assert not launch.rank_log(0).exists()

@@ -1,103 +1,113 @@
-"""From the records of all ranks to the one message that says what failed first, and why.
+"""From the records of all ranks to the one error that says what failed first, and why.
 
 When one rank fails, the others soon fail of it: their connections break, they time out, they are
 asked to leave. Those come last here, whatever the order in which a launcher noticed them.
 """
 
+import math
 import re
 import signal
+import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from trainjob.catalogue import Ending, Signs, find_rule
 from trainjob.errors import LaunchError, TrainingFailed, TrainjobError
+from trainjob.failure import Failure
+from trainjob.launch.evidence import MemoryEvents, disk_evidence, memory_evidence
 from trainjob.launch.launch import Launch
 from trainjob.launch.rank_log import last_lines
-from trainjob.launch.records import LAUNCH_ERROR, RankRecords
+from trainjob.launch.records import LAUNCH_ERROR, ErrorRecord, RankRecords
+from trainjob.launch.stall import Stall, read_stall
 from trainjob.launch.supervision import Finished
-from trainjob.values import counted
 
 _NUM_LAST_LINES = 20
+_NUM_SEARCHED_LINES = 60
 _MAX_HEADLINE_CHARS = 300
 _CONSEQUENCE = re.compile(
     r"Connection (?:closed by peer|reset by peer|refused)|Broken pipe|Socket Timeout"
     r"|[Tt]imed out (?:waiting|after)|wait timeout|connectFullMesh|remote worker"
     r"|\bNCCL\b|\bHCCL\b|\bMPI_ERR_|DistNetworkError|DistStoreError"
 )
+_OFTEN_MEMORY = "often out of memory"
 _SIGNAL_HINTS = {
-    "SIGKILL": "often out of memory",
+    "SIGKILL": _OFTEN_MEMORY,
     "SIGSEGV": "invalid memory access in native code",
     "SIGBUS": "often a full /dev/shm or disk",
     "SIGABRT": "native code gave up",
     "SIGILL": "an instruction that this processor does not have",
     "SIGTERM": "which did not come from this run",
 }
+_MAY_PASS: frozenset[Ending] = frozenset({"signal", "stalled", "launcher", "supervisor", "flow"})
+"""Endings that another try may not have, unless a rule of the catalogue says otherwise."""
 
 
-class RankFailed(TrainingFailed):
-    """The first failing rank of a training.
+class Explained(TrainjobError):
+    """An attempt failed, and what is known of it is on record.
 
     Attributes:
-        failure: Everything that is known of it.
+        failure: What is known.
     """
 
-    def __init__(self, failure: "Failure") -> None:
+    def __init__(self, failure: Failure) -> None:
         self.failure = failure
         super().__init__(failure.message)
 
-    def __reduce__(self) -> "tuple[type[RankFailed], tuple[Failure]]":
+    def __reduce__(self) -> "tuple[type[Explained], tuple[Failure]]":
         """Rebuild from the failure, since the message is not the argument."""
         return type(self), (self.failure,)
 
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """How a rank failed.
-
-    Attributes:
-        rank: Which one.
-        headline: One line that says it.
-        exit_code: Its exit code; None if a signal ended it.
-        signal: Name of the signal that ended it, such as ``SIGKILL``.
-        traceback: Frames of the user and the one that raised; empty if it did not raise.
-        last_lines: What it wrote last, up to 20 lines, before its traceback.
-        log_file: Everything it wrote.
-    """
-
-    rank: int
-    headline: str
-    exit_code: int | None
-    signal: str | None
-    traceback: str
-    last_lines: tuple[str, ...]
-    log_file: Path
-
     @property
-    def message(self) -> str:
-        """What a person needs to see."""
-        traceback = [self.traceback.rstrip("\n")] if self.traceback else []
-        last = _shown_lines(f"rank {self.rank}", self.last_lines)
-        return "\n".join([self.headline, *traceback, *last, f"log: {self.log_file}"])
+    def restart(self) -> bool:
+        """Whether another attempt can help."""
+        return self.failure.restart
+
+
+class RankFailed(Explained, TrainingFailed):
+    """The first failing rank of a training."""
+
+
+class TrainingStalled(Explained, TrainingFailed):
+    """Nothing was seen of the training for as long as its limit allows."""
+
+
+class RanksAbandoned(Explained, TrainingFailed):
+    """Launcher, supervisor or flow process died under the ranks."""
+
+
+class StartFailed(Explained, LaunchError):
+    """The ranks could not be started."""
 
 
 def training_error(
-    launch: Launch, ranks: Sequence[RankRecords], finished: Finished | None
-) -> TrainjobError | None:
+    launch: Launch,
+    ranks: Sequence[RankRecords],
+    finished: Finished | None,
+    before: MemoryEvents | None = None,
+) -> Explained | None:
     """Return how the training failed, or None if every rank ended well.
 
     Args:
         launch: What was started.
         ranks: The records of all ranks.
         finished: The word of the supervisor; None if it died without one.
+        before: The kernel's account of memory before the start; with it, a kill for want of memory
+            is told from any other.
     """
+    told = _Told(launch, before)
+    if finished is not None and finished.reason == "stalled":
+        return TrainingStalled(_stalled(told))
     failed = first_failure(ranks)
     if failed and failed.error and failed.error.type == LAUNCH_ERROR:
-        return LaunchError(failed.error.message)
+        return StartFailed(_not_started(told, failed, failed.error))
     if failed is None or _was_told_to_leave(failed):
-        above = _failure_above_ranks(launch, ranks, finished)
+        above = _failure_above_ranks(told, ranks, finished)
         if above or failed is None:
             return above
-    return RankFailed(_failure(launch, failed))
+    return RankFailed(_rank_failed(told, failed))
 
 
 def first_failure(ranks: Sequence[RankRecords]) -> RankRecords | None:
@@ -133,50 +143,172 @@ def _was_told_to_leave(rank: RankRecords) -> bool:
     return rank.exit.orphaned or (told_ns is not None and _time_ns(rank) >= told_ns)
 
 
-def _failure_above_ranks(
-    launch: Launch, ranks: Sequence[RankRecords], finished: Finished | None
-) -> TrainjobError | None:
-    """Return how supervisor or launcher failed, if they did and not all ranks ended well."""
-    if all(rank.exit is not None and rank.exit.code == 0 for rank in ranks):
-        return None
-    if finished is None:
-        who, how = "the supervisor of the run", "died (often out of memory)"
-    elif finished.reason == "stopped":
-        who, how = "the supervisor of the run", "was asked by a signal to stop it"
-    elif finished.code == 0 and any(rank.began for rank in ranks):
-        return None
-    else:
-        who, how = f"the launcher ({launch.launcher})", _ending(finished.code)
-    last = _shown_lines("the launcher", last_lines(launch.launcher_log, _NUM_LAST_LINES))
-    log = f"log: {launch.launcher_log}"
-    if any(rank.began for rank in ranks):
-        headline = f"{who} {how} before the ranks had ended, and they with it"
-        return TrainingFailed("\n".join([headline, *last, log]))
-    return LaunchError("\n".join([f"{who} {how} before any rank began", *last, log]))
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Makes failures of what is known of one attempt.
+
+    Attributes:
+        launch: What was started.
+        before: The kernel's account of memory before it.
+    """
+
+    launch: Launch
+    before: MemoryEvents | None
+
+    def failure(
+        self,
+        headline: str,
+        ended: Ending,
+        texts: Sequence[str],
+        *,
+        rank: int | None = None,
+        code: int | None = None,
+        time_ns: float | None = None,
+        traceback: str = "",
+        log_file: Path | None = None,
+        log_end: int | None = None,
+        stall: Stall | None = None,
+    ) -> Failure:
+        """Return the failure with its rule, its evidence and its last lines.
+
+        Args:
+            headline: One line that says it.
+            ended: Who failed and how.
+            texts: What was said about it, to find the rule by.
+            rank: The rank that is the cause.
+            code: Its exit code, or the negative number of the signal that ended it; None if it was
+                not its end that failed.
+            time_ns: When; None: now.
+            traceback: What it raised.
+            log_file: What it wrote.
+            log_end: Where in that file its traceback begins.
+            stall: What all ranks were doing.
+        """
+        launch = self.launch
+        evidence = memory_evidence(self.before, was_killed=_signal_of(code) == "SIGKILL")
+        # A launcher that is killed says nothing of the ranks, whose signals the rules are about.
+        signal_name = None if rank is None else _signal_of(code)
+        if evidence.oom_killed:
+            headline = headline.replace(f"({_OFTEN_MEMORY})", "(out of memory)")
+        disk = disk_evidence(launch.log_dir)
+        disk_full = (disk,) if disk else ()
+        # On a full disk no record of a rank's end can be written, as if its launcher had died.
+        says = (*texts, *disk_full) if rank is not None else (*disk_full, *texts)
+        rule = find_rule(Signs(ended, says, signal_name, evidence.oom_killed))
+        return Failure(
+            headline=headline,
+            ended=ended,
+            rank=rank,
+            world_size=launch.world_size,
+            attempt=launch.attempt,
+            node=socket.gethostname(),
+            time=_utc(time_ns),
+            exit_code=None if code is None or code < 0 else code,
+            signal=None if code is None or code >= 0 else _signal_name(-code),
+            traceback=traceback,
+            last_lines=last_lines(log_file, _NUM_LAST_LINES, log_end) if log_file else (),
+            log_file=log_file,
+            log_files=_log_files(launch),
+            rule=rule,
+            restart=rule.restart if rule else ended in _MAY_PASS,
+            evidence=(*evidence.lines, *disk_full),
+            stall=stall,
+        )
 
 
-def _failure(launch: Launch, rank: RankRecords) -> Failure:
-    error, code = rank.error, rank.exit.code if rank.exit else 0
-    if error is not None:
-        code = error.code
-    log_file = launch.rank_log(rank.rank)
-    return Failure(
-        rank=rank.rank,
-        headline=_headline(rank, launch),
-        exit_code=code if code >= 0 else None,
-        signal=_signal_name(-code) if code < 0 else None,
-        traceback=error.traceback if error else "",
-        last_lines=last_lines(log_file, _NUM_LAST_LINES, error.log_offset if error else None),
-        log_file=log_file,
+def _utc(time_ns: float | None) -> str:
+    """Return a time of the records as text; None or infinity: now."""
+    seconds = time.time() if time_ns is None or math.isinf(time_ns) else time_ns / 1e9
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _log_files(launch: Launch) -> tuple[Path, ...]:
+    logs = (*map(launch.rank_log, range(launch.world_size)), launch.launcher_log)
+    return tuple(file for file in logs if file.exists())
+
+
+def _not_started(told: _Told, rank: RankRecords, error: ErrorRecord) -> Failure:
+    texts = (error.message,)
+    return told.failure(
+        error.message, "start", texts, rank=rank.rank, code=error.code, time_ns=error.time_ns
     )
 
 
-def _headline(rank: RankRecords, launch: Launch) -> str:
+def _rank_failed(told: _Told, rank: RankRecords) -> Failure:
+    error, log_file = rank.error, told.launch.rank_log(rank.rank)
+    code = error.code if error else rank.exit.code if rank.exit else -signal.SIGKILL
+    ended: Ending = "signal" if _signal_of(code) else "exit"
+    if error and error.type != "SystemExit":
+        ended = "exception"
+    log_end = error.log_offset if error else None
+    return told.failure(
+        _headline(rank, told.launch, code),
+        ended,
+        _said_by(rank, log_file),
+        rank=rank.rank,
+        code=code,
+        time_ns=_time_ns(rank),
+        traceback=error.traceback if error else "",
+        log_file=log_file,
+        log_end=log_end,
+    )
+
+
+def _said_by(rank: RankRecords, log_file: Path) -> tuple[str, ...]:
+    """Return what a rank said about its failure, the most telling text first."""
+    error = rank.error
+    if error is None or (error.type == "SystemExit" and not error.message):
+        return ("\n".join(last_lines(log_file, _NUM_SEARCHED_LINES)),)
+    said = ": ".join(part for part in (error.type, error.message) if part)
+    # The exceptions that it came from stand in the traceback, at the start of a line.
+    causes = [line for line in error.traceback.splitlines() if line[:1].strip()]
+    return said, "\n".join(causes)
+
+
+def _failure_above_ranks(
+    told: _Told, ranks: Sequence[RankRecords], finished: Finished | None
+) -> Explained | None:
+    """Return how supervisor or launcher failed, if they did and not all ranks ended well."""
+    if all(rank.exit is not None and rank.exit.code == 0 for rank in ranks):
+        return None
+    log_file = told.launch.launcher_log
+    any_began = any(rank.began for rank in ranks)
+    ended: Ending = "supervisor"
+    texts: tuple[str, ...] = ()
+    code: int | None = None
+    if finished is None:
+        who, how = "the supervisor of the run", f"died ({_OFTEN_MEMORY})"
+    elif finished.reason == "stopped":
+        who, how = "the supervisor of the run", "was asked by a signal to stop it"
+    elif finished.reason == "orphaned":
+        ended, who = "flow", "the flow process"
+        how = "died (it was killed, or its machine went down)"
+    elif finished.code == 0 and any_began:
+        return None
+    else:
+        code = finished.code
+        ended = "launcher" if any_began or code < 0 else "start"
+        who, how = f"the launcher ({told.launch.launcher})", _ending(code)
+        # What it wrote before it was killed is not why.
+        texts = ("\n".join(last_lines(log_file, _NUM_SEARCHED_LINES)),) if code > 0 else ()
+    when = "before the ranks had ended, and they with it" if any_began else "before any rank began"
+    failure = told.failure(f"{who} {how} {when}", ended, texts, code=code, log_file=log_file)
+    return RanksAbandoned(failure) if any_began else StartFailed(failure)
+
+
+def _stalled(told: _Told) -> Failure:
+    stall_s = told.launch.stall_s or 0.0
+    stall = read_stall(told.launch.records_dir) or Stall(quiet_s=stall_s, behind=None, ranks=())
+    rank = stall.behind or 0
+    log_file = told.launch.rank_log(rank)
+    return told.failure(stall.headline, "stalled", (), rank=rank, log_file=log_file, stall=stall)
+
+
+def _headline(rank: RankRecords, launch: Launch, code: int) -> str:
     first = " first" if launch.world_size > 1 else ""
     who = f"rank {rank.rank} of {launch.world_size}"
     error = rank.error
     if error is None:
-        code = rank.exit.code if rank.exit else -signal.SIGKILL
         return f"{who} {_ending(code, first)}"
     kind = "" if error.type == "SystemExit" else error.type
     said = error.message.strip().partition("\n")[0][:_MAX_HEADLINE_CHARS]
@@ -190,9 +322,17 @@ def _ending(code: int, first: str = "") -> str:
         name = _signal_name(-code)
         hint = _SIGNAL_HINTS.get(name)
         return f"was killed{first} by {name}" + (f" ({hint})" if hint else "")
-    said = f"failed{first} with exit code {code}"
-    # A shell says so when what it started was ended by a signal.
-    return f"{said}, as after {_signal_name(code - 128)}" if 128 < code <= 128 + 64 else said
+    of_signal = _signal_of(code)
+    return f"failed{first} with exit code {code}" + (f", as after {of_signal}" if of_signal else "")
+
+
+def _signal_of(code: int | None) -> str | None:
+    """Return the signal that an exit code stands for: one a shell reports is 128 + its number."""
+    if code is None:
+        return None
+    if code < 0:
+        return _signal_name(-code)
+    return _signal_name(code - 128) if 128 < code <= 128 + 64 else None
 
 
 def _signal_name(number: int) -> str:
@@ -200,9 +340,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _shown_lines(whose: str, lines: Sequence[str]) -> list[str]:
-    if not lines:
-        return []
-    return [f"last {counted(len(lines), 'line')} of {whose}:", *(f"  {line}" for line in lines)]
