@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
@@ -16,9 +16,13 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from trainjob.events import (
+    AttemptEnded,
+    AttemptStarted,
     Event,
+    MetricReported,
     RankOutput,
     RunEnded,
     StageFailed,
@@ -27,14 +31,23 @@ from trainjob.events import (
     StepReported,
     Transferred,
 )
+from trainjob.failure_card import card_text
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport
+from trainjob.training_status import TrainingStatus
 from trainjob.values import format_size
 
 STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
 _PLAIN_INTERVAL_S = 5.0
 # All escape sequences but colors (ECMA-48 SGR), and all control characters but tab and escape.
 _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)(?:\[[0-9;?]*[@-~])?|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f]")
+_MAX_METRICS = 5  # that one line has room for
+_STYLES = {
+    "Completed": "bold green",
+    "AutoStopped": "bold green",
+    "TargetReached": "bold green",
+    "Cancelled": "bold yellow",
+}
 _RANK_COLORS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
@@ -44,24 +57,34 @@ class Terminal:
     Args:
         console: Where to write.
         only_rank: Show the output of this rank alone; None shows all.
+        clock: Seconds that only grow.
 
     Attributes:
         report: How the run ended, once it has.
     """
 
-    def __init__(self, console: Console, only_rank: int | None = None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        only_rank: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._console = console
         self._only_rank = only_rank
+        self._clock = clock
         self._lock = threading.Lock()
         self._bars: dict[str, TaskID] = {}
-        self._last_plain_line = time.monotonic()
+        self._last_plain_line = clock()
+        self._training = TrainingStatus(clock=clock)
         self.report: RunReport | None = None
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(compact=True),
+            # In a narrow terminal, this is cut off and everything else stays.
+            TextColumn("{task.fields[detail]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -86,20 +109,27 @@ class Terminal:
 
     def introduce(self, job: TrainingJob) -> None:
         """Print what is going to run."""
+        self._training.num_attempts = 1 + job.limits.auto_restart
         self._console.print(f"[bold]{escape(job.name)}[/]  {escape(job.description)}".rstrip())
         self.say(f"  code   {job.algorithm.code.url}")
         self.say(f"  ranks  {job.world_size} by {job.launcher} on {job.resources.device}")
 
     def conclude(self, report: RunReport, seconds: float) -> None:
-        """Print how the run ended and where its results are."""
-        style = "bold green" if report.error is None else "bold red"
+        """Print how the run ended, why, and where its results are."""
+        style = _STYLES.get(report.state, "bold red")
         self.say(f"{report.state} after {seconds:.1f} s", style=style)
-        if report.error:
-            self.say(report.error)
+        if report.failure:
+            self.say(card_text(report.failure, self._console.width))
+        elif report.error:
+            self._quote(report.error)
         for output in report.outputs:
             self.say(f"  {output.name}  {output.url}")
         for command in report.verify_commands():
             self.say(f"  prove it  {command}")
+        for line in report.saved:
+            self.say(f"  {line}")
+        for line in report.notes:
+            self.say(f"  note  {line}")
         if report.logs:
             self.say(f"  logs  {report.logs}")
         if report.run_id:
@@ -121,15 +151,23 @@ class Terminal:
                     self._transferred(event)
                 case RankOutput():
                     self._rank_output(event)
-                case StepReported():
-                    self._step_reported(event)
+                case StepReported() | MetricReported():
+                    self._training.note(event)
+                    self._show_training()
+                case AttemptStarted() | AttemptEnded():
+                    self._training.note(event)
+                    self._attempt_changed(event)
                 case RunEnded():
                     self._end_bars()
                     self.report = event.report
 
+    def _quote(self, text: str) -> None:
+        """Print lines that may hold what a rank wrote."""
+        self.say("\n".join(_harmless(line) for line in text.split("\n")))
+
     def _stage_started(self, event: StageStarted) -> None:
         self._end_bars()
-        self._last_plain_line = time.monotonic()
+        self._last_plain_line = self._clock()
         self._bar(event.stage, event.stage, total=None, detail="")
         if event.stage == "train" or event.attempt > 1:
             again = f"attempt {event.attempt}" if event.attempt > 1 else "starting"
@@ -153,19 +191,45 @@ class Terminal:
         detail = f"{files}, {format_size(event.size_bytes)} of {format_size(event.total_bytes)}"
         self._advance(event.label, event.size_bytes, event.total_bytes, detail)
 
-    def _step_reported(self, event: StepReported) -> None:
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
-        epoch = f"epoch {event.epoch}  " if event.epoch is not None else ""
-        total = f"/{event.total}" if event.total else ""
-        detail = f"step {event.step}{total}  {epoch}{metrics}".rstrip()
-        self._advance("train", event.step, event.total, detail)
+    def _attempt_changed(self, event: AttemptStarted | AttemptEnded) -> None:
+        if isinstance(event, AttemptEnded):
+            if event.will_restart:
+                self._end_bars()
+                self._bar("train", "train", total=None, detail="starting again")
+            return
+        # A bar of its own: what is left of an earlier start says nothing of this one's speed.
+        self._end_bars()
+        self._bar("train", "train", total=None, detail="")
+        text = self._start_text(event)
+        if text:
+            self._stage_line("train", text)
+
+    def _start_text(self, event: AttemptStarted) -> str:
+        step, training = event.resumed_from, self._training
+        if event.attempt == 0:
+            return "" if step is None else f"going on from step {step}"
+        where = "from the beginning" if step is None else f"from step {step}"
+        cause = f"[yellow]{escape(_harmless(training.failed))}[/]; " if training.failed else ""
+        return f"{training.attempt_text}: {cause}restarting {where}"
+
+    def _show_training(self) -> None:
+        training = self._training
+        step = "" if training.step is None else f"step {training.step}"
+        total = f"/{training.total}" if step and training.total else ""
+        epoch = "" if training.epoch is None else f"epoch {training.epoch}"
+        shown = list(training.metrics.items())[:_MAX_METRICS]
+        metrics = [f"{name} {value:.4g}" for name, value in shown]
+        # The bar has a column for the time that is left.
+        eta = f"ETA {training.eta}" if training.eta and not self._console.is_terminal else ""
+        detail = "  ".join(part for part in (step + total, epoch, *metrics, eta) if part)
+        self._advance("train", training.step or 0, training.total, detail)
 
     def _advance(self, label: str, completed: int, total: int | None, detail: str) -> None:
         if self._console.is_terminal:
-            bar = self._bar(label, label, total=total, detail=detail)
+            bar = self._bar(label, label, total=total, detail=escape(detail))
             self._progress.update(bar, completed=completed)
             return
-        now = time.monotonic()
+        now = self._clock()
         if now - self._last_plain_line >= _PLAIN_INTERVAL_S:
             self._last_plain_line = now
             self.say(f"      {label}  {detail}")

@@ -1,14 +1,19 @@
 """The story of a run in a terminal, by the lines that a person sees."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from flows.terminal import Terminal
-from trainjob.errors import StoreUnavailable
+from tests.jobs import make_job
+from trainjob.errors import StoreUnavailable, TrainingFailed
 from trainjob.events import (
+    AttemptEnded,
+    AttemptStarted,
     Event,
+    MetricReported,
     RankOutput,
     StageFailed,
     StageFinished,
@@ -16,6 +21,9 @@ from trainjob.events import (
     StepReported,
     Transferred,
 )
+from trainjob.failure import Failure
+from trainjob.failure_card import card_text
+from trainjob.job import TrainingJob
 from trainjob.report import OutputReport, RunReport
 
 
@@ -104,6 +112,162 @@ def test_the_end_says_where_everything_is() -> None:
         "  prove it  python -m flows verify 's3://b/my out/' --store lab",
         "  logs  /w/logs",
         "  run   run-1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "color"),
+    [
+        ("Completed", "32"),
+        ("AutoStopped", "32"),
+        ("TargetReached", "32"),
+        ("Cancelled", "33"),
+        ("Failed", "31"),
+    ],
+)
+def test_the_color_of_the_end_says_whether_it_is_a_good_one(state: str, color: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard")
+
+    Terminal(console).conclude(RunReport("x", "", state=state), 1.0)
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == f"\x1b[1;{color}m{state} after 1.0 s\x1b[0m\n"
+
+
+def test_the_end_says_what_was_saved_and_what_to_know() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    saved = ("checkpoints  s3://b/ckpt/  3 files, 1.2 MiB", "logs  missing: rank-1.log (denied)")
+
+    report = RunReport("x", "", state="Cancelled", error="stopped", saved=saved, notes=("a note",))
+    Terminal(console).conclude(report, 1.0)
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "Cancelled after 1.0 s",
+        "stopped",
+        "  checkpoints  s3://b/ckpt/  3 files, 1.2 MiB",
+        "  logs  missing: rank-1.log (denied)",
+        "  note  a note",
+    ]
+
+
+def test_a_failure_is_one_screen_instead_of_its_message() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    failure = Failure(
+        headline="rank 1 of 2 was killed first by SIGKILL (often out of memory)",
+        ended="signal",
+        rank=1,
+        world_size=2,
+        attempt=2,
+        node="gpu-7",
+        time="2026-05-04T12:00:00Z",
+        exit_code=None,
+        signal="SIGKILL",
+        traceback="",
+        last_lines=("loss [0.5]",),
+        log_file=Path("/w/logs/rank-1.log"),
+        log_files=(Path("/w/logs/rank-0.log"), Path("/w/logs/rank-1.log")),
+        rule=None,
+        restart=True,
+    )
+
+    report = RunReport("x", "", state="Failed", error="the whole message", failure=failure)
+    Terminal(console).conclude(report, 1.0)
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == f"Failed after 1.0 s\n{card_text(failure, 100)}\n"
+    assert "loss [0.5]" in console.file.getvalue()
+
+
+def test_what_a_rank_wrote_does_not_control_the_terminal_from_an_error() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None)
+
+    Terminal(console).conclude(RunReport("x", "", state="Failed", error="said \x1b[2J[red]\x07"), 1)
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "Failed after 1.0 s\nsaid [red]\n"
+
+
+def restarted(resumed_from: int | None) -> tuple[Event, Event]:
+    error = TrainingFailed("rank 1 was killed by SIGKILL\nlast 20 lines of [rank 1]")
+    ended = AttemptEnded(0, 5.0, None, error, will_restart=True, log_dir="/logs")
+    return ended, AttemptStarted(1, resumed_from)
+
+
+@pytest.mark.parametrize(
+    ("resumed_from", "where"), [(120, "from step 120"), (None, "from the beginning")]
+)
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_restart_is_one_line_with_its_cause_and_where_it_goes_on(
+    tmp_path: Path, resumed_from: int | None, where: str, is_terminal: bool
+) -> None:
+    job = TrainingJob.parse(make_job(tmp_path, "", limits={"auto_restart": 2}))
+    console = Console(file=io.StringIO(), width=200, force_terminal=is_terminal, color_system=None)
+    terminal = Terminal(console)
+    terminal.introduce(job)
+
+    with terminal.live():
+        for event in (StageStarted("train"), AttemptStarted(0, None), *restarted(resumed_from)):
+            terminal(event)
+
+    assert isinstance(console.file, io.StringIO)
+    assert (
+        f"[4/5] train  attempt 2 of 3: rank 1 was killed by SIGKILL; restarting {where}\n"
+        in console.file.getvalue()
+    )
+
+
+def test_a_failure_that_ends_the_run_is_left_to_the_end() -> None:
+    error = TrainingFailed("rank 1 raised")
+
+    assert told(AttemptEnded(0, 5.0, None, error, will_restart=False, log_dir="/logs")) == ""
+
+
+def test_a_first_attempt_that_goes_on_from_a_checkpoint_says_so() -> None:
+    assert told(AttemptStarted(0, None)) == ""
+    assert told(AttemptStarted(0, 120)) == "[4/5] train  going on from step 120\n"
+
+
+def test_the_bar_starts_anew_after_a_restart() -> None:
+    text = told(
+        StepReported(0, step=125, total=200, epoch=None, metrics={}),
+        *restarted(120),
+        StepReported(0, step=121, total=200, epoch=None, metrics={}),
+        is_terminal=True,
+    )
+
+    assert "step 125/200" in text
+    assert "step 121/200" in text.partition("restarting from step 120")[2]
+
+
+def test_metrics_of_all_sources_stand_beside_the_step() -> None:
+    text = told(
+        StepReported(0, step=5, total=10, epoch=None, metrics={"loss": 0.25}),
+        MetricReported({"accuracy[top-1]": 0.97123}, None, "regex"),
+        MetricReported({"loss": 0.125}, 6, "tensorboard"),
+        is_terminal=True,
+    )
+
+    assert "step 5/10  loss 0.125  accuracy[top-1] 0.9712" in text
+
+
+def test_a_script_that_only_prints_its_loss_shows_it() -> None:
+    assert "loss 0.3" in told(MetricReported({"loss": 0.3}, None, "regex"), is_terminal=True)
+
+
+def test_without_a_terminal_progress_is_a_line_in_5_seconds_with_the_time_left() -> None:
+    now = 0.0
+    console = Console(file=io.StringIO(), width=200)
+    terminal = Terminal(console, clock=lambda: now)
+
+    for second in range(1, 13):
+        now = float(second)
+        terminal(StepReported(0, 10 * second, total=1000, epoch=2, metrics={"loss": 0.5}))
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "      train  step 50/1000  epoch 2  loss 0.5  ETA 1m35s",
+        "      train  step 100/1000  epoch 2  loss 0.5  ETA 1m30s",
     ]
 
 

@@ -1,0 +1,317 @@
+"""Show a training in Prefect's UI while it goes on: progress, metrics and their plot.
+
+Used by `tasks.train` around the attempts of a run. Whatever happens to the server or to a plot, the
+training goes on as if nothing of this were here.
+"""
+
+import base64
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import copy_context
+from logging import Logger, LoggerAdapter
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.runtime import task_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from tasks.report import artifact_key
+from trainjob.events import Event, listening
+from trainjob.metrics.summary import MetricSummary, format_value
+from trainjob.training_status import TrainingStatus
+from trainjob.values import format_size
+
+Summary = Callable[[], Sequence[MetricSummary]]
+Plot = Callable[[], bytes | None]
+
+UPDATE_S = 5.0
+PLOT_S = 60.0
+MAX_PLOT_BYTES = 500_000  # 12 panels of nothing but noise have 430,000
+_MAX_ROWS = 100
+_MAX_METRICS_IN_LISTS = 3
+_MAX_DRAWING_SHARE = 0.01  # of the time
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&])")
+_REQUEST_S = 5.0
+_RETRY_S = 0.5
+_PATIENCE_S = 10.0
+_PATIENCE_WHEN_STOPPED_S = 3.0  # Prefect kills a cancelled run after 30 s; uploads need them more
+
+
+@contextmanager
+def live_artifacts(
+    job_name: str,
+    run_id: str,
+    *,
+    num_attempts: int,
+    summary: Summary,
+    plot: Plot,
+    update_s: float = UPDATE_S,
+) -> Iterator[None]:
+    """Show what the training in this block says of itself as artifacts of this task run.
+
+    They are ``progress-JOB``, ``metrics-JOB`` and ``plot-JOB``. Each is there once there is
+    something to show, and is updated in place from then on, by a retried task too.
+
+    Args:
+        job_name: Name of the job.
+        run_id: Id of the flow run.
+        num_attempts: How often the ranks may be started in all.
+        summary: Says what the metrics came to so far. This and `plot` are called on a thread of
+            their own.
+        plot: Draws the metrics as a PNG of up to 500 KB, at most once a minute and at the end; None
+            if there is nothing to draw.
+        update_s: Seconds from one update to the next.
+    """
+    logger = get_run_logger()
+    artifacts = _Artifacts(job_name, UUID(run_id), UUID(str(task_run.id)))
+    show = _Show(TrainingStatus(num_attempts), artifacts, summary, plot, logger)
+    # The context holds the settings, such as which server to talk to.
+    context = copy_context()
+    thread = threading.Thread(
+        target=context.run, args=(show.run, update_s), name="live-artifacts", daemon=True
+    )
+    thread.start()
+    ending, patience_s = "stopped", _PATIENCE_WHEN_STOPPED_S
+    try:
+        with listening(show.note):
+            yield
+        ending, patience_s = "ended", _PATIENCE_S
+    except Exception:
+        ending, patience_s = "failed", _PATIENCE_S
+        raise
+    finally:
+        show.end(ending, patience_s)
+        thread.join(patience_s)
+        if thread.is_alive():
+            logger.warning("the last progress may be missing among the artifacts")
+
+
+class _Show:
+    """Gathers events, and shows them on a thread of its own."""
+
+    def __init__(
+        self,
+        status: TrainingStatus,
+        artifacts: "_Artifacts",
+        summary: Summary,
+        plot: Plot,
+        logger: "Logger | LoggerAdapter[Logger]",
+    ) -> None:
+        self._status = status
+        self._artifacts = artifacts
+        self._summary = summary
+        self._plot = plot
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._ending = ""
+        self._deadline = 0.0
+        self._next_plot = time.monotonic() + PLOT_S
+        self._warned: set[str] = set()
+
+    def note(self, event: Event) -> None:
+        """Take in one event."""
+        with self._lock:
+            self._status.note(event)
+
+    def end(self, ending: str, patience_s: float) -> None:
+        """Have the artifacts updated for the last time.
+
+        Args:
+            ending: How the training ended, in one word.
+            patience_s: How long to try if the server does not answer.
+        """
+        self._ending = ending
+        self._deadline = time.monotonic() + patience_s
+        self._ended.set()
+
+    def run(self, update_s: float) -> None:
+        """Update the artifacts every so often until the end, and then once more."""
+        settings = {
+            "timeout": _REQUEST_S,
+            # The server closes a connection that was idle for as long as an update is away.
+            "limits": httpx.Limits(max_keepalive_connections=0),
+        }
+        # What is new in some seconds says more than the same sent again.
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True, httpx_settings=settings) as client,
+        ):
+            while not self._ended.wait(update_s):
+                self._update(client)
+            while not self._update(client) and time.monotonic() + _RETRY_S < self._deadline:
+                time.sleep(_RETRY_S)
+
+    def _update(self, client: SyncPrefectClient) -> bool:
+        """Bring what is new to the server; return whether it has everything."""
+        with self._lock:
+            has_steps, percent = self._status.step is not None, self._status.percent or 0.0
+            progress = _progress_text(self._status, self._ending)
+        write = self._artifacts.write
+        try:
+            if has_steps:
+                write(client, "progress", "progress", percent, progress)
+            metrics = self._summary()
+            if metrics:
+                about = _metrics_text(metrics)
+                write(client, "metrics", "table", json.dumps(_table(metrics)), about)
+                self._update_plot(client, about)
+        except Exception as error:  # noqa: BLE001 - nothing here may end a training
+            self._warn("the training goes on, but its artifacts are not up to date: %s", error)
+            return False
+        return True
+
+    def _update_plot(self, client: SyncPrefectClient, about: str) -> None:
+        is_due = self._ending or time.monotonic() >= self._next_plot
+        if not is_due or self._artifacts.shows("plot", about):
+            return
+        picture = self._draw()
+        if picture is None:
+            return
+        # Of type markdown, since the page of an image artifact prints its url, all of it, over the
+        # rest of the page (Prefect 3.8.8).
+        url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        self._artifacts.write(client, "plot", "markdown", f"![metrics over steps]({url})", about)
+
+    def _draw(self) -> bytes | None:
+        begun = time.monotonic()
+        try:
+            picture = self._plot()
+        except Exception as error:  # noqa: BLE001 - nothing here may end a training
+            self._warn("the training goes on, but its metrics could not be drawn: %s", error)
+            return None
+        now = time.monotonic()
+        self._next_plot = now + max(PLOT_S, (now - begun) / _MAX_DRAWING_SHARE)
+        if picture is not None and len(picture) > MAX_PLOT_BYTES:
+            found, limit = format_size(len(picture)), format_size(MAX_PLOT_BYTES)
+            self._warn(
+                "the plot of the metrics is not shown: it has %s, more than %s", found, limit
+            )
+            return None
+        return picture
+
+    def _warn(self, message: str, *values: object) -> None:
+        """Log a message the first time it is due."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self._logger.warning(message, *values)
+
+
+class _Artifacts:
+    """The artifacts of one run, found again by their keys if they are there already."""
+
+    def __init__(self, job_name: str, flow_run_id: UUID, task_run_id: UUID) -> None:
+        self._job_name = job_name
+        self._flow_run_id = flow_run_id
+        self._task_run_id = task_run_id
+        self._ids: dict[str, UUID] = {}
+        self._shown: dict[str, tuple[Any, str]] = {}
+
+    def shows(self, kind: str, description: str) -> bool:
+        """Tell whether the artifact was last written with this description."""
+        return kind in self._shown and self._shown[kind][1] == description
+
+    def write(
+        self, client: SyncPrefectClient, kind: str, form: str, data: Any, description: str
+    ) -> None:
+        """Create or update an artifact, unless it shows just this already.
+
+        Args:
+            client: How to reach the server.
+            kind: What it shows; begins its key.
+            form: The type of artifact, which says how its page draws the data.
+            data: What it shows.
+            description: Markdown above it.
+        """
+        if self._shown.get(kind) == (data, description):
+            return
+        # Whatever goes wrong: the next time it is looked for, so that none is there twice.
+        known = self._ids.pop(kind, None) or self._find(client, kind)
+        if known:
+            # As `update_artifact` does, but without an event that holds the data once more.
+            content = {"data": data, "description": description}
+            client.request("PATCH", "/artifacts/{id}", json=content, path_params={"id": known})
+        else:
+            known = client.create_artifact(
+                ArtifactCreate(
+                    key=self._key(kind),
+                    type=form,
+                    data=data,
+                    description=description,
+                    flow_run_id=self._flow_run_id,
+                    task_run_id=self._task_run_id,
+                )
+            ).id
+        self._ids[kind] = known
+        self._shown[kind] = (data, description)
+
+    def _key(self, kind: str) -> str:
+        return artifact_key(self._job_name, kind)
+
+    def _find(self, client: SyncPrefectClient, kind: str) -> UUID | None:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                key=ArtifactFilterKey(any_=[self._key(kind)]),
+                flow_run_id=ArtifactFilterFlowRunId(any_=[self._flow_run_id]),
+            ),
+            limit=1,
+        )
+        return found[0].id if found else None
+
+
+def _progress_text(status: TrainingStatus, ending: str) -> str:
+    """Return the description of the progress: what matters first, since lists cut it off."""
+    lead = ending or status.trouble()
+    facts = status.facts(is_over=bool(ending))
+    text = " · ".join([f"**{lead}**", *facts] if lead else facts)
+    if status.failed:
+        text += f"\n\nLast failure: {_verbatim(status.failed)}"
+    return text
+
+
+def _metrics_text(metrics: Sequence[MetricSummary]) -> str:
+    """Return the description of the metrics: the first few, since lists show it and no table."""
+    facts = [
+        f"{_verbatim(metric.name)} {format_value(metric.last)}"
+        for metric in metrics[:_MAX_METRICS_IN_LISTS]
+    ]
+    facts.append(f"step {max(metric.last_step for metric in metrics)}")
+    if len(metrics) > _MAX_ROWS:
+        facts.append(f"the first {_MAX_ROWS} of {len(metrics)} metrics")
+    return " · ".join(facts)
+
+
+def _verbatim(text: str) -> str:
+    """Return text as markdown in which nothing is taken for more than its characters."""
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
+def _table(metrics: Sequence[MetricSummary]) -> list[dict[str, str]]:
+    """Return a row a metric; text, since JSON has no NaN and the page shows every digit."""
+    return [
+        {
+            "metric": metric.name,
+            "last": format_value(metric.last),
+            "step": str(metric.last_step),
+            "lowest": _extreme(metric.lowest, metric.lowest_step),
+            "highest": _extreme(metric.highest, metric.highest_step),
+        }
+        for metric in metrics[:_MAX_ROWS]
+    ]
+
+
+def _extreme(value: float | None, step: int | None) -> str:
+    return "" if value is None else f"{format_value(value)} (step {step})"
