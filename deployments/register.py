@@ -1,4 +1,4 @@
-"""Tell a Prefect server what trainjob has: block type, work pool and deployments.
+"""Tell a Prefect server what trainjob has: block type, work pool, deployments and automations.
 
 Running it again changes nothing that is already right. ``python -m deployments.register``
 """
@@ -12,13 +12,14 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 
 from blocks.object_store import ObjectStore
+from deployments.automations import default_dead_after_s, register_automations
 
 HOME = Path(__file__).resolve().parent.parent
 POOLS = ("cpu",)
 
 
 def register() -> None:
-    """Register the block type, the work pools and the deployments of prefect.yaml.
+    """Register block type, work pools, automations and the deployments of prefect.yaml.
 
     Raises:
         RuntimeError: If Prefect refuses a deployment; the message is Prefect's own.
@@ -27,6 +28,7 @@ def register() -> None:
     with get_client(sync_client=True) as client:
         for name in POOLS:
             _create_pool(client, name)
+        register_automations(client, default_dead_after_s())
     # prefect.yaml is read by Prefect's own command, which is the only one that reads all of it.
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)

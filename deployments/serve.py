@@ -1,7 +1,8 @@
 """A server, the pool cpu and its worker on this machine, with one command: ``make serve``.
 
 For a laptop or a trial: the server listens on 127.0.0.1 only, has no login and keeps its data in
-``PREFECT_HOME``. Ctrl-C stops both processes.
+``PREFECT_HOME``. Ctrl-C lets running jobs save and leave, then stops both processes; jobs with
+restarts left go on at the next start.
 """
 
 import ctypes
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import httpx
 
@@ -18,7 +21,9 @@ from deployments.register import HOME
 
 _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 120.0
-_STOP_TIMEOUT_S = 40.0  # a worker gives a cancelled run 30 s
+_STOP_TIMEOUT_S = 40.0
+_LEAVE_TIMEOUT_S = 60.0
+"""How long running jobs may take to save and leave."""
 
 
 def main() -> int:
@@ -32,9 +37,16 @@ def main() -> int:
         "PREFECT_SERVER_API_PORT": port,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        # A trigger that is overdue at the start of the server still counts: without this, a run
+        # whose process died while the server was down is Running for ever (default 60 s).
+        "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "TRAINJOB_HOME": str(HOME),
     }
+    # The shortest that Prefect has: a dead run is noticed after three of them.
+    env.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+    # 17 minutes instead of one in which a run may tell a server that is away how it ended.
+    env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "9")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts: list[subprocess.Popen[bytes]] = []
     try:
@@ -58,6 +70,8 @@ def main() -> int:
     finally:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not end us before them
+        for worker in parts[1:]:
+            _let_jobs_leave(worker)
         for part in reversed(parts):
             _stop(part)
     return 1
@@ -71,12 +85,14 @@ def _start(arguments: list[str], env: Mapping[str, str]) -> "subprocess.Popen[by
         env=dict(env),
         cwd=HOME,
         start_new_session=True,
-        preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has one thread
+        preexec_fn=_prepare_child,  # noqa: PLW1509 - this process has one thread
     )
 
 
-def _end_with_parent() -> None:
-    """Have the kernel stop this child when its parent is killed (prctl(2))."""
+def _prepare_child() -> None:
+    """Let the child be stopped: by SIGINT, and by the kernel if we are killed (prctl(2))."""
+    # Ignored in the background of a script; a worker turns SIGTERM into SIGINT and would stay.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
@@ -91,6 +107,31 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
         except httpx.TransportError:
             time.sleep(0.2)
     raise RuntimeError(f"the server did not answer at {url} within {_START_TIMEOUT_S:.0f} s")
+
+
+def _let_jobs_leave(worker: "subprocess.Popen[bytes]") -> None:
+    """Ask the flow processes of a worker to leave, and wait for that.
+
+    A worker of Prefect 3.8 that is stopped kills them without asking, and reports nothing.
+    """
+    deadline = time.monotonic() + _LEAVE_TIMEOUT_S
+    asked: set[int] = set()
+    while (flows := _children(worker.pid)) and time.monotonic() < deadline:
+        for pid in flows - asked:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        asked |= flows
+        time.sleep(0.1)
+
+
+def _children(parent: int) -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(ppid) == parent and state != "Z":
+                found.add(int(stat.parent.name))
+    return found
 
 
 def _stop(part: "subprocess.Popen[bytes]") -> None:

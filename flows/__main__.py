@@ -24,7 +24,7 @@ from trainjob.check import job_problems
 from trainjob.errors import JobError, TrainjobError
 from trainjob.events import listening
 from trainjob.job import TrainingJob
-from trainjob.report import RunReport
+from trainjob.report import GOOD_ENDS, RunReport
 from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.values import counted, format_size
@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python drops our handler while it exits
     terminal.conclude(report, time.monotonic() - begun)
     if arguments.json:
-        print(json.dumps({**asdict(report), "exit_code": code}, indent=2))
+        print(json.dumps({**asdict(report), "exit_code": code}, indent=2, default=str))
     return code
 
 
@@ -133,7 +133,7 @@ def _run_flow(job: TrainingJob, terminal: Terminal) -> tuple[int, RunReport]:
     except KeyboardInterrupt:
         state, message = "Cancelled", "stopped"
     report = terminal.report or RunReport(job.name, "", state=state, error=message)
-    codes = {"Completed": COMPLETED, "AutoStopped": COMPLETED, "Cancelled": STOPPED}
+    codes = dict.fromkeys(GOOD_ENDS, COMPLETED) | {"Cancelled": STOPPED}
     return codes.get(report.state, FAILED), report
 
 
@@ -163,10 +163,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"{arguments.url}: NOT what its receipt says", file=sys.stderr)
         print("\n".join(f"  {problem}" for problem in found.problems), file=sys.stderr)
     else:
-        size = format_size(found.size_bytes)
-        print(
-            f"{arguments.url}: {counted(found.num_files, 'file')}, {size}, all as the receipt says"
-        )
+        files = f"{counted(found.num_files, 'file')}, {format_size(found.size_bytes)}"
+        state = "" if found.is_result else f", of a run that is no result: {found.state}"
+        print(f"{arguments.url}: {files}, all as the receipt says{state}")
     return FAILED if found.problems else COMPLETED
 
 

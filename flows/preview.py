@@ -38,7 +38,12 @@ def preview(job: TrainingJob) -> dict[str, Any]:
             {"name": c.name, "url": c.url, "folder": str(workspace.output_dir(c.name))}
             for c in job.outputs
         ],
-        "logs": str(launch.log_dir),
+        "checkpoints": {
+            "url": job.checkpoints.url if job.checkpoints else None,
+            "folder": str(workspace.checkpoints),
+        },
+        "logs": {"url": job.logs.url, "folder": str(launch.log_dir)},
+        "limits": job.limits.model_dump(mode="json", exclude_none=True),
         "ranks": job.world_size,
         "command": str(program),
         "launcher": shlex.join(_launcher_argv(launch)),
@@ -67,7 +72,10 @@ def preview_text(plan: dict[str, Any]) -> str:
             f"  output  {channel['name']}: {channel['folder']}",
             f"          -> {channel['url']}",
         ]
-    lines += [f"  logs    {plan['logs']}", ""]
+    for name, label in (("checkpoints", "saves "), ("logs", "logs  ")):
+        lines.append(f"  {label}  {plan[name]['folder']}")
+        lines += [f"          -> {plan[name]['url']}"] if plan[name]["url"] else []
+    lines += [f"  limits  {_limits_text(plan['limits'])}", ""]
     lines += [f"  {counted(plan['ranks'], 'rank')} of this, in the code folder:"]
     lines += [f"    {plan['command']}", "  started by:", f"    {plan['launcher']}", ""]
     lines += ["  environment of the ranks:"]
@@ -76,3 +84,12 @@ def preview_text(plan: dict[str, Any]) -> str:
     lines += [f"    and from here: {names}", ""]
     lines += ["  not checked:", *(f"    {text}" for text in plan["not_checked"])]
     return "\n".join(lines)
+
+
+def _limits_text(limits: dict[str, Any]) -> str:
+    """Return the limits as a job file has them on one line."""
+    shown = {name: value for name, value in limits.items() if name != "target"}
+    if target := limits.get("target"):
+        bound = next(name for name in ("at_least", "at_most") if name in target)
+        shown["target"] = f"{target['metric']} {bound} {target[bound]}"
+    return ", ".join(f"{name} {value}" for name, value in shown.items())

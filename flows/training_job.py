@@ -1,13 +1,14 @@
 """The flow of a training job: five stages, each a task that can be retried."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from httpx import HTTPError
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
@@ -15,6 +16,8 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.object_store import load_settings
+from flows.delivery import Delivery, delivery_of, holding, note_restarts
+from flows.finisher import Finisher
 from tasks.fetch_code import fetch_code
 from tasks.inject_hyperparameters import inject_hyperparameters
 from tasks.report import report
@@ -23,12 +26,22 @@ from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
 from trainjob.check import job_problems
-from trainjob.errors import JobError, TrainjobError
-from trainjob.events import Event, RunEnded, StageFailed, emit, listening
+from trainjob.errors import JobError, RunLost, TrainingFailed, TrainjobError
+from trainjob.events import AttemptEnded, Event, RunEnded, emit, listening
+from trainjob.handover import handing_over_to
 from trainjob.job import TrainingJob
-from trainjob.report import OutputReport, RunReport, StageReport
-from trainjob.versions import installed_versions
-from trainjob.workspace import Workspace
+from trainjob.report import RunReport, StageReport
+from trainjob.run_record import RunRecord
+from trainjob.saving import save_outputs
+from trainjob.storage.receipt import OutputState
+from trainjob.values import counted
+
+_STATES: dict[str, tuple[OutputState, str]] = {
+    "finished": ("Completed", "every output is in its store and verified"),
+    "auto_stop": ("AutoStopped", "stopped by limits.auto_stop, outputs uploaded"),
+    "target": ("TargetReached", "stopped by limits.target, outputs uploaded"),
+}
+"""Name and message of the state in which a training that did not fail ends, by its reason."""
 
 _is_checked: ContextVar[bool] = ContextVar("trainjob_is_checked", default=False)
 
@@ -70,117 +83,166 @@ def training_job(job: TrainingJob) -> RunReport:
     Raises:
         TrainjobError: Why the run failed.
     """
-    run = _Run(str(flow_run.id), _name_of(job))
+    run = _Run(RunRecord(str(flow_run.id), _name_of(job)))
     try:
-        with listening(run.note_failure):
+        with listening(run.note), handing_over_to(run.hand_over):
             run.prepare(job)
-            run.chain()
+            with run.held():
+                reason = run.chain()
     except TrainjobError as error:
-        return run.ended(Failed, "Failed", str(error), error)
+        return run.failed(error)
     except KeyboardInterrupt as error:
-        return run.ended(Cancelled, "Cancelled", "stopped by the person who started it", error)
+        return run.cancelled(error)
     except TerminationSignal:
-        # Prefect decides whether this is a cancelled run or a crashed one.
-        run.tell("Cancelled", "stopped by SIGTERM: the run was cancelled, or its worker ended")
+        run.terminated()
         raise
     except Exception as error:  # the border of the process: nothing ends without a report
         run.tell("Failed", f"{type(error).__name__}: {error}")
         raise
-    run.workspace.drop_copies()
-    if run.auto_stopped:
-        return run.ended(Completed, "AutoStopped", "stopped by limits.auto_stop, outputs uploaded")
-    return run.ended(Completed, "Completed", "every output is in its store and verified")
+    return run.completed(reason)
 
 
-@dataclass
 class _Run:
-    """One pass through the stages and what is known of it so far."""
+    """One pass through the stages, and what is done when it ends in one way or another."""
 
-    run_id: str
-    name: str
-    job: TrainingJob | None = None
-    stages: list[StageReport] = field(default_factory=list)
-    outputs: tuple[OutputReport, ...] = ()
-    command: str | None = None
-    auto_stopped: bool = False
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self._finisher = Finisher(record)
+        self._delivery: Delivery | None = None
+        self._num_restarts = 0
 
-    @property
-    def workspace(self) -> Workspace:
-        return Workspace.of_run(self.run_id)
+    def note(self, event: Event) -> None:
+        """Take from an event what the report needs, and have the server count restarts."""
+        self.record.note(event)
+        if isinstance(event, AttemptEnded) and event.will_restart:
+            self._num_restarts += 1
+            try:
+                note_restarts(self.record.run_id, self._num_restarts)
+            except HTTPError as error:  # the training goes on without a server
+                get_run_logger().warning("the restart could not be counted: %s", error)
 
     def prepare(self, given: TrainingJob | dict[str, Any]) -> None:
-        """Read the job, refuse one that cannot run, and give the run the tags of its job."""
-        source = f"job {self.name!r}"
+        """Read the job, refuse one that cannot run, and tell Prefect what it needs to know."""
+        record = self.record
+        source = f"job {record.name!r}"
         job = given if isinstance(given, TrainingJob) else TrainingJob.parse(given, source)
-        self.job = job.resolved(Path.cwd())
+        record.job = job.resolved(Path.cwd())
+        self._take_delivery(record.job)
         # A retry goes on where the first pass stopped; its own output may lie half-uploaded.
-        is_resumed = (flow_run.run_count or 1) > 1 and self.workspace.root.exists()
-        if not is_resumed and not _is_checked.get():
-            problems = job_problems(self.job, load_settings(job.store))
-            # What may pass is left to the stages, which try again.
-            lasting = [problem for problem in problems if not problem.may_pass]
-            if lasting:
-                raise JobError(source, lasting)
+        is_resumed = (flow_run.run_count or 1) > 1
+        if is_resumed or _is_checked.get():
+            return
+        problems = job_problems(record.job, load_settings(job.store))
+        # What may pass is left to the stages, which try again.
+        lasting = [problem for problem in problems if not problem.may_pass]
+        if lasting:
+            raise JobError(source, lasting)
+
+    def _take_delivery(self, job: TrainingJob) -> None:
+        """Find out why this process was started, and count it if another one was killed.
+
+        Raises:
+            RunLost: If it may not go on.
+        """
+        self._delivery = delivery = delivery_of(self.record.run_id)
+        self._num_restarts = delivery.restarts
+        if delivery.is_redelivered and delivery.restarts > job.limits.auto_restart:
+            raise RunLost(
+                "the process of the run was killed, and limits.auto_restart allows "
+                f"{counted(job.limits.auto_restart, 'restart')}, which is used up; retry the run "
+                "to go on from its last checkpoint, or raise the limit"
+            )
+        note_restarts(self.record.run_id, self._num_restarts)
         if job.tags:
             with get_client(sync_client=True) as client:
                 known = client.read_flow_run(flow_run.id)
                 client.update_flow_run(flow_run.id, tags=sorted({*known.tags, *job.tags}))
 
-    def chain(self) -> None:
-        """Run the five stages in order."""
-        job, run_id = cast(TrainingJob, self.job), self.run_id
-        inputs = self._note(stage_inputs(job, run_id))
-        code = self._note(fetch_code(job, run_id))
+    def held(self) -> AbstractContextManager[None]:
+        """Hold on to the run, so that it is started again if this process is killed."""
+        job, delivery = cast(TrainingJob, self.record.job), cast(Delivery, self._delivery)
+        return holding(delivery, is_restartable=self._num_restarts < job.limits.auto_restart)
+
+    def chain(self) -> str:
+        """Run the five stages in order; return why the training ended."""
+        job, run_id = cast(TrainingJob, self.record.job), self.record.run_id
+        facts = self.record.facts
+        facts["inputs"] = [asdict(channel) for channel in self._note(stage_inputs(job, run_id))]
+        facts["code"] = asdict(self._note(fetch_code(job, run_id)))
         program = self._note(inject_hyperparameters(job, run_id))
-        self.command = str(program)
-        trained = self._note(train(job, run_id, program))
-        self.auto_stopped = trained.result.reason == "auto_stop"
-        facts = {
-            "job": job.model_dump(mode="json"),
-            "code": asdict(code),
-            "inputs": [asdict(channel) for channel in inputs],
-            "argv": list(program.argv),
-            "reason": trained.result.reason,
-            "versions": installed_versions(),
-            "stages": {stage.name: round(stage.seconds, 3) for stage in self.stages},
-        }
-        self.outputs = tuple(self._note(upload_outputs(job, run_id, facts)))
+        facts["argv"] = list(program.argv)
+        self.record.command = str(program)
+        trained = self._note(train(job, run_id, program, self._num_restarts))
+        reason: str = trained.result.reason
+        self._upload(_STATES[reason][0])
+        return reason
 
-    def note_failure(self, event: Event) -> None:
-        """Keep the stage that failed for the report."""
-        if isinstance(event, StageFailed) and not event.will_retry:
-            self.stages.append(StageReport(event.stage, event.seconds, "failed"))
+    def completed(self, reason: str) -> RunReport:
+        """Return the state of a run whose training did not fail."""
+        name, message = _STATES[reason]
+        job = cast(TrainingJob, self.record.job)
+        keeps_checkpoints = job.checkpoints is None and reason != "finished"
+        self.record.workspace.drop_copies(keeps_checkpoints=keeps_checkpoints)
+        return self._ended(Completed, name, message)
 
-    def ended(
-        self, state: Any, name: str, message: str, error: BaseException | None = None
-    ) -> RunReport:
-        """Leave the report and return the state that the run ends in."""
-        result = self.tell(name, message if error else None)
-        data = error if isinstance(error, TrainjobError) else result
-        # A flow may return a state; its caller gets the data, or the error that the data is.
-        return cast(RunReport, state(name=name, message=message, data=data))
+    def failed(self, error: TrainjobError) -> RunReport:
+        """Save what a failed training left, and return the state of the run."""
+        if isinstance(error, TrainingFailed):
+            self._save("Failed")
+        return self._ended(Failed, "Failed", str(error), error)
 
-    def tell(self, state: str, error: str | None) -> RunReport:
+    def cancelled(self, error: KeyboardInterrupt) -> RunReport:
+        """Save what a stopped run left, and return its state."""
+        self._save("Cancelled")
+        return self._ended(Cancelled, "Cancelled", "stopped by the person who started it", error)
+
+    def hand_over(self) -> bool:
+        """Let another process save what the run leaves, if this one is going to be killed."""
+        return self._finisher.start()
+
+    def terminated(self) -> None:
+        """See that what a terminated run leaves is saved; Prefect decides what state it gets."""
+        message = "stopped by SIGTERM: the run was cancelled, or its worker ended"
+        if self._finisher.start():
+            self._finisher.wait()
+            return
+        self._save("Cancelled")
+        self.tell("Cancelled", message)
+
+    def tell(self, state: str, error: BaseException | str | None) -> RunReport:
         """Tell the watchers how the run ended, and leave the report beside it."""
-        logs = self.workspace.logs
-        result = RunReport(
-            job=self.name,
-            run_id=self.run_id,
-            state=state,
-            stages=tuple(self.stages),
-            outputs=self.outputs,
-            logs=str(logs) if logs.exists() else None,
-            command=self.command,
-            error=error,
-            store=self.job.store if self.job else None,
-        )
+        result = self.record.report(state, error)
         emit(RunEnded(result))
         try:
-            report(result, self.job)
+            report(result, self.record.job)
         except Exception as failure:  # noqa: BLE001 - how the run ended does not depend on a page
             get_run_logger().warning("the report could not be saved: %s", failure)
         return result
 
+    def _upload(self, state: OutputState) -> None:
+        facts = self.record.receipt_facts(state)
+        job = cast(TrainingJob, self.record.job)
+        done = upload_outputs(job, self.record.run_id, facts, state)
+        self.record.outputs = tuple(self._note(done))
+
+    def _save(self, state: OutputState) -> None:
+        """Take to the stores what a run that did not end well left, without a word of success."""
+        job = self.record.job
+        if job is None or not self.record.attempts:
+            return
+        with listening(self.record.note):
+            facts = self.record.receipt_facts(state)
+            save_outputs(job, self.record.run_id, load_settings(job.store), facts, state)
+
+    def _ended(
+        self, state: Any, name: str, message: str, error: BaseException | None = None
+    ) -> RunReport:
+        """Leave the report and return the state that the run ends in."""
+        result = self.tell(name, error if isinstance(error, TrainjobError) else error and message)
+        data = error if isinstance(error, TrainjobError) else result
+        # A flow may return a state; its caller gets the data, or the error that the data is.
+        return cast(RunReport, state(name=name, message=message, data=data))
+
     def _note(self, done: Done[Any]) -> Any:
-        self.stages.append(StageReport(done.stage, done.seconds, done.summary))
+        self.record.stages.append(StageReport(done.stage, done.seconds, done.summary))
         return done.value

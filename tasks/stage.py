@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from prefect import Task, get_run_logger, task
+from prefect.cache_policies import DEFAULT
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import task_run
 from prefect.tasks import exponential_backoff
@@ -35,7 +36,9 @@ class Done(Generic[R]):
     value: R
 
 
-def stage(summary: Callable[[R], str]) -> Callable[[Callable[P, R]], Task[P, Done[R]]]:
+def stage(
+    summary: Callable[[R], str], *, not_in_key: str | None = None
+) -> Callable[[Callable[P, R]], Task[P, Done[R]]]:
     """Make a function the stage of its name: a task that is retried, timed and reported.
 
     The errors that are retried are those whose class says that a retry can help, with pauses of
@@ -44,6 +47,8 @@ def stage(summary: Callable[[R], str]) -> Callable[[Callable[P, R]], Task[P, Don
 
     Args:
         summary: Says in one line what the returned value means to a person.
+        not_in_key: A parameter that does not count when a run that is resumed looks for the result
+            of its first pass.
     """
 
     def decorate(function: Callable[P, R]) -> Task[P, Done[R]]:
@@ -72,6 +77,7 @@ def stage(summary: Callable[[R], str]) -> Callable[[Callable[P, R]], Task[P, Don
             retry_delay_seconds=exponential_backoff(_BACKOFF_S),
             retry_jitter_factor=_JITTER,
             retry_condition_fn=_retry_condition,
+            cache_policy=DEFAULT - not_in_key if not_in_key else DEFAULT,
         )(observed)
 
     return decorate

@@ -3,17 +3,21 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from logging import Logger, LoggerAdapter
 
 from prefect import get_run_logger
 
+from blocks.object_store import load_settings
+from tasks.live import live_artifacts
 from tasks.stage import stage
+from trainjob.attempts import Trained
 from trainjob.errors import TrainjobError
 from trainjob.events import Event, RankOutput, listening
 from trainjob.job import TrainingJob
-from trainjob.launch.training import TrainingResult, run_training
-from trainjob.plan import Program, launch_of
+from trainjob.metrics.patterns import MetricPatterns
+from trainjob.metrics.recorder import MetricsRecorder
+from trainjob.plan import Program
+from trainjob.training import train_job
 from trainjob.workspace import Workspace
 
 _BATCH_LINES = 200
@@ -23,45 +27,56 @@ _LINE_CHARS = 10_000
 _MAX_LINES_A_BATCH_TIME = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """How the training ended well; `attempt` counts from 0, `log_dir` has a file a rank."""
-
-    result: TrainingResult
-    attempt: int
-    log_dir: str
-
-
 def _summary(trained: Trained) -> str:
-    if trained.result.reason == "auto_stop":
-        return "stopped by limits.auto_stop"
-    return "every rank finished"
+    reasons = {
+        "finished": "every rank finished",
+        "auto_stop": "stopped by limits.auto_stop",
+        "target": "stopped by limits.target",
+    }
+    return reasons[trained.result.reason]
 
 
-@stage(_summary)
-def train(job: TrainingJob, run_id: str, program: Program) -> Trained:
-    """Run the program on all ranks until they end, or limits.auto_stop ends them."""
-    workspace = Workspace.of_run(run_id)
-    if not workspace.code.is_dir():
+@stage(_summary, not_in_key="num_restarts")
+def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) -> Trained:
+    """Run the program on all ranks until they end, or a limit of the job ends them.
+
+    Args:
+        job: The job of the run.
+        run_id: The run, whose workspace holds code, inputs and parameters.
+        program: What every rank executes.
+        num_restarts: How often earlier processes of the run started the training again.
+    """
+    if not Workspace.of_run(run_id).code.is_dir():
         raise TrainjobError(
-            f"the workspace of this run, {str(workspace.root)!r}, is not on this machine or was "
-            "removed, so the run cannot be resumed: start a new run"
+            f"the workspace of this run, {str(Workspace.of_run(run_id).root)!r}, is not on this "
+            "machine or was removed, so the run cannot be resumed: start a new run"
         )
-    attempt = workspace.start_attempt(tuple(channel.name for channel in job.outputs))
-    launch = launch_of(job, workspace, program, run_id=run_id, attempt=attempt)
-    with _output_in_log(get_run_logger()):
-        result = run_training(launch)
-    return Trained(result, attempt, str(launch.log_dir))
+    settings = load_settings(job.store)
+    recorder = MetricsRecorder(MetricPatterns(job.metrics))
+    rank = None if job.logs.ranks == "all" else int(job.logs.ranks)
+    with (
+        live_artifacts(
+            job.name,
+            run_id,
+            num_attempts=1 + job.limits.auto_restart,
+            summary=recorder.summary,
+            plot=lambda: recorder.plot(job.name),
+        ),
+        _output_in_log(get_run_logger(), rank),
+    ):
+        return train_job(job, program, settings, recorder, run_id=run_id, num_restarts=num_restarts)
 
 
 @contextmanager
-def _output_in_log(logger: "Logger | LoggerAdapter[Logger]") -> Iterator[None]:
-    """Send what the ranks write to `logger`, many lines a record.
+def _output_in_log(
+    logger: "Logger | LoggerAdapter[Logger]", only_rank: int | None
+) -> Iterator[None]:
+    """Send what the ranks write, or one of them, to `logger`, many lines a record.
 
     A record a line chokes the server's database, so lines wait for up to a second, and of more
     than 1,000 lines a second only the last are sent: the files on the machine have them all.
     """
-    batch = _LogBatch(logger)
+    batch = _LogBatch(logger, only_rank)
     ended = threading.Event()
 
     def flush_regularly() -> None:
@@ -82,15 +97,16 @@ def _output_in_log(logger: "Logger | LoggerAdapter[Logger]") -> Iterator[None]:
 class _LogBatch:
     """Lines that wait to be sent to the log together; safe to use from several threads."""
 
-    def __init__(self, logger: "Logger | LoggerAdapter[Logger]") -> None:
+    def __init__(self, logger: "Logger | LoggerAdapter[Logger]", only_rank: int | None) -> None:
         self._logger = logger
+        self._only_rank = only_rank
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._num_left_out = 0
 
     def add(self, event: Event) -> None:
         """Keep the lines of a rank until the next flush."""
-        if not isinstance(event, RankOutput):
+        if not isinstance(event, RankOutput) or not self._is_wanted(event.rank):
             return
         source = "launcher" if event.rank is None else f"rank {event.rank}"
         with self._lock:
@@ -99,6 +115,9 @@ class _LogBatch:
             if excess > 0:
                 del self._lines[:excess]
                 self._num_left_out += excess
+
+    def _is_wanted(self, rank: int | None) -> bool:
+        return rank is None or self._only_rank in (None, rank)
 
     def flush(self) -> None:
         """Send all waiting lines."""

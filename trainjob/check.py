@@ -16,7 +16,12 @@ from trainjob.job import TrainingJob
 from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
 from trainjob.source import code_problems
-from trainjob.storage.probe import input_problems, output_problems
+from trainjob.storage.probe import (
+    checkpoint_problems,
+    input_problems,
+    log_problems,
+    output_problems,
+)
 from trainjob.storage.settings import StoreSettings
 from trainjob.workspace import workspaces_dir
 
@@ -50,12 +55,24 @@ def job_problems(job: TrainingJob, settings: StoreSettings) -> list[Problem]:
             partial(output_problems, f"outputs[{i}].url", channel.url, settings)
             for i, channel in enumerate(job.outputs)
         ),
+        *_kept_places(job, settings),
         partial(launch_problems, job),
         _workspace_problems,
     ]
     with ThreadPoolExecutor(max_workers=8) as threads:
         found = threads.map(lambda check: check(), checks)
         return [problem for problems in found for problem in problems]
+
+
+def _kept_places(job: TrainingJob, settings: StoreSettings) -> list[Callable[[], list[Problem]]]:
+    """Return the checks of the places where checkpoints and logs are kept."""
+    checks: list[Callable[[], list[Problem]]] = []
+    if job.checkpoints:
+        url = job.checkpoints.url
+        checks.append(partial(checkpoint_problems, "checkpoints.url", url, settings, job=job.name))
+    if job.logs.url is not None:
+        checks.append(partial(log_problems, "logs.url", job.logs.url, settings))
+    return checks
 
 
 def _workspace_problems() -> list[Problem]:

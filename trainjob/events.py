@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
+from trainjob.metrics.summary import MetricSummary
 from trainjob.report import RunReport
 
 
@@ -100,12 +101,57 @@ class AttemptStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptFailed:
-    """The ranks failed; `will_restart` is whether they are started again."""
+class AttemptEnded:
+    """Every process of the attempt is gone.
+
+    Attributes:
+        attempt: Which attempt of the run this is, counted from 0.
+        seconds: How long it trained.
+        reason: ``finished``, ``auto_stop`` or ``target``; None if it failed or was interrupted.
+        error: Why it failed, if it did.
+        will_restart: Whether the ranks are started again.
+        log_dir: Folder of its logs on the machine that trained.
+    """
 
     attempt: int
-    error: Exception
+    seconds: float
+    reason: Literal["finished", "auto_stop", "target"] | None
+    error: Exception | None
     will_restart: bool
+    log_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What lies in a store when the training has ended.
+
+    Attributes:
+        label: What it is: an output by its name, ``checkpoints`` or ``logs``.
+        url: Where it is.
+        num_files: How many files are there, verified.
+        size_bytes: Their size.
+        missing: Why, or which files, are not there; empty if all are.
+    """
+
+    label: str
+    url: str
+    num_files: int
+    size_bytes: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that a person should know at the end, in one line; no reason to fail."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSummarised:
+    """What the metrics came to over all attempts of the run."""
+
+    metrics: tuple[MetricSummary, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +170,10 @@ Event = (
     | StepReported
     | MetricReported
     | AttemptStarted
-    | AttemptFailed
+    | AttemptEnded
+    | Saved
+    | Noted
+    | MetricsSummarised
     | RunEnded
 )
 Listener = Callable[[Event], None]

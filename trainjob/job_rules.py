@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trainjob.errors import Problem
 from trainjob.git import shown_url
 from trainjob.launch.environment import is_of_machine
+from trainjob.metrics.patterns import metric_problems
 from trainjob.parameters import channel_env_name, hyperparameter_problems
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
@@ -37,6 +38,7 @@ def problems_across_fields(job: "TrainingJob") -> list[Problem]:
         *_name_problems(job),
         *hyperparameter_problems(job.hyperparameters),
         *_launch_problems(job),
+        *metric_problems(job.metrics),
         *_limit_problems(job.limits),
         *_log_problems(job),
     ]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from trainjob.spec import Name, Spec
+from trainjob.spec import Line, Spec
 from trainjob.values import Duration
 
 
@@ -26,8 +26,8 @@ OptionalDuration = Annotated[LimitedDuration | None, BeforeValidator(_off_as_non
 class Target(Spec):
     """A value of a metric that is good enough to stop."""
 
-    metric: Name
-    """The metric, as the script reports it or `metrics` names it."""
+    metric: Line
+    """The metric, as the script reports it, `metrics` names it or TensorBoard tags it."""
 
     at_least: float | None = None
     """Stop when the metric is this or more."""

@@ -1,14 +1,18 @@
-"""For user scripts: say how far the training is. Standard library alone, and cheap.
+"""For user scripts: say how far the training is, and ask whether to stop. Standard library alone.
 
 ::
 
-    from trainjob.progress import report
+    from trainjob.progress import report, should_stop
 
     for step in range(num_steps):
         ...
         report(step + 1, total=num_steps, epoch=epoch, loss=loss.item())
+        if should_stop():
+            save(...)
+            break
 
-Outside of a run it does nothing, so a script works the same without us.
+Both are cheap enough for every step. Outside of a run they do nothing, so a script works the same
+without us.
 """
 
 import json
@@ -18,7 +22,12 @@ from contextlib import suppress
 from typing import SupportsFloat
 
 _INTERVAL_S = 0.1  # nobody reads faster, and the file of a long training stays small
-_last_written = -_INTERVAL_S
+_MAX_KINDS = 100
+_last_written: dict[tuple[str, ...], float] = {}
+"""When metrics of these names were last written: rare ones are not lost behind frequent ones."""
+
+_look_at = 0.0
+_is_asked_to_stop = False
 
 
 def report(
@@ -26,8 +35,8 @@ def report(
 ) -> None:
     """Say that this rank has finished a step. Of rank 0, the last one said is shown.
 
-    Of calls that follow faster than ten a second some are left out, but never that of the last
-    step.
+    Of calls with the same metrics that follow faster than ten a second some are left out, but never
+    that of the last step.
 
     Args:
         step: How many steps are done, all epochs together.
@@ -38,12 +47,16 @@ def report(
     Raises:
         TypeError: If a metric is not a number.
     """
-    global _last_written  # noqa: PLW0603 - one clock a process, kept by a plain function
     path = os.environ.get("TRAINJOB_PROGRESS_FILE")
-    now = time.monotonic()
-    if path is None or (now - _last_written < _INTERVAL_S and step != total):
+    if path is None:
         return
-    _last_written = now
+    _keep_step(path, step)
+    now, kind = time.monotonic(), tuple(metrics)
+    if now - _last_written.get(kind, -_INTERVAL_S) < _INTERVAL_S and step != total:
+        return
+    if len(_last_written) >= _MAX_KINDS:
+        _last_written.clear()
+    _last_written[kind] = now
     line = json.dumps(
         {
             "time_ns": time.time_ns(),
@@ -56,6 +69,40 @@ def report(
     # A full disk must not end a training over its progress.
     with suppress(OSError):
         _append(path, f"{line}\n".encode())
+
+
+def should_stop() -> bool:
+    """Tell whether this run was asked to stop: save, and leave with exit code 0.
+
+    Ranks may hear of it at different steps: those that work together agree on one first, as
+    `trainjob.checkpoint.should_stop` does. A script that calls this at every step is given most of
+    ``limits.grace`` to save; one that never does is sent SIGTERM at once.
+    """
+    global _look_at, _is_asked_to_stop  # noqa: PLW0603 - one state a process, as of a signal
+    now = time.monotonic()
+    if now < _look_at or _is_asked_to_stop:
+        return _is_asked_to_stop
+    stop_file = os.environ.get("TRAINJOB_STOP_FILE")
+    if stop_file is None:
+        return False
+    if not _look_at:
+        _say_that_we_listen()
+    _look_at = now + _INTERVAL_S
+    _is_asked_to_stop = os.access(stop_file, os.F_OK)
+    return _is_asked_to_stop
+
+
+def _keep_step(path: str, step: int) -> None:
+    """Write the step beside the progress, every time: it names the rank that is behind.
+
+    Opened every time, since a script may close or replace any file that it did not open.
+    """
+    with suppress(OSError):
+        file = os.open(f"{path}.step", os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.pwrite(file, b"%20d" % int(step), 0)
+        finally:
+            os.close(file)
 
 
 def _number(name: str, value: SupportsFloat) -> float:
@@ -72,3 +119,11 @@ def _append(path: str, line: bytes) -> None:
         os.write(file, line)
     finally:
         os.close(file)
+
+
+def _say_that_we_listen() -> None:
+    """Leave the mark by which the supervisor knows that asking this rank is no waste of time."""
+    mark = os.environ.get("TRAINJOB_LISTENS_FILE")
+    if mark is not None:
+        with suppress(OSError):
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o644))

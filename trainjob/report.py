@@ -4,8 +4,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trainjob.failure import Failure
+from trainjob.failure_card import card_markdown
 from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.metrics.summary import TABLE_HEAD, MetricSummary, table_rows
 from trainjob.values import format_size
+
+GOOD_ENDS = ("Completed", "AutoStopped", "TargetReached")
+"""The states of a run whose training did not fail and whose outputs are in their stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +34,44 @@ class OutputReport:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptReport:
+    """One attempt to train.
+
+    Attributes:
+        number: Counted from 0.
+        seconds: How long it trained.
+        outcome: How it ended, in one line.
+        resumed_from: Step of the checkpoint that it went on from.
+        logs: Folder of its logs on the machine that trained.
+    """
+
+    number: int
+    seconds: float
+    outcome: str
+    resumed_from: int | None
+    logs: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """What a run did.
 
     Attributes:
         job: Name of the job.
         run_id: Id of the run, which is that of its Prefect flow run.
-        state: ``Completed``, ``AutoStopped``, ``Failed`` or ``Cancelled``.
+        state: ``Completed``, ``AutoStopped``, ``TargetReached``, ``Failed`` or ``Cancelled``.
         stages: The stages that ran, in order; of one that failed the summary says so.
         outputs: The outputs that are in their stores, verified.
         logs: Folder of the ranks' logs on the machine that trained.
         command: What every rank executed, as typed in a terminal.
         error: Why the run failed; absent if it did not.
         store: Name of the store that the urls of the job belong to.
+        attempts: The attempts to train, in order.
+        failure: What failed first, if it was a rank, the launcher or the supervisor.
+        saved: What is in the stores when the run did not end well, or what is missing there; one
+            line each.
+        metrics: Last and best values of the metrics.
+        notes: What a person should know beside, one line each.
     """
 
     job: str
@@ -52,6 +83,11 @@ class RunReport:
     command: str | None = None
     error: str | None = None
     store: str | None = None
+    attempts: tuple[AttemptReport, ...] = ()
+    failure: Failure | None = None
+    saved: tuple[str, ...] = ()
+    metrics: tuple[MetricSummary, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def verify_commands(self) -> list[str]:
         """Return the command that proves each output again, as typed in a terminal."""
@@ -70,15 +106,24 @@ def report_markdown(report: RunReport, job: TrainingJob | None) -> str:
     lines = [f"# {report.job}: {report.state}", ""]
     if job and job.description:
         lines += [job.description, ""]
-    if report.error:
-        lines += ["## Why", "", *_code_block(report.error), ""]
-    lines += ["## What ran", "", *_table(("what", "value"), _facts(report, job)), ""]
+    if report.failure:
+        lines += [card_markdown(report.failure), ""]
+    ran = _table(("what", "value"), _facts(report, job))
     if report.command:
-        lines += ["Every rank executed:", "", *_code_block(report.command), ""]
-    if report.outputs:
-        lines += ["## Outputs", "", *_outputs(report), ""]
-    if report.stages:
-        lines += ["## Stages", "", *_stages(report), ""]
+        ran += ["", "Every rank executed:", "", *_code_block(report.command)]
+    sections = {
+        "Why": _code_block(report.error) if report.error and not report.failure else [],
+        "Saved": [f"- {line}" for line in report.saved],
+        "Notes": [f"- {line}" for line in report.notes],
+        "What ran": ran,
+        "Outputs": _outputs(report) if report.outputs else [],
+        "Metrics": _table(TABLE_HEAD, table_rows(report.metrics)) if report.metrics else [],
+        "Attempts": _attempts(report) if report.attempts else [],
+        "Stages": _stages(report) if report.stages else [],
+    }
+    for title, content in sections.items():
+        if content:
+            lines += [f"## {title}", "", *content, ""]
     return "\n".join(lines)
 
 
@@ -88,6 +133,20 @@ def _outputs(report: RunReport) -> list[str]:
     ]
     table = _table(("name", "where", "files", "size"), rows)
     return [*table, "", "Prove them again:", "", *_code_block("\n".join(report.verify_commands()))]
+
+
+def _attempts(report: RunReport) -> list[str]:
+    rows = [
+        (
+            str(attempt.number + 1),
+            "the start" if attempt.resumed_from is None else f"step {attempt.resumed_from}",
+            f"{attempt.seconds:.1f} s",
+            attempt.outcome,
+            f"`{attempt.logs}`",
+        )
+        for attempt in report.attempts
+    ]
+    return _table(("attempt", "from", "time", "how it ended", "logs"), rows)
 
 
 def _stages(report: RunReport) -> list[str]:

@@ -6,6 +6,8 @@
            inputs/NAME/      one folder a channel
            outputs/NAME/     what the script writes
            checkpoints/      what the script saves to go on from; all attempts share it
+           metrics/          one folder of metrics an attempt
+           sync/             what of it was sent to stores so far
            params.json       channels and hyperparameters, types kept
            logs/attempt-0/   rank-0.log, rank-1.log, launcher.log, records/
            previous/         outputs of earlier attempts of the same run
@@ -60,38 +62,77 @@ class Workspace:
         """Return the folder of the input channel `name`."""
         return self.root / "inputs" / name
 
+    @property
+    def outputs(self) -> Path:
+        """The folder that holds one folder an output channel."""
+        return self.root / "outputs"
+
+    def previous_outputs(self, attempt: int) -> Path:
+        """Return where outputs of an earlier attempt are set aside."""
+        return self.root / "previous" / f"attempt-{attempt}"
+
     def output_dir(self, name: str) -> Path:
         """Return the folder that the script writes for the output channel `name`."""
-        return self.root / "outputs" / name
+        return self.outputs / name
 
     def attempt_logs(self, attempt: int) -> Path:
         """Return the folder of logs of an attempt, counted from 0."""
         return self.logs / f"attempt-{attempt}"
+
+    def metrics_dir(self, attempt: int) -> Path:
+        """Return the folder for the metrics of an attempt, counted from 0."""
+        return self.root / "metrics" / f"attempt-{attempt}"
+
+    def journal(self, name: str) -> Path:
+        """Return the file that notes what of `name` was sent to its store."""
+        return self.root / "sync" / f"{name}.json"
 
     def next_attempt(self) -> int:
         """Return the number of the attempt that would come next, counted from 0."""
         taken = (int(p.name.removeprefix("attempt-")) for p in self.logs.glob("attempt-*"))
         return max(taken, default=-1) + 1
 
-    def start_attempt(self, output_names: tuple[str, ...]) -> int:
-        """Make the folders of a new attempt with empty outputs and return its number.
+    def has_checkpoints(self) -> bool:
+        """Tell whether the script has saved anything that an attempt may go on from."""
+        folder = self.checkpoints
+        return folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
+
+    def start_attempt(
+        self, output_names: tuple[str, ...], *, keeps_outputs: bool = False, at_least: int = 0
+    ) -> int:
+        """Make the folders of a new attempt and return its number.
 
         Outputs of an attempt before it are moved to ``previous/attempt-N``: a file that only the
         earlier attempt wrote must not be uploaded as a result of this one, nor be lost.
+
+        Args:
+            output_names: The output channels.
+            keeps_outputs: Leave outputs where they are, since the attempt goes on from a checkpoint
+                and writes only what is new.
+            at_least: The lowest number, for a run whose earlier attempts were on another machine.
         """
-        attempt = self.next_attempt()
-        outputs = self.root / "outputs"
-        if attempt and outputs.exists():
-            previous = self.root / "previous" / f"attempt-{attempt - 1}"
+        attempt = max(self.next_attempt(), at_least)
+        outputs = self.outputs
+        if attempt and not keeps_outputs and outputs.exists():
+            previous = self.previous_outputs(attempt - 1)
             previous.parent.mkdir(parents=True, exist_ok=True)
             if not previous.exists():
                 outputs.rename(previous)
         for name in output_names:
             self.output_dir(name).mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.attempt_logs(attempt).mkdir(parents=True)
         return attempt
 
-    def drop_copies(self) -> None:
-        """Remove what the stores hold: inputs, code and outputs. Logs and parameters stay."""
-        for name in ("inputs", "code", "outputs"):
+    def drop_copies(self, *, keeps_checkpoints: bool) -> None:
+        """Remove what a run that ended well needs no more. Logs and parameters stay.
+
+        Args:
+            keeps_checkpoints: Leave the checkpoints, since they are nowhere else and the training
+                could go on from them.
+        """
+        names = ["inputs", "code", "outputs", "metrics"]
+        if not keeps_checkpoints:
+            names.append("checkpoints")
+        for name in names:
             shutil.rmtree(self.root / name, ignore_errors=True)

@@ -41,6 +41,7 @@ def main() -> NoReturn:
     os.environ.update(_rank_variables(order["launcher"], os.environ))
     records = Records(order_file.parent, int(os.environ["RANK"]))
     os.environ["TRAINJOB_PROGRESS_FILE"] = str(records.path("progress", "jsonl"))
+    os.environ["TRAINJOB_LISTENS_FILE"] = str(records.listens_file)
     _check_world_size(order["world_size"], records)
 
     # Blocked from before the fork: a signal that comes now waits until it can be passed on.
@@ -54,7 +55,7 @@ def main() -> NoReturn:
     _die_with_parent(signal.SIGKILL, own_pid)
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    _redirect_output(Path(order["log_dir"], f"rank-{records.rank}.log"))
+    _redirect_output(Path(order["log_dir"], f"rank-{records.rank}.log"), records)
     _run(order["program"], records, is_script=order["is_script"])
 
 
@@ -69,6 +70,11 @@ class Records:
         """Return the file of an event."""
         return self.folder / f"{event}-{self.rank}.{suffix}"
 
+    @property
+    def listens_file(self) -> Path:
+        """The file whose presence says that the rank acts on requests to stop."""
+        return self.folder / f"listens-{self.rank}"
+
     def write(self, event: str, **fields: Any) -> None:
         """Record an event."""
         temporary = self.path(event, f"{os.getpid()}.tmp")
@@ -78,6 +84,11 @@ class Records:
     def write_error(self, **fields: Any) -> None:
         """Record how the rank fails, by the fields of `trainjob.launch.records.ErrorRecord`."""
         self.write("error", **fields)
+
+    def note_that_it_listens(self) -> None:
+        """Record that the rank handles SIGUSR1, as a request to stop."""
+        with contextlib.suppress(OSError):
+            self.listens_file.touch()
 
     def was_told_to_leave(self) -> bool:
         """Tell whether the rank was asked to leave before its program ended."""
@@ -225,7 +236,7 @@ class Stub:
             os.kill(target, signum)
 
 
-def _redirect_output(log: Path) -> None:
+def _redirect_output(log: Path, records: Records) -> None:
     """Point input to nothing and both outputs to the rank's log: a file never slows a rank."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -233,9 +244,11 @@ def _redirect_output(log: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(nothing)
-    # `file` stays open for stacks, whatever the program does with its standard error.
+    # Both stay open, whatever the program does with its standard error.
     faulthandler.enable(file)
-    faulthandler.register(signal.SIGUSR2, file)
+    # Stacks that are asked for are no output: a file of their own.
+    stacks = os.open(records.path("stacks", "txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    faulthandler.register(signal.SIGUSR2, stacks)
 
 
 def _run(program: list[str], records: Records, *, is_script: bool) -> NoReturn:

@@ -61,7 +61,11 @@ def rank_environment(
         defaults["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     if launch.device == "cpu":
         defaults |= dict.fromkeys(VISIBLE_VARIABLES.values(), "")
-    required = {"TRAINJOB_RUN_ID": launch.run_id, **_of_launcher(launch, port)}
+    required = {
+        "TRAINJOB_RUN_ID": launch.run_id,
+        "TRAINJOB_STOP_FILE": str(launch.stop_file.absolute()),
+        **_of_launcher(launch, port),
+    }
     # What the job says goes before everything but what keeps ranks together and findable.
     return defaults | launch.env | required
 

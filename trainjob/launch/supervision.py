@@ -4,24 +4,29 @@ Whatever happens to the thread that waits, no process of the run outlives the ca
 """
 
 import json
+import logging
 import math
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
 
 from trainjob.launch.launch import Launch
 
-Reason = Literal["finished", "auto_stop", "stopped", "orphaned"]
+_logger = logging.getLogger(__name__)
+
+Reason = Literal["finished", "auto_stop", "target", "stalled", "stopped", "orphaned"]
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
-_STOP, _KILL = b"s", b"k"
+_STOP, _TARGET, _KILL = b"s", b"t", b"k"
 # Blocking longer would keep a signal or an exception for this thread waiting.
 _POLL_S = 0.2
 _KILL_TIMEOUT_S = 15.0
@@ -38,7 +43,57 @@ class Finished:
     code: int
 
 
-def supervise(launch: Launch, environment: dict[str, str]) -> Finished | None:
+class Control:
+    """Stops a training from elsewhere, and tells of an interruption; safe in any thread.
+
+    Args:
+        on_interrupt: Called once, in the thread that waits for the ranks, when an exception such as
+            KeyboardInterrupt interrupts it: they have been asked to leave and may take the whole
+            grace. What it raises is logged and changes nothing.
+    """
+
+    def __init__(self, on_interrupt: Callable[[], object] | None = None) -> None:
+        self._on_interrupt = on_interrupt
+        self._lock = threading.Lock()
+        self._send: Callable[[bytes], None] | None = None
+        self._is_stopped = False
+
+    def stop(self, reason: Literal["target"]) -> None:
+        """Have the training stopped; one that has not started yet is stopped when it does.
+
+        Args:
+            reason: What the result of the training gives as its reason.
+        """
+        del reason  # there is one so far; a caller says it for the reader
+        with self._lock:
+            self._is_stopped = True
+            if self._send is not None:
+                self._send(_TARGET)
+
+    @contextmanager
+    def connected(self, send: Callable[[bytes], None]) -> Iterator[None]:
+        """Pass stops on by `send` until the block ends."""
+        with self._lock:
+            self._send = send
+            if self._is_stopped:
+                send(_TARGET)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._send = None
+
+    def note_interrupt(self) -> None:
+        """Tell who wants to know that the wait for the ranks was interrupted."""
+        if self._on_interrupt is None:
+            return
+        try:
+            self._on_interrupt()
+        except Exception:
+            _logger.exception("what was to be done at an interruption failed")
+
+
+def supervise(launch: Launch, environment: dict[str, str], control: Control) -> Finished | None:
     """Run the launch under a supervisor to its end; may be called from any thread.
 
     Any exception in this thread, such as KeyboardInterrupt or the termination signal of Prefect,
@@ -47,15 +102,17 @@ def supervise(launch: Launch, environment: dict[str, str]) -> Finished | None:
     Args:
         launch: What to start; its order file is written.
         environment: The environment of everything that is started.
+        control: Stops the run from elsewhere, and hears of an interruption.
 
     Returns:
         The word of the supervisor, or None if it died without one.
     """
     supervisor = _Supervisor(launch, environment)
     try:
-        return supervisor.wait()
+        with control.connected(supervisor.send):
+            return supervisor.wait()
     except BaseException:
-        supervisor.stop(launch.grace_s)
+        supervisor.stop(launch.grace_s, control.note_interrupt)
         raise
     finally:
         supervisor.close()
@@ -101,13 +158,14 @@ class _Supervisor:
                     return Finished(event["reason"], event["code"])
         return None
 
-    def stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float, meanwhile: Callable[[], None]) -> None:
         """Have the ranks stopped; a second interruption has them killed."""
         try:
-            self._send(_STOP)
+            self.send(_STOP)
+            meanwhile()
             self.wait(grace_s + _KILL_TIMEOUT_S)
         except BaseException:  # noqa: BLE001 - the first one is raised again by the caller
-            self._send(_KILL)
+            self.send(_KILL)
             self.wait(_KILL_TIMEOUT_S)
 
     def close(self) -> None:
@@ -120,7 +178,8 @@ class _Supervisor:
             self._process.wait()
         self._events.close()
 
-    def _send(self, command: bytes) -> None:
+    def send(self, command: bytes) -> None:
+        """Write a command to the lifeline, if there is still someone to read it."""
         with suppress(BrokenPipeError):
             self._lifeline.write(command)
 

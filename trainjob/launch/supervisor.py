@@ -2,8 +2,10 @@
 
 Started by `supervision` as ``python -I -S supervisor.py ORDER_FILE`` in a session of its own,
 standard library alone. Its standard input is the lifeline to the flow process: ``s`` asks for a
-stop, ``k`` for one without delay, its end means that the flow process died. To its standard output
-it writes one JSON line an event; why the run ended is what it decided, never an exit code.
+stop, ``t`` for one because the target is reached, ``k`` for one without delay, its end means that
+the flow process died. To its standard output it writes one JSON line an event; why the run ended is
+what it decided, never an exit code. For those who come after the flow process, it records itself in
+``supervisor.json`` and the end in ``outcome.json``.
 
 Every descendant stays below it (PR_SET_CHILD_SUBREAPER), daemons included, so that all can be
 found; and when it is killed itself, the kernel kills the launcher, and that the ranks.
@@ -20,9 +22,18 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+# Run by path, it does not find this package by itself. Last, to hide nothing of Python's.
+sys.path.append(str(Path(__file__).parents[2]))
+
+from trainjob.launch.liveness import Liveness
+from trainjob.launch.processes import descendants, read_process, signal_all
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.05
+_NEVER = float("inf")
+_REQUEST_SHARE = 2 / 3
+"""Of the grace, what ranks that listen to a request have to save before they get SIGTERM."""
 _FAILED_GRACE_S = 10.0
 """How long other ranks may go on after one failed: what they save together cannot be complete."""
 _ORPHANED_GRACE_S = 2.0
@@ -39,7 +50,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(order, order_file.parent)
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda *_: supervisor.stop("stopped", order["grace_s"]))
+        signal.signal(signum, supervisor.note_signal)
     supervisor.run(_start(order["argv"]))
 
 
@@ -82,45 +93,82 @@ class Supervisor:
         self._records_dir = records_dir
         self._flow_pid = os.getppid()
         self._lifeline: list[int] = [0]
-        self._kill_at: float | None = None
+        self._got_signal = False
+        self._is_asked = False
+        self._terminate_at = _NEVER
+        self._kill_at = _NEVER
         self._asked_to_leave: set[int] = set()
-        self._began: dict[int, int] = {}
+        self._began: dict[int, dict[str, Any]] = {}
         self._ended: set[int] = set()
         self._dismissed: set[int] = set()
 
     def run(self, launcher: int) -> None:
         """Watch over `launcher` until it and everything below it has ended."""
         _tell(event="started", pid=launcher)
-        auto_stop_s = self._order["auto_stop_s"]
+        own = read_process(os.getpid())
+        self._record("supervisor", pid=os.getpid(), start_ticks=own.start_ticks if own else 0)
+        auto_stop_s, liveness = self._order["auto_stop_s"], None
         auto_stop_at = None if auto_stop_s is None else time.monotonic() + auto_stop_s
+        if self._order["stall_s"] is not None:
+            liveness = Liveness(self._order, self._records_dir, launcher)
+            liveness.start()
         while (status := _reap(launcher)) is None:
             self._listen()
             self._look_at_ranks()
             self._dismiss_ranks()
-            now = time.monotonic()
-            if auto_stop_at is not None and now >= auto_stop_at and self._kill_at is None:
-                self.stop("auto_stop", self._order["grace_s"])
-            if self._kill_at is not None:
-                self._ask_to_leave(launcher)
-                if now >= self._kill_at:
-                    _signal_all(_descendants(), signal.SIGKILL)
+            if self._kill_at == _NEVER:
+                if auto_stop_at is not None and time.monotonic() >= auto_stop_at:
+                    self.stop("auto_stop", self._order["grace_s"])
+                elif liveness is not None and liveness.stalled.is_set():
+                    # Who hangs cannot save, and the others wait for it: no use in asking.
+                    self._decide("stalled")
+                    self._end_within(min(self._order["grace_s"], _FAILED_GRACE_S))
+            self._climb(launcher)
         self._end_leftovers()
-        code = os.waitstatus_to_exitcode(status)
-        _tell(event="finished", reason=self.reason or "finished", code=code)
+        outcome = {
+            "reason": self.reason or "finished",
+            "code": os.waitstatus_to_exitcode(status),
+        }
+        self._record("outcome", **outcome)
+        _tell(event="finished", **outcome)
+
+    def note_signal(self, *_: object) -> None:
+        """Remember that a signal asked for a stop, to act on it at a time that suits."""
+        self._got_signal = True
 
     def stop(self, reason: str, grace_s: float) -> None:
-        """End the run for `reason`; the first one counts, the shortest grace too."""
+        """End the run for `reason`; the first one counts, the shortest grace too.
+
+        Ranks that listen to a request are asked to save and leave, and have most of the grace.
+        """
+        self._decide(reason)
+        running = self._running()
+        is_heard = any(map(self._listens, running))
+        if self._kill_at == _NEVER and is_heard:
+            with contextlib.suppress(OSError):
+                Path(self._order["stop_file"]).touch()
+            # Stubs keep it from those that do not handle it.
+            signal_all((self._began[rank]["pid"] for rank in running), signal.SIGUSR1)
+        self._end_within(grace_s, ask_s=grace_s * _REQUEST_SHARE if is_heard else 0.0)
+
+    def _decide(self, reason: str) -> None:
+        if reason in ("stopped", "target"):
+            self._is_asked = True
         if self.reason is None:
             self.reason = reason
             _tell(event="stopping", reason=reason)
-        self._end_within(grace_s)
 
-    def _end_within(self, grace_s: float) -> None:
-        kill_at = time.monotonic() + grace_s
-        self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
+    def _end_within(self, grace_s: float, ask_s: float = 0.0) -> None:
+        """Send SIGTERM after `ask_s`, SIGKILL after `grace_s` seconds, or sooner if so decided."""
+        now = time.monotonic()
+        self._terminate_at = min(self._terminate_at, now + ask_s)
+        self._kill_at = min(self._kill_at, now + grace_s)
 
     def _listen(self) -> None:
-        """Wait a moment for a command of the flow process, or its death."""
+        """Wait a moment for a command of the flow process, its death, or a signal."""
+        if self._got_signal:
+            self._got_signal = False
+            self.stop("stopped", self._order["grace_s"])
         if not self._lifeline:
             time.sleep(_POLL_S)
             return
@@ -129,9 +177,11 @@ class Supervisor:
         # A process that the flow process forked may hold the lifeline open after its death.
         if commands == b"" or os.getppid() != self._flow_pid:
             self._lifeline = []
-            self.stop("orphaned", min(self._order["grace_s"], _ORPHANED_GRACE_S))
-        elif commands:
-            self.stop("stopped", 0.0 if b"k" in commands else self._order["grace_s"])
+            if not self._is_asked:  # otherwise another process may wait for the ranks to save
+                self.stop("orphaned", min(self._order["grace_s"], _ORPHANED_GRACE_S))
+        for command in commands or b"":
+            reason = "target" if command == ord("t") else "stopped"
+            self.stop(reason, 0.0 if command == ord("k") else self._order["grace_s"])
 
     def _look_at_ranks(self) -> None:
         """Notice ranks that began, and end the run when one has failed."""
@@ -142,49 +192,77 @@ class Supervisor:
                 begin = _read_json(self._records_dir / f"begin-{rank}.json")
                 if begin is None:
                     continue
-                self._began[rank] = begin["pid"]
+                self._began[rank] = begin
             # In this order: the stub records the end before it ends itself.
-            is_there = Path(f"/proc/{self._began[rank]}").exists()
+            is_there = Path(f"/proc/{self._began[rank]['pid']}").exists()
             ended = _read_json(self._records_dir / f"exit-{rank}.json")
             if ended is None and is_there:
                 continue
             self._ended.add(rank)
-            if (ended is None or ended["code"] != 0) and self._kill_at is None:
+            # Who fails after it was sent SIGTERM takes nothing from those that still save.
+            if (ended is None or ended["code"] != 0) and time.monotonic() < self._terminate_at:
                 self._end_within(min(self._order["grace_s"], _FAILED_GRACE_S))
 
     def _dismiss_ranks(self) -> None:
         """Let the stubs of ranks that failed or were asked to leave go, once all have ended."""
-        waiting = {pid for rank, pid in self._began.items() if rank in self._ended}
-        waiting -= self._dismissed
-        if self._kill_at is None or not waiting or self._began.keys() - self._ended:
+        if self._kill_at == _NEVER or self._began.keys() - self._ended:
             return
-        self._dismissed |= waiting
-        _signal_all(waiting, signal.SIGHUP)
-        self._end_within(_LAUNCHER_GRACE_S)
+        waiting = {self._began[rank]["pid"] for rank in self._ended} - self._dismissed
+        if waiting:
+            self._dismissed |= waiting
+            # The others' numbers may belong to anybody by now.
+            signal_all(waiting & descendants(os.getpid()).keys(), signal.SIGHUP)
+            self._end_within(_LAUNCHER_GRACE_S)
 
-    def _ask_to_leave(self, launcher: int) -> None:
-        """Send SIGTERM once to every rank, or to the launcher as long as there is none.
+    def _climb(self, launcher: int) -> None:
+        """Send what it is time for: SIGTERM once to every rank, SIGKILL to all that is left.
 
-        Not through the launcher: torchrun would kill the ranks after 30 s, whatever the grace.
+        SIGTERM goes to the launcher as long as there is no rank. Never through the launcher:
+        torchrun would kill the ranks after 30 s, whatever the grace.
         """
-        running = {pid for rank, pid in self._began.items() if rank not in self._ended}
-        targets = running if self._began else {launcher}
-        _signal_all(targets - self._asked_to_leave, signal.SIGTERM)
-        self._asked_to_leave |= targets
+        now = time.monotonic()
+        if now >= self._terminate_at:
+            running = {self._began[rank]["pid"] for rank in self._running()}
+            targets = running if self._began else {launcher}
+            signal_all(targets - self._asked_to_leave, signal.SIGTERM)
+            self._asked_to_leave |= targets
+        if now >= self._kill_at:
+            signal_all(descendants(os.getpid()), signal.SIGKILL)
+
+    def _running(self) -> list[int]:
+        return [rank for rank in self._began if rank not in self._ended]
+
+    def _listens(self, rank: int) -> bool:
+        """Tell whether a rank asks for requests to stop, or handles the signal of one.
+
+        Of a script, `user_script` knows; the kernel would also show a handler of MPICH.
+        """
+        if (self._records_dir / f"listens-{rank}").exists():
+            return True
+        return not self._order["is_script"] and _catches_request(self._began[rank]["program_pid"])
 
     def _end_leftovers(self) -> None:
         """End what outlives the launcher: first asked, then killed until none is there."""
-        if not _descendants():
+        if not descendants(os.getpid()):
             return
         now = time.monotonic()
-        kill_at = now + _LEFTOVER_GRACE_S if self._kill_at is None else self._kill_at
-        _signal_all(_descendants() - self._asked_to_leave, signal.SIGTERM)
-        while (left := _descendants()) and time.monotonic() < max(now, kill_at) + _KILL_TIMEOUT_S:
+        kill_at = now + _LEFTOVER_GRACE_S if self._kill_at == _NEVER else self._kill_at
+        signal_all(descendants(os.getpid()).keys() - self._asked_to_leave, signal.SIGTERM)
+        while (left := descendants(os.getpid())) and (
+            time.monotonic() < max(now, kill_at) + _KILL_TIMEOUT_S
+        ):
             if time.monotonic() >= kill_at:
-                _signal_all(left, signal.SIGKILL)
+                signal_all(left, signal.SIGKILL)
             time.sleep(_POLL_S / 5)
             _reap()
         _reap()
+
+    def _record(self, event: str, **fields: Any) -> None:
+        """Write a record, complete or not at all."""
+        file = self._records_dir / f"{event}.json"
+        with contextlib.suppress(OSError):  # a full disk must not keep us from our work
+            file.with_suffix(".tmp").write_text(json.dumps(fields), encoding="utf-8")
+            file.with_suffix(".tmp").replace(file)
 
 
 def _reap(launcher: int | None = None) -> int | None:
@@ -200,30 +278,14 @@ def _reap(launcher: int | None = None) -> int | None:
     return found
 
 
-def _descendants() -> set[int]:
-    """Return all living processes below this one."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            # The name before the last bracket may hold anything.
-            state, parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:2]
-            if state not in (b"Z", b"X"):
-                children.setdefault(int(parent), []).append(int(folder.name))
-    found: set[int] = set()
-    waiting = [os.getpid()]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found.update(below)
-        waiting += below
-    return found
-
-
-def _signal_all(pids: set[int], signum: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signum)
+def _catches_request(pid: int) -> bool:
+    """Tell whether a process has a handler for SIGUSR1."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 def _read_json(file: Path) -> Any:

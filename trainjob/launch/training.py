@@ -13,13 +13,17 @@ from typing import Literal
 from trainjob.errors import LaunchError
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment
-from trainjob.launch.failure import training_error
+from trainjob.launch.evidence import memory_events
+from trainjob.launch.failure import first_failure, training_error
 from trainjob.launch.launch import Launch
 from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
 from trainjob.launch.output import following_output
-from trainjob.launch.records import read_records
-from trainjob.launch.supervision import supervise
+from trainjob.launch.records import RankRecords, read_records
+from trainjob.launch.supervision import Control, supervise
 
+__all__ = ["Control", "TrainingResult", "run_training"]
+
+StopReason = Literal["finished", "auto_stop", "target"]
 # Below the range from which the kernel takes ports for outgoing connections.
 _PORTS = range(20000, 32000)
 
@@ -29,40 +33,60 @@ class TrainingResult:
     """How a training ended that did not fail.
 
     Attributes:
-        reason: ``finished``: every rank left with 0; ``auto_stop``: stopped by its time limit.
+        reason: ``finished``: every rank left with 0; ``auto_stop``: stopped by its time limit;
+            ``target``: stopped by `Control.stop`, since its target was reached.
         seconds: Wall clock from the start of the supervisor to the end of the last process.
     """
 
-    reason: Literal["finished", "auto_stop"]
+    reason: StopReason
     seconds: float
 
 
-def run_training(launch: Launch) -> TrainingResult:
+def run_training(launch: Launch, control: Control | None = None) -> TrainingResult:
     """Start all ranks, emit what they write, and wait until every process has ended.
 
     Emits `RankOutput` and `StepReported` to the listeners of this context; all of it was delivered
     when the call returns. An exception in this thread (KeyboardInterrupt, Prefect's termination)
     stops the ranks within the grace of the launch and is raised again; a second one kills them.
 
+    Args:
+        launch: What to start.
+        control: Stops the training from elsewhere, and hears of such an exception.
+
     Raises:
         RankFailed: A rank failed; the message is what a person needs to see.
-        TrainingFailed: Launcher or supervisor died under the ranks.
+        TrainingFailed: The training stood still, or launcher or supervisor died under the ranks.
         LaunchError: The ranks could not be started.
     """
     if not launch.code_dir.is_dir():
         raise LaunchError(f"asked to run in {str(launch.code_dir)!r}, found no such folder")
     _write_order(launch, launcher_argv(launch, _mpirun_of(launch)))
     environment = rank_environment(launch, os.environ, _free_port())
+    memory = memory_events()
     started = time.monotonic()
     with following_output(launch):
-        finished = supervise(launch, environment)
+        finished = supervise(launch, environment, control or Control())
     seconds = time.monotonic() - started
-    if finished is not None and finished.reason == "auto_stop":
-        return TrainingResult("auto_stop", seconds)
-    error = training_error(launch, read_records(launch.records_dir, launch.world_size), finished)
-    if error is not None:
+    ranks = read_records(launch.records_dir, launch.world_size)
+    error = training_error(launch, ranks, finished, memory)
+    reason: StopReason = "finished"
+    if finished is not None and finished.reason in ("auto_stop", "target"):
+        reason = finished.reason
+    # What ranks get from each other's leaving is no failure: another attempt would not have it.
+    is_consequence = error is not None and (
+        error.restart or not _failed_by_itself(first_failure(ranks))
+    )
+    if error is not None and (reason == "finished" or not is_consequence):
         raise error
-    return TrainingResult("finished", seconds)
+    return TrainingResult(reason, seconds)
+
+
+def _failed_by_itself(rank: RankRecords | None) -> bool:
+    """Tell whether a rank raised before SIGTERM: then it has not saved what it was asked to."""
+    if rank is None or rank.error is None or rank.exit is None:
+        return False
+    told_ns = rank.exit.terminated_ns
+    return told_ns is None or rank.error.time_ns < told_ns
 
 
 def _mpirun_of(launch: Launch) -> Mpirun | None:
@@ -86,6 +110,10 @@ def _write_order(launch: Launch, argv: list[str]) -> None:
         "log_dir": str(launch.log_dir.absolute()),
         "auto_stop_s": launch.auto_stop_s,
         "grace_s": launch.grace_s,
+        "stall_s": launch.stall_s,
+        "watched_dirs": [str(folder.absolute()) for folder in launch.watched_dirs],
+        "device": launch.device,
+        "stop_file": str(launch.stop_file.absolute()),
     }
     launch.order_file.write_text(json.dumps(order), encoding="utf-8")
 

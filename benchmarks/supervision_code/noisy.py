@@ -1,0 +1,88 @@
+"""A DDP training that prints, reports, saves, and times its own steps; for bench_supervision.py."""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainjob import progress
+
+NUM_WARM_UP = 20
+LINES_A_SECOND = 2000
+SAVE_EVERY = 100
+
+
+def main() -> None:
+    """Train a fixed network on fixed data and write the time of every step in seconds.
+
+    A step is all that the script does from one to the next: computing, reporting, printing, and
+    saving in every hundredth.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--train_url", type=Path, required=True)
+    parser.add_argument("--checkpoint_dir", type=Path, required=True)
+    parser.add_argument("--notes", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1000)
+    args = parser.parse_args()
+
+    dist.init_process_group("gloo")
+    is_first = dist.get_rank() == 0
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10))
+    model = DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    inputs, labels = torch.randn(1024, 784), torch.randint(10, (1024,))
+    num_steps = NUM_WARM_UP + args.steps
+    seconds: list[float] = []
+    printer = Printer()
+    for step in range(1, num_steps + 1):
+        begun = time.perf_counter()
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        progress.report(step, num_steps, loss=loss.item())
+        if is_first:
+            printer.print_due(step, loss.item())
+            if step % SAVE_EVERY == 0:
+                save(network, args.checkpoint_dir / f"weights-{step % (2 * SAVE_EVERY)}.pt")
+        seconds.append(time.perf_counter() - begun)
+        if is_first and step == NUM_WARM_UP:
+            (args.notes / "warm").touch()
+    if is_first:
+        (args.notes / "done").touch()
+        (args.train_url / "steps.json").write_text(json.dumps(seconds[NUM_WARM_UP:]))
+    dist.destroy_process_group()
+
+
+class Printer:
+    """Prints so many lines a second: one of a step with its loss, the rest of something else."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._num_printed = 0
+
+    def print_due(self, step: int, loss: float) -> None:
+        """Print the lines that are due at the end of a step."""
+        print(f"step {step} loss={loss:.6f} lr=0.01")
+        due = int((time.perf_counter() - self._started) * LINES_A_SECOND)
+        for number in range(self._num_printed + 1, due):
+            print(f"[loader] sample {number} of shard {number // 1000} read in 0.4 ms")
+        self._num_printed = max(due, self._num_printed + 1)
+
+
+def save(network: nn.Module, file: Path) -> None:
+    """Write the weights so that no reader sees half of them."""
+    partial = file.with_suffix(f".{os.getpid()}.part")
+    torch.save(network.state_dict(), partial)
+    partial.replace(file)
+
+
+if __name__ == "__main__":
+    main()

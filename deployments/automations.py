@@ -1,0 +1,154 @@
+"""What the server does by itself with a run whose process died: automations of Prefect.
+
+Prefect's worker reports a killed flow process as Crashed, twice within about a second, and leaves
+the run at that; when the worker dies too, nobody reports anything. Four automations make of both
+cases a run that a worker starts again under its old id, if its process had asked for that
+(`flows.delivery`), and otherwise one that says what happened. Registered by `deployments.register`.
+"""
+
+from datetime import timedelta
+
+from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.settings import get_current_settings
+
+from flows.delivery import AWAITING_RESTART, RESTART_PENDING, RESTARTABLE_EVENT
+
+_FLOWS = ["training-job"]
+_NUM_MISSED_HEARTBEATS = 3
+_LONGER_THAN_ANY_RUN = timedelta(days=366)
+_SHORTEST_WAIT = timedelta(seconds=10)
+"""What Prefect allows for a trigger that waits for nothing to happen."""
+
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_FINAL = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled")}
+_CANCELLING = "prefect.flow-run.Cancelling"
+_RUN_ID = "prefect.resource.id"
+_ANY_RUN: dict[str, str | list[str]] = {_RUN_ID: "prefect.flow-run.*"}
+_OUR_FLOWS: dict[str, str | list[str]] = {
+    "prefect.resource.role": "flow",
+    "prefect.resource.name": _FLOWS,
+}
+
+
+def default_dead_after_s() -> float:
+    """Return how long nothing is heard of a run that is dead: three heartbeats of a flow.
+
+    Counted by ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, which must be the same here and where the
+    workers are.
+    """
+    heartbeat_s = get_current_settings().flows.heartbeat_frequency or 180
+    return float(_NUM_MISSED_HEARTBEATS * heartbeat_s)
+
+
+def automations(dead_after_s: float) -> tuple[AutomationCore, ...]:
+    """Return the automations as they should be.
+
+    Args:
+        dead_after_s: How long nothing is heard of a run until it counts as dead; more than the
+            interval of heartbeats, and at least 10.
+    """
+    dead_after = timedelta(seconds=dead_after_s)
+    return (
+        AutomationCore(
+            name="trainjob: notice dead runs",
+            description="Calls a run Crashed of whose process nothing was heard for a while.",
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                # Running: a process that takes its run back and dies has no heartbeat in between.
+                after={_HEARTBEAT, "prefect.flow-run.Running"},
+                expect={_HEARTBEAT, _CANCELLING, *_FINAL},
+                match=_ANY_RUN,
+                match_related=_OUR_FLOWS,
+                for_each={_RUN_ID},
+                within=dead_after,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED,
+                    message=f"nothing was heard of its process for {dead_after_s:g} s: the process,"
+                    " its machine or the way to it is gone",
+                )
+            ],
+        ),
+        AutomationCore(
+            name="trainjob: end cancelled runs without a process",
+            description="Calls a run Cancelled that was to be cancelled and has no process.",
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                after={_CANCELLING},
+                expect={_HEARTBEAT, *_FINAL},
+                match=_ANY_RUN,
+                match_related=_OUR_FLOWS,
+                for_each={_RUN_ID},
+                within=dead_after,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CANCELLED, message="it had no process that could be stopped"
+                )
+            ],
+        ),
+        AutomationCore(
+            name="trainjob: hold crashed runs for a restart",
+            description="Holds a crashed run, if it asked for restarts, until its worker is done.",
+            trigger=EventTrigger(
+                posture=Posture.Reactive,
+                after={RESTARTABLE_EVENT},
+                expect={"prefect.flow-run.Crashed"},
+                match=_ANY_RUN,
+                for_each={_RUN_ID},
+                within=_LONGER_THAN_ANY_RUN,
+            ),
+            # Still a Crashed state: of any other the worker's second report would make one again.
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED,
+                    name=RESTART_PENDING,
+                    message="its process was killed; it is started again in a moment",
+                    force=True,
+                )
+            ],
+        ),
+        AutomationCore(
+            name="trainjob: re-deliver crashed runs",
+            description="Has a worker start a held run again, under the same id.",
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                after={f"prefect.flow-run.{RESTART_PENDING}"},
+                expect={"prefect.flow-run.*"},
+                match=_ANY_RUN,
+                for_each={_RUN_ID},
+                within=_SHORTEST_WAIT,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.SCHEDULED,
+                    name=AWAITING_RESTART,
+                    message="its process was killed; the next free worker starts it again",
+                )
+            ],
+        ),
+    )
+
+
+def register_automations(client: SyncPrefectClient, dead_after_s: float) -> None:
+    """Create the automations that are missing and update those that are not as they should be.
+
+    One that a person has disabled stays disabled.
+
+    Args:
+        client: The server to tell.
+        dead_after_s: As for `automations`.
+    """
+    for wanted in automations(dead_after_s):
+        found = client.read_automations_by_name(wanted.name)
+        if not found:
+            client.create_automation(wanted)
+            continue
+        current = AutomationCore(**found[0].model_dump(exclude={"id"}))
+        kept = wanted.model_copy(update={"enabled": current.enabled})
+        # An update makes the server forget which runs have asked for a restart.
+        if current != kept:
+            client.update_automation(found[0].id, kept)

@@ -1,0 +1,214 @@
+"""How often a run was started, why it was started now, and that no other process runs it as well.
+
+Prefect calls a run Crashed whose process was killed and leaves it. The automations of
+`deployments.automations` start it again under the same id, if its process asked for that while it
+lived. What must outlive the process is kept by the server: the restarts so far as a label of the
+run, the wish to be started again as an event, and why a process was started in the run's states.
+docs/operations.md has the whole story; `flows.training_job` is the caller.
+"""
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass
+from itertools import takewhile
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.events import Event, Resource
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Running
+
+RESTARTABLE_EVENT = "trainjob.flow-run.restartable"
+"""Said by the process of a run: if the run becomes Crashed, it is to be started again."""
+
+RESTART_PENDING = "RestartPending"
+"""Name of the Crashed state that a run waits in until its worker has nothing more to report."""
+
+AWAITING_RESTART = "AwaitingRestart"
+"""Name of the Scheduled state that a worker takes a run from which is started again."""
+
+_RESTARTS_LABEL = "trainjob.restarts"
+_POLL_S = 5.0
+"""Less than `RestartPending` lasts, so that a living process is heard before it is replaced."""
+
+_UNATTENDED_CANCEL_S = 40.0
+"""A worker ends a cancelled run within 30 s; one that lives longer has no worker that listens."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One start of a process for a run.
+
+    Attributes:
+        run_id: The run.
+        number: How many processes the run has had, this one included.
+        is_redelivered: Whether an automation started it because the process before it was killed;
+            a person's retry and a first start are not.
+        was_cancelled: Whether the process before it was killed while the run was being cancelled.
+        restarts: Restarts of the training so far, this one included if it is one. A person's retry
+            begins at 0 again.
+        has_deployment: Whether a worker can start the run again.
+    """
+
+    run_id: UUID
+    number: int
+    is_redelivered: bool
+    was_cancelled: bool
+    restarts: int
+    has_deployment: bool
+
+
+def delivery_of(run_id: UUID | str) -> Delivery:
+    """Tell why this process was started for the run.
+
+    Args:
+        run_id: A flow run that is Running in this process.
+    """
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(str(run_id)))
+        states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
+    is_redelivered, was_cancelled = _why_started(states)
+    counted = int(run.labels.get(_RESTARTS_LABEL, 0))
+    return Delivery(
+        run_id=run.id,
+        number=run.run_count,
+        is_redelivered=is_redelivered,
+        was_cancelled=was_cancelled,
+        restarts=counted + 1 if is_redelivered else 0,
+        has_deployment=run.deployment_id is not None,
+    )
+
+
+def note_restarts(run_id: UUID | str, count: int) -> None:
+    """Have the server keep how often the training of a run was restarted."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(UUID(str(run_id)), {_RESTARTS_LABEL: count})
+
+
+@contextmanager
+def holding(delivery: Delivery, *, is_restartable: bool, poll_s: float = _POLL_S) -> Iterator[None]:
+    """Hold on to the run until the block ends.
+
+    A server that was away for long finds that it heard nothing of a run and calls it Crashed. While
+    its process lives, it takes the run back. If another process was started for the run by then,
+    this one ends at once and without a word, since the run is no longer its own; what it started
+    ends with it. A run that is cancelled while no worker looks after it is ended by SIGTERM.
+
+    Args:
+        delivery: The start of this process.
+        is_restartable: Whether the run is to be started again if this process is killed.
+        poll_s: How long to wait between looks at the run.
+    """
+    holder = _Holder(delivery, is_restartable=is_restartable and delivery.has_deployment)
+    with get_client(sync_client=True) as client:
+        holder.ask_for_restart(client)
+    if not PREFECT_API_URL.value():  # a temporary server lives no longer than this process
+        yield
+        return
+    is_done = threading.Event()
+    thread = threading.Thread(
+        target=copy_context().run,
+        args=(holder.watch, is_done, poll_s),
+        name="trainjob-holder",
+        daemon=True,
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join(poll_s)  # a server that hangs must not hold up the end
+
+
+class _Holder:
+    """Looks at the run in the name of one process of it."""
+
+    def __init__(self, delivery: Delivery, *, is_restartable: bool) -> None:
+        self._run_id = delivery.run_id
+        self._number = delivery.number
+        self._is_restartable = is_restartable
+        self._has_asked = not is_restartable
+        self._cancelled_at: float | None = None
+
+    def ask_for_restart(self, client: SyncPrefectClient) -> None:
+        """Say that the run is to be started again if it crashes; it holds for one crash."""
+        if self._has_asked:
+            return
+        resource = Resource({"prefect.resource.id": f"prefect.flow-run.{self._run_id}"})
+        event = Event(event=RESTARTABLE_EVENT, resource=resource)
+        # Not by emit_event: a background thread would send it, and may not get to it.
+        client.request("POST", "/events", json=[event.model_dump(mode="json")])
+        self._has_asked = True
+
+    def watch(self, is_done: threading.Event, poll_s: float) -> None:
+        """Look at the run again and again until it is done or gone."""
+        # The client's own retries wait for up to half a minute, in which the run may be given away.
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True) as client,
+        ):
+            while not is_done.wait(poll_s):
+                try:
+                    run = client.read_flow_run(self._run_id)
+                    if not is_done.is_set():
+                        self._look_at(run, client)
+                        self.ask_for_restart(client)
+                except httpx.HTTPError as error:
+                    _logger.debug("the server does not answer: %s", error)
+                except ObjectNotFound:
+                    return
+
+    def _look_at(self, run: FlowRun, client: SyncPrefectClient) -> None:
+        state = run.state
+        if state is None:
+            return
+        if run.run_count > self._number or state.is_pending():
+            _logger.warning("run=%s is run by another process now; this one ends", self._run_id)
+            # An exit code of 0 is the only end that the worker does not report as the run's.
+            os._exit(0)
+        if state.is_crashed() or state.is_scheduled():
+            self._take_back(client, state)
+        if state.is_cancelling():
+            self._cancel_unattended()
+
+    def _cancel_unattended(self) -> None:
+        now = time.monotonic()
+        if self._cancelled_at is None:
+            self._cancelled_at = now
+        elif now - self._cancelled_at > _UNATTENDED_CANCEL_S:
+            self._cancelled_at = math.inf
+            _logger.warning("run=%s is cancelled and no worker ends it", self._run_id)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _take_back(self, client: SyncPrefectClient, lost: State) -> None:
+        message = f"its process lives; it was {lost.name}: {lost.message}"
+        client.set_flow_run_state(self._run_id, Running(message=message))
+        self._number += 1  # the server counts every time that a run becomes Running
+        self._has_asked = not self._is_restartable
+        _logger.warning("run=%s taken back: %s", self._run_id, message)
+
+
+def _why_started(states: list[State]) -> tuple[bool, bool]:
+    """Return whether the run was delivered again, and whether it was being cancelled before.
+
+    Args:
+        states: All states of the run, in their order, up to now.
+    """
+    since = list(takewhile(lambda state: not state.is_final(), reversed(states)))
+    if not any(state.name == AWAITING_RESTART for state in since):
+        return False, False
+    earlier = reversed(states[: len(states) - len(since)])
+    before = takewhile(lambda state: not state.is_scheduled(), earlier)
+    return True, any(state.is_cancelling() or state.is_cancelled() for state in before)

@@ -1,0 +1,96 @@
+"""What a run says at its end, gathered from its events."""
+
+from pathlib import Path
+
+from trainjob.errors import TrainingFailed
+from trainjob.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    MetricsSummarised,
+    Noted,
+    Saved,
+    StageFailed,
+)
+from trainjob.job import TrainingJob
+from trainjob.metrics.summary import MetricSummary
+from trainjob.report import report_markdown
+from trainjob.run_record import RunRecord
+
+JOB = {"name": "digits", "algorithm": {"code": {"url": "/c"}, "boot_file": "t.py"}}
+
+
+def record_of(*events: Event) -> RunRecord:
+    record = RunRecord("r1", "digits", TrainingJob.parse(JOB))
+    for event in events:
+        record.note(event)
+    return record
+
+
+def test_every_attempt_has_a_row() -> None:
+    error = TrainingFailed("rank 1 was killed\nand more")
+    record = record_of(
+        AttemptStarted(0, None),
+        AttemptEnded(0, 1.5, None, error, will_restart=True, log_dir="/l/0"),
+        AttemptStarted(1, 120),
+        AttemptEnded(1, 2.5, "finished", None, will_restart=False, log_dir="/l/1"),
+    )
+
+    page = report_markdown(record.report("Completed", None), record.job)
+
+    assert "| 1 | the start | 1.5 s | rank 1 was killed | `/l/0` |" in page
+    assert "| 2 | step 120 | 2.5 s | every rank finished | `/l/1` |" in page
+
+
+def test_an_attempt_that_was_broken_off_says_so() -> None:
+    started, ended = AttemptStarted(0, None), AttemptEnded(0, 1.0, None, None, False, "/l")
+
+    assert record_of(started, ended).report("Cancelled", "x").attempts[0].outcome == "interrupted"
+
+
+def test_what_was_saved_and_what_is_missing_is_told() -> None:
+    record = record_of(
+        Saved("logs", "s3://b/l/", 1, 10, ("it is gone",)),
+        Saved("checkpoints", "s3://b/c/", 3, 2048),
+        Saved("logs", "s3://b/l/", 2, 10),
+    )
+
+    assert record.report("Cancelled", "stopped").saved == (
+        "logs: 2 files, 10 B at s3://b/l/",
+        "checkpoints: 3 files, 2 KiB at s3://b/c/",
+    )
+    missing = record_of(Saved("out", "/o", 0, 0, ("a.pt", "b.pt"))).report("Failed", "x")
+    assert missing.saved == ("out: 0 files, 0 B at /o; MISSING: a.pt, b.pt",)
+
+
+def test_a_note_is_told_once() -> None:
+    record = record_of(Noted("the store is not ours"), Noted("the store is not ours"))
+
+    page = report_markdown(record.report("Completed", None), record.job)
+
+    assert page.count("- the store is not ours") == 1
+
+
+def test_the_metrics_are_a_table() -> None:
+    summary = MetricSummary("loss", 0.5, 10, 0.4, 9, 2.0, 1)
+    record = record_of(MetricsSummarised((summary,)))
+
+    page = report_markdown(record.report("Completed", None), record.job)
+
+    assert "| loss | 0.5 | 10 | 0.4 | 9 | 2 | 1 |" in page
+
+
+def test_a_stage_that_is_tried_again_has_not_failed() -> None:
+    failed = [StageFailed("train", 1.0, ValueError(), will_retry) for will_retry in (True, False)]
+
+    assert len(record_of(*failed).report("Failed", "x").stages) == 1
+
+
+def test_a_receipt_gets_json_values(tmp_path: Path) -> None:
+    record = record_of(AttemptStarted(0, None), AttemptEnded(0, 1.0, "finished", None, False, "l"))
+    record.facts["argv"] = ["t.py"]
+
+    facts = record.receipt_facts("Completed")
+
+    assert (facts["reason"], facts["attempts"], facts["argv"]) == ("Completed", 1, ["t.py"])
+    assert facts["job"]["name"] == "digits"

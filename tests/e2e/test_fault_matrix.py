@@ -1,0 +1,265 @@
+"""Whatever goes wrong: the run has the right state, names the cause, and loses no checkpoint.
+
+All runs go at the same time, since each waits most of its time; the tests look at what became of
+them. What happens when a worker, a server or a flow process under a worker is killed is told by
+`test_redelivery` and `test_worker_faults`.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.watched_runs import (
+    Ended,
+    local_steps,
+    marked_processes,
+    run,
+    start,
+    stored_steps,
+    wait_until,
+    watched_job,
+)
+from tests.s3_faults import Fault, fault_proxy
+from trainjob.events import AttemptEnded, AttemptStarted, Event
+from trainjob.storage.receipt import verify_receipt
+
+FAULT_AT, LAST = 2, 4
+NUM_AT_ONCE = 4
+OUTAGE_S = 3.0
+STALL = {"stall": "2s", "grace": "2s"}
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.usefixtures("prefect_server")]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault, and what should become of a run that has it in its first attempt.
+
+    Attributes:
+        state: Name of the state that the run ends in.
+        cause: Regular expression for the start of the line that says how the attempt failed.
+        rule: Name of the rule of the catalogue that explains it.
+        restarts: Whether the training is started again.
+        launcher: What starts the ranks.
+        limits: Those of the job beside ``auto_restart: 1``.
+    """
+
+    state: str
+    cause: str | None = None
+    rule: str | None = None
+    restarts: bool = False
+    launcher: str = "mpi"
+    limits: dict[str, str] = field(default_factory=dict)
+
+
+ROWS = {
+    "raise": Row("Failed", r"rank 1 of 2 failed first: ValueError: no such class \(exit code 1\)"),
+    "exit": Row("Failed", r"rank 1 of 2 failed first: sys.exit \(exit code 3\)"),
+    "dev-full": Row(
+        "Failed",
+        r"rank 1 of 2 failed first: OSError: \[Errno 28\] No space left on device",
+        "no space left on device",
+    ),
+    "sigsegv": Row(
+        "Completed", "rank 1 of 2 was killed first by SIGSEGV", "segmentation fault", restarts=True
+    ),
+    "sigkill": Row(
+        "Completed",
+        "rank 1 of 2 was killed first by SIGKILL",
+        "killed without a trace",
+        restarts=True,
+        launcher="torchrun",
+    ),
+    "deaf": Row("AutoStopped", limits={"auto_stop": "4s", "grace": "1s"}),
+    "collective": Row(
+        "Completed",
+        r"stalled: .* for \d+s; rank 1 is behind .* while the others wait in all_reduce",
+        "stalled",
+        restarts=True,
+        launcher="torchrun",
+        limits=STALL,
+    ),
+    "loader": Row(
+        "Completed",
+        r"stalled: .* for \d+s; rank 1 is behind .*it is in train.py:\d+ next_batch",
+        "stalled",
+        restarts=True,
+        limits=STALL,
+    ),
+    "prints": Row("Completed"),
+    "launcher": Row(
+        "Completed",
+        r"the launcher \(mpi\) was killed by SIGKILL",
+        "launcher died",
+        restarts=True,
+    ),
+    "launcher-torchrun": Row(
+        "Completed",
+        r"the launcher \(torchrun\) was killed by SIGKILL",
+        "launcher died",
+        restarts=True,
+        launcher="torchrun",
+    ),
+    "supervisor": Row(
+        "Completed", "the supervisor of the run died", "supervisor died", restarts=True
+    ),
+}
+
+
+def run_row(folder: Path, name: str) -> Ended:
+    row = ROWS[name]
+    fault = {"fault": name.removesuffix("-torchrun"), "fault_at": FAULT_AT, "steps": LAST}
+    limits = {"auto_restart": 1} | row.limits
+    return run(watched_job(folder, fault, name=name, launcher=row.launcher, limits=limits))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path, prefect_server: str) -> dict[str, "Future[Ended]"]:
+    """Run all rows to their ends."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+        patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
+        return {
+            name: pool.submit(copy_context().run, run_row, folder / name, name) for name in ROWS
+        }
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ROWS)
+def test_a_fault_is_named_and_costs_no_checkpoint(
+    name: str, rows: dict[str, "Future[Ended]"], folder: Path
+) -> None:
+    row, ended, out = ROWS[name], rows[name].result(), folder / name / "out"
+
+    assert ended.state.name == row.state, ended.state.message
+    assert ended.processes_left == {}
+    assert len(ended.attempts) == 1 + row.restarts
+    steps = stored_steps(folder / name / "checkpoints")
+    assert steps[-1] == (LAST if row.state == "Completed" else FAULT_AT)
+    assert (out / "starts.txt").read_text().split() == ["0", str(FAULT_AT)][: 1 + row.restarts]
+    assert verify_receipt(str(out), None).problems == ()
+    assert f"# {name}: {row.state}" in ended.page
+    if row.cause is not None:
+        assert re.match(row.cause, ended.failure.headline), ended.failure.headline
+        assert (ended.failure.rule and ended.failure.rule.name) == row.rule
+        assert ended.report.attempts[0].outcome == ended.failure.headline
+
+
+@pytest.mark.mpi
+def test_everything_that_a_rank_prints_is_in_its_log(rows: dict[str, "Future[Ended]"]) -> None:
+    ended = rows["prints"].result()
+
+    log = Path(ended.report.logs or "", "attempt-0", "rank-1.log")
+    assert log.stat().st_size == len("before\n") + 100_000_000 // 1024 * 1024
+
+
+@pytest.mark.mpi
+def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path: Path, prefect_server: str) -> None:
+    """Logs, records, checkpoints and outputs are on the disk that a rank fills."""
+    job = watched_job(tmp_path, {"fault": "disk", "fault_at": FAULT_AT, "steps": LAST})
+    env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "disk")}
+
+    with mounted(tmp_path / "disk", "8m"), start(tmp_path, job, env) as process:
+        _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 1, told
+    assert "no space left on device" in told
+    assert "No space left on device" in told
+    assert stored_steps(tmp_path / "checkpoints")[-1] == FAULT_AT
+    assert (tmp_path / "out" / "starts.txt").read_text().split() == ["0"]
+
+
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[None]:
+    """Have a disk of its own at `folder`."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+class Outage:
+    """A store that is gone from the first attempt of a run until some time after its end."""
+
+    def __init__(self) -> None:
+        self.ends: float | None = None
+        self.num_refused = 0
+
+    def rule(self, _method: str, _path: str) -> Fault:
+        if self.ends is None or time.monotonic() > self.ends:
+            return None
+        self.num_refused += 1
+        return "gone"
+
+    def watch(self, event: Event) -> None:
+        if isinstance(event, AttemptStarted):
+            self.ends = float("inf")
+        elif isinstance(event, AttemptEnded):
+            self.ends = time.monotonic() + OUTAGE_S
+
+
+@pytest.mark.mpi
+def test_a_store_that_is_gone_for_a_while_costs_nothing(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage, bucket = Outage(), s3.new_bucket()
+    with fault_proxy(s3.port, outage.rule) as proxy:
+        for name, value in (s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url}).items():
+            monkeypatch.setenv(name, value)
+        job = watched_job(
+            tmp_path,
+            {"steps": LAST},
+            checkpoints={"url": f"s3://{bucket}/checkpoints/"},
+            outputs=[{"name": "train_url", "url": f"s3://{bucket}/out/"}],
+        )
+
+        ended = run(job, outage.watch)
+
+    assert ended.state.name == "Completed", ended.state.message
+    assert outage.num_refused > 1
+    assert s3.get(bucket, "out/model.txt") == str(LAST).encode()
+    assert "out/_SUCCESS" in s3.keys(bucket)
+    assert f"checkpoints/step-{LAST:08d}/COMPLETE" in s3.keys(bucket)
+    assert "MISSING" not in ended.page
+
+
+@pytest.mark.mpi
+def test_a_killed_flow_process_leaves_no_process_and_the_next_run_goes_on(
+    tmp_path: Path, prefect_server: str
+) -> None:
+    env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "runs")}
+    outputs = [{"name": "train_url", "url": str(tmp_path / "out" / "{run_id}")}]
+    fault = {"fault": "wait", "fault_at": FAULT_AT, "steps": LAST}
+    job = watched_job(tmp_path, fault, outputs=outputs)
+    with start(tmp_path, job, env) as process:
+        wait_until(lambda: FAULT_AT in stored_steps(tmp_path / "checkpoints"))
+        [workspace] = (tmp_path / "runs").iterdir()
+        assert marked_processes(workspace.name)
+
+        process.kill()
+
+    wait_until(lambda: not marked_processes(workspace.name), timeout_s=5)
+    assert local_steps(tmp_path / "runs") == [1, FAULT_AT]
+    with start(tmp_path, job, env) as process:
+        said, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    out = tmp_path / "out" / json.loads(said)["run_id"]
+    assert (out / "starts.txt").read_text().split() == [str(FAULT_AT)]
+    assert (out / "model.txt").read_text() == str(LAST)

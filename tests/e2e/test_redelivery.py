@@ -1,0 +1,233 @@
+"""A run whose flow process is killed is started again, as often as its job allows.
+
+The stories run at the same time, since each waits for the server most of its time.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending
+
+from deployments.automations import register_automations
+from tests.e2e.test_server_and_worker import Serve
+from tests.jobs import make_job
+
+ROOT = Path(__file__).parent.parent.parent
+DEAD_AFTER_S = 15
+TIMEOUT_S = 150.0
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+# Goes on from its checkpoint; waits to be killed until it starts from `last`, then finishes.
+SCRIPT = """\
+import os, pathlib, sys, time
+checkpoint = pathlib.Path(os.environ["TRAINJOB_CHECKPOINT_DIR"], "step.txt")
+step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+checkpoint.write_text(str(step + 10))
+with open({starts!r}, "a") as file: file.write(f"{{step}}\\n")
+while step < {last}: time.sleep(0.1)
+out = pathlib.Path(sys.argv[sys.argv.index("--train_url") + 1])
+(out / "model.txt").write_text(str(step))
+"""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run of a job, and what became of it."""
+
+    folder: Path
+    run_id: UUID
+
+    @property
+    def starts(self) -> list[str]:
+        """The steps that the training started from so far."""
+        file = self.folder / "starts.txt"
+        return file.read_text().split() if file.exists() else []
+
+    @property
+    def run(self) -> FlowRun:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(self.run_id)
+
+    @property
+    def message(self) -> str:
+        state = self.run.state
+        return (state and state.message) or ""
+
+    @property
+    def states(self) -> list[str]:
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_run_states(self.run_id)
+        return [state.name or "" for state in sorted(found, key=lambda state: state.timestamp)]
+
+    def kill_when_started(self, times: int) -> None:
+        """Kill the flow process once the ranks have started for this time."""
+        wait_for(lambda: len(self.starts) == times, self)
+        for pid in flow_processes(self.run_id):
+            os.kill(pid, signal.SIGKILL)
+
+    def wait_until(self, *names: str) -> "Story":
+        wait_for(lambda: self.states[-1] in names, self)
+        return self
+
+
+def wait_for(condition: Callable[[], bool], story: Story) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, (story.states, story.message)
+        time.sleep(0.2)
+
+
+def flow_processes(run_id: UUID) -> list[int]:
+    """Return the processes that Prefect has started for the run; the ranks are not among them."""
+    mark = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            is_prefect = b"prefect" in (folder / "cmdline").read_bytes()
+            if is_prefect and mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def job_of(folder: Path, auto_restart: int, last: int) -> dict[str, Any]:
+    folder.mkdir()
+    script = SCRIPT.format(starts=str(folder / "starts.txt"), last=last)
+    return make_job(folder, script, limits={"auto_restart": auto_restart, "grace": "2s"})
+
+
+def submit(folder: Path, auto_restart: int, last: int) -> Story:
+    job = job_of(folder, auto_restart, last)
+    run = run_deployment("training-job/cpu", parameters={"job": job}, timeout=0)
+    assert isinstance(run, FlowRun)
+    return Story(folder, run.id)
+
+
+def killed_once(folder: Path, _env: dict[str, str]) -> Story:
+    story = submit(folder, auto_restart=1, last=10)
+    story.kill_when_started(1)
+    return story.wait_until("Completed", "Failed")
+
+
+def killed_twice(folder: Path, _env: dict[str, str]) -> Story:
+    story = submit(folder, auto_restart=1, last=100)
+    story.kill_when_started(1)
+    story.kill_when_started(2)
+    return story.wait_until("Completed", "Failed")
+
+
+def killed_without_restarts(folder: Path, _env: dict[str, str]) -> Story:
+    story = submit(folder, auto_restart=0, last=100)
+    story.kill_when_started(1)
+    return story.wait_until("Crashed")
+
+
+def killed_with_its_worker(folder: Path, env: dict[str, str]) -> Story:
+    """Nobody is left to say what became of the run, as when a machine is lost."""
+    job = job_of(folder, auto_restart=1, last=10)
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("training-job/cpu")
+        # Pending: the worker of the pool leaves it to the process that is started here.
+        run = client.create_flow_run_from_deployment(
+            deployment.id, parameters={"job": job}, state=Pending()
+        )
+    story = Story(folder, run.id)
+    command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)]
+    with (folder / "execute.log").open("wb") as log:
+        worker = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+    wait_for(lambda: len(story.starts) == 1, story)
+    worker.kill()
+    worker.wait()
+    story.kill_when_started(1)
+    return story.wait_until("Completed", "Failed")
+
+
+STORIES = (killed_once, killed_twice, killed_without_restarts, killed_with_its_worker)
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Story]"]]:
+    """Tell all stories on one server with one worker."""
+    folder = tmp_path_factory.mktemp("redelivery")
+    serve = Serve(folder)
+    try:
+        serve.wait_until_ready()
+        url = f"http://127.0.0.1:{serve.port}/api"
+        env = os.environ | {
+            "PREFECT_API_URL": url,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "TRAINJOB_HOME": str(ROOT),
+            "TRAINJOB_WORKDIR": str(folder / "runs"),
+        }
+        with temporary_settings({PREFECT_API_URL: url}), ThreadPoolExecutor() as pool:
+            with get_client(sync_client=True) as client:
+                register_automations(client, DEAD_AFTER_S)
+            yield {
+                story.__name__: pool.submit(copy_context().run, story, folder / story.__name__, env)
+                for story in STORIES
+            }
+    finally:
+        serve.process.send_signal(signal.SIGTERM)
+        serve.process.wait(60)
+
+
+def result_of(story: Story) -> str:
+    return (story.folder / "out" / "model.txt").read_text()
+
+
+def test_a_run_whose_flow_process_is_killed_goes_on_from_its_checkpoint(
+    stories: dict[str, "Future[Story]"],
+) -> None:
+    story = stories["killed_once"].result()
+
+    assert story.states[-1] == "Completed", story.message
+    assert story.starts == ["0", "10"]
+    assert result_of(story) == "10"
+    assert "AwaitingRestart" in story.states
+
+
+def test_a_run_that_has_used_its_restarts_fails_and_says_so(
+    stories: dict[str, "Future[Story]"],
+) -> None:
+    story = stories["killed_twice"].result()
+
+    assert story.states[-1] == "Failed"
+    assert "auto_restart allows 1 restart" in story.message
+    assert story.starts == ["0", "10"]
+
+
+def test_a_run_that_did_not_ask_for_restarts_stays_crashed(
+    stories: dict[str, "Future[Story]"],
+) -> None:
+    story = stories["killed_without_restarts"].result()
+
+    stories["killed_once"].result()  # was killed at the same time, and started again since
+
+    assert story.states[-1] == "Crashed"
+    assert "RestartPending" not in story.states
+    assert story.starts == ["0"]
+
+
+def test_a_run_of_which_nothing_is_heard_any_more_goes_on_from_its_checkpoint(
+    stories: dict[str, "Future[Story]"],
+) -> None:
+    story = stories["killed_with_its_worker"].result()
+
+    assert story.states[-1] == "Completed", story.message
+    assert story.starts == ["0", "10"]
+    assert result_of(story) == "10"

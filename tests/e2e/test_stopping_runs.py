@@ -1,0 +1,208 @@
+"""Runs that are stopped, by a person or a limit: what they leave, and that the next one goes on.
+
+How a run ends that is cancelled by way of a server is told by `test_worker_faults`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.watched_runs import (
+    ROOT,
+    Ended,
+    local_steps,
+    marked_processes,
+    page_of,
+    run,
+    start,
+    stored_steps,
+    wait_until,
+    watched_job,
+)
+from trainjob.storage.receipt import read_receipt, verify_receipt
+
+MANY = {"steps": 1000, "step_s": 0.05}
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.mpi,
+    pytest.mark.timeout(240),
+    pytest.mark.usefixtures("prefect_server"),
+]
+
+
+def stoppable(
+    folder: Path, hyperparameters: dict[str, Any] = MANY, **changes: Any
+) -> dict[str, Any]:
+    """Return a job that trains for almost a minute unless it is stopped."""
+    outputs = [{"name": "train_url", "url": str(folder / "out" / "{run_id}")}]
+    changes = {"name": "stoppable", "outputs": outputs, **changes}
+    return watched_job(folder, hyperparameters, **changes)
+
+
+def model_of(folder: Path, run_id: str) -> int:
+    """Return the step of the model that a run has left."""
+    return int((folder / "out" / run_id / "model.txt").read_text())
+
+
+def auto_stopped(folder: Path) -> list[Ended]:
+    """A run that is stopped, and the next run of the same job, which has only a little to do."""
+    first = run(stoppable(folder, limits={"auto_stop": "2s"}))
+    rest = {"steps": stored_steps(folder / "checkpoints")[-1] + 3}
+    return [first, run(stoppable(folder, rest))]
+
+
+def target_reached_by_report(folder: Path) -> list[Ended]:
+    target = {"metric": "accuracy", "at_least": 0.02}
+    return [run(stoppable(folder, limits={"target": target}))]
+
+
+def target_reached_by_regex(folder: Path) -> list[Ended]:
+    metrics = [{"name": "loss", "regex": "loss = ([0-9.e+-]+)"}]
+    target = {"metric": "loss", "at_most": 0.05}
+    return [run(stoppable(folder, metrics=metrics, limits={"target": target}))]
+
+
+STORIES = (auto_stopped, target_reached_by_report, target_reached_by_regex)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stopped")
+
+
+@pytest.fixture(scope="module")
+def stories(folder: Path, prefect_server: str) -> dict[str, "Future[list[Ended]]"]:
+    """Tell all stories of limits to their ends, at the same time."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
+        patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
+        return {
+            story.__name__: pool.submit(copy_context().run, story, folder / story.__name__)
+            for story in STORIES
+        }
+
+
+def test_auto_stop_leaves_checkpoint_and_outputs_and_the_next_run_goes_on(
+    stories: dict[str, "Future[list[Ended]]"], folder: Path
+) -> None:
+    first, second = stories["auto_stopped"].result()
+    folder = folder / "auto_stopped"
+    stopped_at = model_of(folder, first.report.run_id)
+
+    assert first.state.is_completed()
+    assert first.state.name == "AutoStopped"
+    assert first.processes_left == {}
+    assert 0 < stopped_at < MANY["steps"]
+    first_out = str(folder / "out" / first.report.run_id)
+    assert verify_receipt(first_out, None).is_result
+    assert read_receipt(first_out, None).state == "AutoStopped"
+    assert "limits.auto_stop" in first.page
+    assert second.state.name == "Completed", second.state.message
+    assert second.report.run_id != first.report.run_id
+    assert second.report.attempts[0].resumed_from == stopped_at
+    starts = folder / "out" / second.report.run_id / "starts.txt"
+    assert starts.read_text().split() == [str(stopped_at)]
+    assert stored_steps(folder / "checkpoints")[-1] == stopped_at + 3
+
+
+@pytest.mark.parametrize(
+    ("story", "step"), [("target_reached_by_report", 20), ("target_reached_by_regex", 20)]
+)
+def test_a_target_that_is_reached_stops_the_run(
+    stories: dict[str, "Future[list[Ended]]"], folder: Path, story: str, step: int
+) -> None:
+    [ended] = stories[story].result()
+    out = str(folder / story / "out" / ended.report.run_id)
+
+    assert ended.state.is_completed(), ended.state.message
+    assert ended.state.name == "TargetReached"
+    assert ended.processes_left == {}
+    assert step <= model_of(folder / story, ended.report.run_id) < MANY["steps"]
+    assert verify_receipt(out, None).is_result
+    assert read_receipt(out, None).state == "TargetReached"
+    assert "limits.target" in ended.page
+
+
+def test_ctrl_c_saves_what_there_is(tmp_path: Path, prefect_server: str) -> None:
+    env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "runs")}
+    with start(tmp_path, stoppable(tmp_path), env) as process:
+        wait_until(lambda: local_steps(tmp_path / "runs"))
+        process.send_signal(signal.SIGINT)
+        said, told = process.communicate(timeout=40)
+
+    report = json.loads(said)
+    run_id, stopped_at = report["run_id"], model_of(tmp_path, report["run_id"])
+    out = str(tmp_path / "out" / run_id)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    assert marked_processes(run_id) == {}
+    assert report["state"] == "Cancelled"
+    assert stored_steps(tmp_path / "checkpoints")[-1] == stopped_at
+    assert verify_receipt(out, None).problems == ()
+    assert read_receipt(out, None).state == "Cancelled"
+    page = page_of(run_id, "stoppable")
+    assert "# stoppable: Cancelled" in page
+    for saved in (out, str(tmp_path / "checkpoints")):
+        assert any(saved in line and "MISSING" not in line for line in report["saved"])
+        assert saved in page
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "too long": ({"limits": {"auto_stop": "73h"}}, "limits.auto_stop"),
+    "no time to leave": ({"limits": {"grace": "0s"}}, "limits.grace"),
+    "too often": ({"limits": {"auto_restart": 11}}, "limits.auto_restart"),
+    "no value": ({"limits": {"target": {"metric": "loss"}}}, "limits.target"),
+    "no regex": ({"metrics": [{"name": "loss", "regex": "loss=("}]}, "metrics[0].regex"),
+    "no number": ({"metrics": [{"name": "loss", "regex": "loss=.*"}]}, "metrics[0].regex"),
+    "checkpoints of another job": ({"name": "another"}, "checkpoints.url"),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_what_is_wrong_with_a_job_is_one_message_each(
+    stories: dict[str, "Future[list[Ended]]"],
+    folder: Path,
+    tmp_path: Path,
+    prefect_server: str,
+    command: str,
+) -> None:
+    stories["auto_stopped"].result()
+    checkpoints = {"url": str(folder / "auto_stopped" / "checkpoints")}
+    jobs = {
+        name: stoppable(tmp_path / name.replace(" ", "-"), checkpoints=checkpoints, **changes)
+        for name, (changes, _) in BAD.items()
+    }
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = pool.map(lambda job: flows(command, tmp_path, job, prefect_server), jobs.values())
+
+    for (name, (_, field)), done in zip(BAD.items(), ended, strict=True):
+        assert done.returncode == 2, (name, done.stderr)
+        assert "1 problem\n" in done.stderr, (name, done.stderr)
+        assert f"  {field}: asked for" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def flows(
+    command: str, folder: Path, job: dict[str, Any], api_url: str
+) -> "subprocess.CompletedProcess[str]":
+    file = folder / f"{hash(str(job))}.yaml"
+    file.write_text(yaml.safe_dump(job))
+    return subprocess.run(
+        [sys.executable, "-m", "flows", command, str(file)],
+        cwd=ROOT,
+        env=os.environ | {"PREFECT_API_URL": api_url},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )

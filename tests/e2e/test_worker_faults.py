@@ -1,0 +1,312 @@
+"""Runs under a real worker: cancelled at bad moments, and without their server or their worker.
+
+What happens when flow processes are killed is told by `test_redelivery`.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from tests.e2e.watched_runs import (
+    ROOT,
+    local_steps,
+    marked_processes,
+    page_of,
+    stored_steps,
+    wait_until,
+    watched_job,
+)
+from tests.s3_faults import Fault, fault_proxy
+from trainjob.storage.receipt import read_receipt, verify_receipt
+
+LAST = 4
+MANY = {"steps": 1000, "step_s": 0.05}
+pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(300)]
+
+
+class Machine:
+    """A server and a worker as processes of their own, which can be killed one by one."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.folder = folder
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        self._env = {
+            **os.environ,
+            **env,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_SERVER_API_HOST": "127.0.0.1",
+            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "TRAINJOB_HOME": str(ROOT),
+            "TRAINJOB_WORKDIR": str(folder / "runs"),
+        }
+        self.server = self._start_server()
+        register = [sys.executable, "-m", "deployments.register"]
+        subprocess.run(register, cwd=ROOT, env=self._env, check=True, capture_output=True)
+        self.worker = self._start("prefect", "worker", "start", "--pool", "cpu")
+
+    def restart_server(self) -> None:
+        self.server.kill()
+        self.server.wait()
+        self.server = self._start_server()
+
+    def end(self) -> None:
+        for process in (self.worker, self.server):
+            process.terminate()
+        for process in (self.worker, self.server):
+            process.wait(60)
+
+    def _start_server(self) -> "subprocess.Popen[bytes]":
+        server = self._start("prefect", "server", "start")
+        wait_until(self._is_healthy)
+        return server
+
+    def _start(self, *words: str) -> "subprocess.Popen[bytes]":
+        with (self.folder / f"{words[1]}.log").open("ab") as log:
+            command = [sys.executable, "-m", *words]
+            return subprocess.Popen(command, cwd=ROOT, env=self._env, stdout=log, stderr=log)
+
+    def _is_healthy(self) -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.api_url}/health", timeout=5).is_success
+        return False
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run on a machine, and where its things are."""
+
+    machine: Machine
+    folder: Path
+    run_id: str
+    bucket: str | None = None
+
+    @property
+    def workspace(self) -> Path:
+        return self.machine.folder / "runs" / self.run_id
+
+    @property
+    def state(self) -> State[Any]:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(self.run_id)).state
+        assert state is not None
+        return state
+
+    @property
+    def message(self) -> str:
+        return self.state.message or ""
+
+    @property
+    def local_steps(self) -> list[int]:
+        return local_steps(self.machine.folder / "runs", self.run_id)
+
+    def is_over(self) -> bool:
+        return self.state.is_final()
+
+    def cancel(self) -> None:
+        """Do what the button in the UI does."""
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(self.run_id), Cancelling())
+
+    def wait_until_explained(self) -> "Story":
+        wait_until(lambda: "Saved: " in self.message or self.state.is_failed())
+        return self
+
+
+class SlowStore:
+    """Rules of a store for the bucket of one run: a put can be made to wait, and all to fail."""
+
+    def __init__(self, bucket: str, waits_at: str) -> None:
+        self.bucket = bucket
+        self.waits_at = waits_at
+        self.has_put = threading.Event()
+        self.may_go_on = threading.Event()
+        self.denies = False
+
+    def rule(self, method: str, path: str) -> Fault:
+        if f"/{self.bucket}/" not in path:
+            return None
+        if method == "PUT" and self.waits_at in path:
+            self.has_put.set()
+            if not self.may_go_on.is_set():
+                self.may_go_on.wait(60)
+                return "gone"  # who sent it has ended meanwhile, and it must not arrive late
+        return "403" if self.denies else None
+
+
+class Telling:
+    """Everything that a story needs to be told."""
+
+    def __init__(self, machine: Machine, folder: Path, stores: dict[str, SlowStore]) -> None:
+        self.machine = machine
+        self.folder = folder
+        self.stores = stores
+
+    def submit(self, name: str, hyperparameters: dict[str, Any], **changes: Any) -> Story:
+        folder = self.folder / name
+        job = watched_job(folder, hyperparameters, name=name, **changes)
+        parameters = {"job": job}
+        run = run_deployment("training-job/cpu", parameters=parameters, timeout=0)
+        assert isinstance(run, FlowRun)
+        store = self.stores.get(name)
+        return Story(self.machine, folder, str(run.id), store.bucket if store else None)
+
+    def cancelled_in_training(self) -> Story:
+        story = self.submit("cancelled", MANY, limits={"grace": "5s"})
+        wait_until(lambda: story.local_steps)
+        story.cancel()
+        return story.wait_until_explained()
+
+    def cancelled_in_upload(self, name: str) -> Story:
+        store = self.stores[name]
+        outputs = [{"name": "train_url", "url": f"s3://{store.bucket}/out/"}]
+        story = self.submit(name, {"steps": 3}, outputs=outputs)
+        wait_until(store.has_put.is_set)
+        story.cancel()
+        wait_until((story.workspace / "finish.json").exists)
+        store.denies = name == "denied"
+        store.may_go_on.set()
+        return story.wait_until_explained()
+
+    def server_restarted(self) -> Story:
+        story = self._waiting("server-restarted")
+        self.machine.restart_server()
+        return self._going_on(story)
+
+    def worker_killed(self) -> Story:
+        story = self._waiting("worker-killed")
+        self.machine.worker.kill()
+        self.machine.worker.wait()
+        return self._going_on(story)
+
+    def _waiting(self, name: str) -> Story:
+        go_on = str(self.folder / name / "go-on")
+        story = self.submit(name, {"steps": LAST, "fault_at": 2, "go_on": go_on})
+        wait_until(lambda: 2 in story.local_steps)
+        return story
+
+    def _going_on(self, story: Story) -> Story:
+        (story.folder / "go-on").touch()
+        wait_until(story.is_over)
+        return story
+
+
+Stories = dict[str, "Future[Story]"]
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory, s3: Any) -> Iterator[Stories]:
+    """Tell all stories to their ends: those of a cancel at the same time, then the others."""
+    folder = tmp_path_factory.mktemp("worker")
+    stores = {
+        "uploading": SlowStore(s3.new_bucket(), waits_at="receipt.json"),
+        "denied": SlowStore(s3.new_bucket(), waits_at="model.txt"),
+    }
+
+    def rule(method: str, path: str) -> Fault:
+        return next((f for store in stores.values() if (f := store.rule(method, path))), None)
+
+    with fault_proxy(s3.port, rule) as proxy:
+        machine = Machine(folder, s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url})
+        try:
+            with temporary_settings({PREFECT_API_URL: machine.api_url}):
+                yield told(Telling(machine, folder, stores))
+        finally:
+            machine.end()
+
+
+def told(telling: Telling) -> Stories:
+    with ThreadPoolExecutor() as pool:
+        cancelled = {
+            "cancelled": pool.submit(copy_context().run, telling.cancelled_in_training),
+            "uploading": pool.submit(copy_context().run, telling.cancelled_in_upload, "uploading"),
+            "denied": pool.submit(copy_context().run, telling.cancelled_in_upload, "denied"),
+        }
+    with ThreadPoolExecutor(1) as pool:
+        return cancelled | {
+            "server": pool.submit(copy_context().run, telling.server_restarted),
+            "worker": pool.submit(copy_context().run, telling.worker_killed),
+        }
+
+
+def test_a_run_that_is_cancelled_while_it_trains_saves_what_there_is(stories: Stories) -> None:
+    story = stories["cancelled"].result()
+
+    out = str(story.folder / "out")
+    stopped_at = int((story.folder / "out" / "model.txt").read_text())
+    assert story.state.name == "Cancelled"
+    assert marked_processes(story.run_id) == {}
+    assert verify_receipt(out, None).problems == ()
+    assert read_receipt(out, None).state == "Cancelled"
+    assert stored_steps(story.folder / "checkpoints")[-1] == stopped_at
+    for told_of in (story.message, page_of(story.run_id, "cancelled")):
+        assert "MISSING" not in told_of
+        assert out in told_of
+        assert str(story.folder / "checkpoints") in told_of
+
+
+def test_a_run_that_is_cancelled_while_it_uploads_is_finished_by_another_process(
+    stories: Stories, s3: Any
+) -> None:
+    story = stories["uploading"].result()
+
+    url = f"s3://{story.bucket}/out/"
+    assert story.state.name == "Cancelled"
+    assert marked_processes(story.run_id) == {}
+    assert verify_receipt(url, s3.settings).problems == ()
+    assert {file.path for file in read_receipt(url, s3.settings).files} == {
+        "model.txt",
+        "starts.txt",
+    }
+    for told_of in (story.message, page_of(story.run_id, "uploading")):
+        assert "MISSING" not in told_of
+        assert f"2 files, 4 B at {url}" in told_of
+
+
+def test_a_run_that_is_cancelled_and_cannot_upload_says_what_is_missing(stories: Stories) -> None:
+    story = stories["denied"].result()
+
+    assert story.state.name == "Cancelled"
+    assert marked_processes(story.run_id) == {}
+    left = story.workspace / "outputs" / "train_url"
+    assert (left / "model.txt").read_text() == "3"
+    assert stored_steps(story.folder / "checkpoints")[-1] == 3
+    for told_of in (story.message, page_of(story.run_id, "denied")):
+        assert "train_url: 0 files" in told_of
+        assert "MISSING" in told_of
+        assert str(left) in told_of
+
+
+@pytest.mark.parametrize("name", ["server", "worker"])
+def test_a_training_outlives_its_server_and_its_worker(stories: Stories, name: str) -> None:
+    story = stories[name].result()
+
+    assert story.state.name == "Completed", story.message
+    assert marked_processes(story.run_id) == {}
+    assert (story.folder / "out" / "starts.txt").read_text().split() == ["0"]
+    assert (story.folder / "out" / "model.txt").read_text() == str(LAST)
+    assert verify_receipt(str(story.folder / "out"), None).is_result
+    assert stored_steps(story.folder / "checkpoints")[-1] == LAST

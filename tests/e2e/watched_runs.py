@@ -1,0 +1,156 @@
+"""Runs of the script that fails as it is told, and what becomes of them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import yaml
+from prefect import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+
+from flows.training_job import training_job
+from tasks.report import artifact_key
+from tests.jobs import make_job
+from trainjob.checkpoint_folder import complete_checkpoints
+from trainjob.events import AttemptEnded, Event, RunEnded, listening
+from trainjob.failure import Failure
+from trainjob.job import TrainingJob
+from trainjob.launch.failure import Explained
+from trainjob.report import RunReport
+from trainjob.storage.checkpoint_index import INDEX, CheckpointIndex
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("fault_scripts.py")
+
+
+def watched_job(folder: Path, hyperparameters: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a job on two ranks whose checkpoints and outputs go to folders below `folder`."""
+    job: dict[str, Any] = {
+        "name": "watched",
+        "checkpoints": {"url": str(folder / "checkpoints")},
+        "hyperparameters": hyperparameters,
+        "resources": {"processes_per_node": 2},
+        "launcher": "mpi",
+    }
+    return make_job(folder, SCRIPT.read_text(), **(job | changes))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a run."""
+
+    state: State[Any]
+    report: RunReport
+    attempts: list[AttemptEnded]
+    processes_left: dict[int, str]
+    page: str
+
+    @property
+    def failure(self) -> Failure:
+        """What is known of the first attempt's failure."""
+        error = self.attempts[0].error
+        assert isinstance(error, Explained), error
+        return error.failure
+
+
+def run(job: dict[str, Any], act: Callable[[Event], None] = lambda _: None) -> Ended:
+    """Run a job in this thread to its end, and let `act` do something at its events."""
+    events: list[Event] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, AttemptEnded | RunEnded):
+            events.append(event)
+
+    with listening(keep), listening(act):
+        state = cast(State[Any], training_job(TrainingJob.parse(job), return_state=True))
+    [ended] = [event for event in events if isinstance(event, RunEnded)]
+    return Ended(
+        state=state,
+        report=ended.report,
+        attempts=[event for event in events if isinstance(event, AttemptEnded)],
+        processes_left=marked_processes(ended.report.run_id),
+        page=page_of(ended.report.run_id, job["name"]),
+    )
+
+
+def start(
+    folder: Path, job: dict[str, Any], env: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start ``python -m flows run`` on a job."""
+    file = folder / "job.yaml"
+    file.write_text(yaml.safe_dump(job))
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows", "run", "--json", str(file)],
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def page_of(run_id: str, job_name: str) -> str:
+    """Return the report that a run has left in Prefect."""
+    of_run = ArtifactFilter(
+        key=ArtifactFilterKey(any_=[artifact_key(job_name)]),
+        flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run_id)]),
+    )
+    with get_client(sync_client=True) as client:
+        [page] = client.read_artifacts(artifact_filter=of_run)
+    return str(page.data)
+
+
+def marked_processes(run_id: str) -> dict[int, str]:
+    """Return the command lines of all living processes of a run by their pid."""
+    mark = f"TRAINJOB_RUN_ID={run_id}".encode()
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found
+
+
+def stored_steps(folder: Path) -> list[int]:
+    """Return the complete steps in a store; each has all the files that the store promises."""
+    if not (folder / INDEX).exists():
+        return []
+    index = CheckpointIndex.model_validate_json((folder / INDEX).read_text())
+    promised = {file.path for file in index.files}
+    complete, damaged = complete_checkpoints(folder)
+    assert not damaged
+    for saved in complete:
+        files = {f"{saved.path.name}/{name}" for name in (*saved.marker.files, "COMPLETE")}
+        assert files <= promised
+    return [saved.marker.step for saved in complete]
+
+
+def local_steps(runs: Path, run_id: str = "*") -> list[int]:
+    """Return the complete steps on this machine of a run, or of all runs, below `runs`."""
+    return [
+        saved.marker.step
+        for folder in runs.glob(f"{run_id}/checkpoints")
+        for saved in complete_checkpoints(folder)[0]
+    ]
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Wait for a condition; fail when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)

@@ -1,0 +1,73 @@
+"""The automations on a server: there once, as they should be, off if a person wants that."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from deployments.automations import automations, default_dead_after_s, register_automations
+
+NAMES = sorted(automation.name for automation in automations(90))
+DEAD_RUNS = "trainjob: notice dead runs"
+
+
+@pytest.fixture
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+    """Give a client of a server without automations."""
+    with get_client(sync_client=True) as client:
+        yield client
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
+
+
+def on_server(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
+    """Return everything that the server knows of its automations, by their names."""
+    found = client.request("POST", "/automations/filter", json={}).json()
+    assert sorted(automation["name"] for automation in found) == NAMES
+    return {automation["name"]: automation for automation in found}
+
+
+def test_registering_again_changes_nothing(client: SyncPrefectClient) -> None:
+    """An update would make the server forget which runs have asked for a restart."""
+    register_automations(client, dead_after_s=90)
+    before = on_server(client)
+
+    register_automations(client, dead_after_s=90)
+
+    assert on_server(client) == before
+
+
+def test_a_changed_automation_is_updated_in_place_and_the_others_are_left(
+    client: SyncPrefectClient,
+) -> None:
+    register_automations(client, dead_after_s=90)
+    before = on_server(client)
+
+    register_automations(client, dead_after_s=30)
+
+    after = on_server(client)
+    assert after[DEAD_RUNS]["id"] == before[DEAD_RUNS]["id"]
+    assert after[DEAD_RUNS]["trigger"]["within"] == 30
+    changed = {name for name in NAMES if after[name] != before[name]}
+    assert changed == {DEAD_RUNS, "trainjob: end cancelled runs without a process"}
+
+
+def test_an_automation_that_a_person_disabled_stays_disabled(client: SyncPrefectClient) -> None:
+    register_automations(client, dead_after_s=90)
+    client.pause_automation(on_server(client)[DEAD_RUNS]["id"])
+
+    register_automations(client, dead_after_s=30)
+
+    after = on_server(client)
+    assert after[DEAD_RUNS]["trigger"]["within"] == 30
+    assert [name for name in NAMES if not after[name]["enabled"]] == [DEAD_RUNS]
+
+
+@pytest.mark.parametrize(("heartbeat_s", "expected_s"), [(30, 90.0), (180, 540.0), (None, 540.0)])
+def test_a_run_counts_as_dead_after_three_heartbeats(
+    heartbeat_s: int | None, expected_s: float
+) -> None:
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: heartbeat_s}):
+        assert default_dead_after_s() == expected_s

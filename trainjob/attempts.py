@@ -1,0 +1,142 @@
+"""Trains in attempts: ranks that the machine failed are started again from their last checkpoint.
+
+One attempt is one launch with a supervisor, a rendezvous and logs of its own. What is kept around
+all attempts of a run, such as the copies in the stores, is the business of `trainjob.training`.
+"""
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainjob.checkpoint_folder import complete_checkpoints
+from trainjob.errors import LaunchError, TrainingFailed, TrainjobError
+from trainjob.events import AttemptEnded, AttemptStarted, emit
+from trainjob.job import TrainingJob
+from trainjob.launch.failure import Explained
+from trainjob.launch.training import Control, TrainingResult, run_training
+from trainjob.limits import Limits
+from trainjob.metrics.recorder import MetricsRecorder
+from trainjob.plan import Program, launch_of
+from trainjob.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How the training ended well; `attempt` counts from 0, `log_dir` has a file a rank."""
+
+    result: TrainingResult
+    attempt: int
+    log_dir: str
+
+
+class Attempts:
+    """The attempts of one training.
+
+    Args:
+        job: What to train.
+        workspace: Its folders; code, inputs and parameters are there.
+        program: What every rank executes.
+        run_id: The run mark.
+        num_restarts: How often earlier processes of the run started the training again.
+        control: To stop the training from elsewhere.
+        recorder: Records the metrics.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        workspace: Workspace,
+        program: Program,
+        *,
+        run_id: str,
+        num_restarts: int,
+        control: Control,
+        recorder: MetricsRecorder,
+    ) -> None:
+        self._job = job
+        self._workspace = workspace
+        self._program = program
+        self._run_id = run_id
+        self._control = control
+        self._recorder = recorder
+        self._num_restarts = num_restarts
+        self._trained_s = 0.0
+
+    def run(self) -> Trained:
+        """Train until an attempt ends well, or fails in a way that another one cannot help.
+
+        Raises:
+            TrainingFailed: The last attempt failed.
+            LaunchError: The ranks could not be started.
+        """
+        while True:
+            trained = self._attempt()
+            if trained is not None:
+                return trained
+            self._num_restarts += 1
+
+    def _attempt(self) -> Trained | None:
+        """Make one attempt; return None if it failed and another one can help."""
+        resumed_from = _latest_step(self._workspace.checkpoints)
+        attempt = self._workspace.start_attempt(
+            tuple(channel.name for channel in self._job.outputs),
+            keeps_outputs=self._workspace.has_checkpoints(),
+            at_least=self._num_restarts,
+        )
+        log_dir = str(self._workspace.attempt_logs(attempt))
+        launch = launch_of(
+            self._job,
+            self._workspace,
+            self._program,
+            run_id=self._run_id,
+            attempt=attempt,
+            trained_s=self._trained_s,
+        )
+        emit(AttemptStarted(attempt, resumed_from))
+        begun = time.monotonic()
+        result, failure, will_restart = None, None, False
+        try:
+            with self._recording(attempt, resumed_from):
+                result = run_training(launch, self._control)
+        except (TrainingFailed, LaunchError) as error:
+            failure, will_restart = error, self._will_restart(error, time.monotonic() - begun)
+            if not will_restart:
+                raise
+        finally:
+            seconds = time.monotonic() - begun
+            self._trained_s += seconds
+            reason = result.reason if result else None
+            emit(AttemptEnded(attempt, seconds, reason, failure, will_restart, log_dir))
+        if result is None:
+            return None
+        return Trained(TrainingResult(result.reason, self._trained_s), attempt, log_dir)
+
+    def _recording(self, attempt: int, resumed_from: int | None) -> AbstractContextManager[None]:
+        """Record the metrics of an attempt, after those of the attempt before."""
+        workspace = self._workspace
+        return self._recorder.recording(
+            attempt,
+            resumed_from,
+            [workspace.output_dir(channel.name) for channel in self._job.outputs],
+            workspace.metrics_dir(attempt),
+            workspace.metrics_dir(attempt - 1) if attempt else None,
+        )
+
+    def _will_restart(self, error: TrainjobError, seconds: float) -> bool:
+        limits = self._job.limits
+        has_time = (
+            limits.auto_stop is None or self._trained_s + seconds < limits.auto_stop.total_seconds()
+        )
+        return self._num_restarts < limits.auto_restart and has_time and _can_help(error, limits)
+
+
+def _latest_step(folder: Path) -> int | None:
+    """Return the step that the ranks find to go on from, if they save by `trainjob.checkpoint`."""
+    complete, _ = complete_checkpoints(folder)
+    return complete[-1].marker.step if complete else None
+
+
+def _can_help(error: TrainjobError, limits: Limits) -> bool:
+    """Tell whether another attempt can end better than one that ended in `error`."""
+    return limits.restart_on == "any" or (isinstance(error, Explained) and error.restart)

@@ -1,0 +1,291 @@
+"""Tells that a training stands still, and which rank the others wait for (``limits.stall``).
+
+Signs of life are, at any rank: output, a report of progress, growth of the watched folders, and
+computing: at least 5 % of a core over the quiet time, since less is idle threads. A rank that spins
+in a collective does not compute: its stacks show it in one and the same call from the middle of the
+quiet time to its end. A command that is no Python script has no stacks, so its CPU time counts as
+it is.
+
+Used by `supervisor`, on a thread of its own, since a file system that hangs would hold it up;
+standard library alone.
+"""
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainjob.launch.folder_growth import FolderGrowth
+from trainjob.launch.processes import Process, descendants, read_process
+from trainjob.launch.stacks import (
+    DEVICE_CALLS,
+    Stack,
+    take_stacks,
+    waiting_call,
+    waits_for_loader,
+    waits_in_backward,
+)
+
+_LOOKS_A_WINDOW = 20
+_MAX_LOOK_S = 10.0
+_COMPUTING = 0.05
+_STUCK = {"D": "is stuck in the kernel (disk or driver)", "T": "was stopped by a signal"}
+
+
+class _Rank(NamedTuple):
+    """A rank as it is now; without `begun` it has not been started yet."""
+
+    number: int
+    begun: bool
+    stub: int
+    program: int
+    is_there: bool
+
+
+class _Cpu(NamedTuple):
+    """Seconds of CPU time, of a rank's program itself and of all processes below it."""
+
+    own_s: float = 0.0
+    below_s: float = 0.0
+
+
+class _Quiet:
+    """A time without output or progress.
+
+    Attributes:
+        since: When it began, on the monotonic clock.
+        processes: All processes when it began.
+        sample_at: When to take stacks next.
+        waiting: Stacks of ranks that wait in a call of communication.
+        moving: Ranks that were seen elsewhere, or in two different calls.
+    """
+
+    def __init__(self, since: float, processes: dict[int, Process], sample_at: float) -> None:
+        self.since = since
+        self.processes = processes
+        self.sample_at = sample_at
+        self.waiting: dict[int, str] = {}
+        self.moving: set[int] = set()
+
+
+class Liveness:
+    """Watches the ranks of one attempt.
+
+    Args:
+        order: What is run; see `trainjob.launch.training`.
+        records_dir: Where the ranks record what happens to them.
+        launcher: The process of the launcher.
+
+    Attributes:
+        stalled: Set when the training stands still; then ``stall.json`` is in `records_dir`.
+    """
+
+    def __init__(self, order: dict[str, Any], records_dir: Path, launcher: int) -> None:
+        self.stalled = threading.Event()
+        self._stall_s: float = order["stall_s"]
+        self._look_s = min(_MAX_LOOK_S, self._stall_s / _LOOKS_A_WINDOW)
+        self._has_device: bool = order["device"] != "cpu"
+        self._is_script: bool = order["is_script"]
+        self._world_size: int = order["world_size"]
+        self._records_dir = records_dir
+        self._launcher = launcher
+        self._growth = FolderGrowth([Path(folder) for folder in order["watched_dirs"]])
+        logs = Path(order["log_dir"])
+        self._files = [logs / "launcher.log"]
+        for rank in range(self._world_size):
+            records = [f"progress-{rank}.jsonl", _step_name(rank)]
+            records += [f"begin-{rank}.json", f"exit-{rank}.json"]
+            self._files += [logs / f"rank-{rank}.log", *(records_dir / name for name in records)]
+
+    def start(self) -> None:
+        """Watch until the training stands still or this process ends."""
+        threading.Thread(target=self._run, name="liveness", daemon=True).start()
+
+    def _run(self) -> None:
+        signs, looked_at = self._signs(), time.monotonic()
+        quiet = self._quiet(looked_at)
+        while not self.stalled.is_set():
+            time.sleep(self._look_s)
+            now, before = time.monotonic(), signs
+            signs = self._signs()
+            # Whoever stopped this process, or its whole machine, stopped the ranks too.
+            was_stopped = now - looked_at > self._look_s + self._stall_s / 2
+            if signs != before or was_stopped:
+                quiet = None
+            elif quiet is None:
+                quiet = self._quiet(looked_at)
+            elif self._shows_life(quiet, now):
+                quiet = self._quiet(now)
+            elif now - quiet.since >= self._stall_s:
+                self._say_stalled(quiet, now)
+            looked_at = now
+
+    def _signs(self) -> list[tuple[int, int]]:
+        return [_size_and_time(file) for file in self._files]
+
+    def _quiet(self, since: float) -> _Quiet | None:
+        self._growth.look(self._stall_s)
+        return _Quiet(since, descendants(os.getpid()), since + self._stall_s / 2)
+
+    def _shows_life(self, quiet: _Quiet, now: float) -> bool:
+        """Look for the signs that cost more than a glance at a few files."""
+        is_over = now - quiet.since >= self._stall_s
+        if self._growth.look(self._stall_s, at_once=is_over):
+            return True
+        if now >= quiet.sample_at or is_over:
+            quiet.sample_at = now + self._stall_s / _LOOKS_A_WINDOW
+            self._look_at_stacks(quiet)
+        return is_over and self._computes(quiet, now)
+
+    def _look_at_stacks(self, quiet: _Quiet) -> None:
+        ranks = [rank for rank in self._ranks() if rank.number not in quiet.moving]
+        stacks = self._stacks(ranks)
+        for rank in ranks:
+            stack = stacks.get(rank.number)
+            call = stack and waiting_call(stack, has_device=self._has_device)
+            seen = quiet.waiting.setdefault(rank.number, stack.main) if stack and call else None
+            if stack is None or seen != stack.main:
+                quiet.moving.add(rank.number)
+
+    def _stacks(self, ranks: list[_Rank]) -> dict[int, Stack]:
+        stubs = {rank.number: rank.stub for rank in ranks if rank.is_there and self._is_script}
+        return take_stacks(stubs, self._records_dir)
+
+    def _computes(self, quiet: _Quiet, now: float) -> bool:
+        enough_s = _COMPUTING * (now - quiet.since)
+        for number, used in self._used(quiet, self._ranks()).items():
+            spins = number in quiet.waiting and number not in quiet.moving
+            if used.below_s + (0.0 if spins else used.own_s) >= enough_s:
+                return True
+        return False
+
+    def _used(self, quiet: _Quiet, ranks: list[_Rank]) -> dict[int | None, _Cpu]:
+        """Return what every rank used since the quiet began.
+
+        None stands for what belongs to no rank: daemons, and until a rank begins the launcher. A
+        launcher that only waits for its ranks says nothing of them.
+        """
+        below = descendants(os.getpid())
+        owners: dict[int, int | None] = {rank.stub: rank.number for rank in ranks if rank.begun}
+        programs = {rank.program for rank in ranks if rank.begun}
+        launcher = self._launcher if owners else None
+        used: dict[int | None, _Cpu] = {}
+        for process in below.values():
+            top = process
+            while top.pid not in owners and top.pid != launcher and top.parent in below:
+                top = below[top.parent]
+            if top.pid == launcher:
+                continue
+            number, so_far = owners.get(top.pid), used.get(owners.get(top.pid), _Cpu())
+            own_s, waited_s = _cpu_since(quiet.processes.get(process.pid), process)
+            is_program = process.pid in programs
+            used[number] = _Cpu(
+                so_far.own_s + (own_s if is_program else 0.0),
+                so_far.below_s + waited_s + (0.0 if is_program else own_s),
+            )
+        return used
+
+    def _ranks(self) -> list[_Rank]:
+        return [self._rank(number) for number in range(self._world_size)]
+
+    def _rank(self, number: int) -> _Rank:
+        try:
+            begin = json.loads((self._records_dir / f"begin-{number}.json").read_bytes())
+        except (OSError, ValueError):
+            return _Rank(number, begun=False, stub=0, program=0, is_there=False)
+        has_ended = (self._records_dir / f"exit-{number}.json").exists()
+        return _Rank(number, True, begin["pid"], begin["program_pid"], is_there=not has_ended)
+
+    def _say_stalled(self, quiet: _Quiet, now: float) -> None:
+        """Record what every rank was doing."""
+        ranks = self._ranks()
+        stacks, used = self._stacks(ranks), self._used(quiet, ranks)
+        enough_s = _COMPUTING * (now - quiet.since)
+        said = [
+            self._say_rank(
+                rank,
+                stacks.get(rank.number),
+                computes=sum(used.get(rank.number, _Cpu())) >= enough_s,
+            )
+            for rank in ranks
+        ]
+        told = {"quiet_s": now - quiet.since, "behind": rank_behind(said), "ranks": said}
+        file = self._records_dir / "stall.json"
+        with suppress(OSError):  # a full disk may be why nothing goes on
+            file.with_suffix(".tmp").write_text(json.dumps(told), encoding="utf-8")
+            file.with_suffix(".tmp").replace(file)
+        self.stalled.set()
+
+    def _say_rank(self, rank: _Rank, stack: Stack | None, *, computes: bool) -> dict[str, Any]:
+        process = read_process(rank.program) if rank.is_there else None
+        call = waiting_call(stack, has_device=self._has_device) if stack else None
+        if stack and not call and not computes and waits_in_backward(stack):
+            call = "backward"
+        return {
+            "rank": rank.number,
+            "last_step": self._last_step(rank.number),
+            "waits_in": call,
+            "state": _state(rank, process, stack, call, computes=computes),
+            "cpu_s": process.own_cpu_s + process.waited_cpu_s if process else 0.0,
+            "stack": stack.text if stack else "",
+        }
+
+    def _last_step(self, number: int) -> int | None:
+        try:
+            return int((self._records_dir / _step_name(number)).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+
+def rank_behind(ranks: list[dict[str, Any]]) -> int | None:
+    """Return the rank that the others wait for, or None if that cannot be told.
+
+    Args:
+        ranks: What ``stall.json`` says of each.
+    """
+    candidates = ranks
+    steps = [rank["last_step"] for rank in ranks]
+    if None not in steps:  # often only rank 0 reports: that says nothing of the others
+        candidates = [rank for rank in ranks if rank["last_step"] == min(steps)]
+    free = [rank for rank in candidates if rank["waits_in"] is None]
+    if len(candidates) > 1 and any(rank["waits_in"] for rank in ranks):
+        candidates = free
+    return candidates[0]["rank"] if len(candidates) == 1 else None
+
+
+def _state(
+    rank: _Rank, process: Process | None, stack: Stack | None, call: str | None, *, computes: bool
+) -> str:
+    if not rank.is_there or process is None:
+        return "has ended" if rank.begun else "has not begun"
+    if call in DEVICE_CALLS:
+        return "waits for the device"
+    if call:
+        return "waits in a collective"
+    if process.state in _STUCK:
+        return _STUCK[process.state]
+    if stack and waits_for_loader(stack):
+        return "waits for its data loader"
+    return "computes" if computes else "is idle"
+
+
+def _cpu_since(before: Process | None, now: Process) -> tuple[float, float]:
+    """Return the CPU time that a process and its ended children used since `before`."""
+    if before is None or before.start_ticks != now.start_ticks:
+        return now.own_cpu_s, now.waited_cpu_s
+    return now.own_cpu_s - before.own_cpu_s, now.waited_cpu_s - before.waited_cpu_s
+
+
+def _step_name(rank: int) -> str:
+    return f"progress-{rank}.jsonl.step"
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

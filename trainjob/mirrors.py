@@ -1,0 +1,75 @@
+"""What of a run is kept in stores while it trains: its checkpoints, logs and outputs.
+
+Whoever saves for a run makes the same mirrors from the same job, be it the process that trains or
+the one that finishes a run which was stopped.
+"""
+
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from trainjob.job import TrainingJob, url_of_run
+from trainjob.storage.checkpoint_mirror import CheckpointMirror
+from trainjob.storage.log_mirror import LogMirror
+from trainjob.storage.output_mirror import OutputMirror
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.sync import Mirror
+from trainjob.workspace import Workspace
+
+
+def mirrors_of(
+    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
+) -> list[Mirror]:
+    """Return the mirrors of a run, that of which least may be lost first."""
+    mirrors: list[Mirror] = []
+    if job.checkpoints:
+        url = url_of_run(job.checkpoints.url, run_id)
+        mirrors.append(
+            CheckpointMirror(
+                workspace.checkpoints,
+                url,
+                settings,
+                job=job.name,
+                run_id=run_id,
+                journal=checkpoint_journal(workspace),
+            )
+        )
+    if job.logs.url is not None:
+        url = url_of_run(job.logs.url, run_id)
+        mirrors.append(
+            LogMirror(
+                workspace.logs,
+                url,
+                settings,
+                run_id=run_id,
+                secrets=_secrets(settings),
+                journal=workspace.journal("logs"),
+            )
+        )
+    mirrors += (
+        OutputMirror(
+            workspace.output_dir(channel.name),
+            url_of_run(channel.url, run_id),
+            settings,
+            run_id=run_id,
+            label=channel.name,
+            journal=output_journal(workspace, channel.name),
+        )
+        for channel in job.outputs
+    )
+    return mirrors
+
+
+def checkpoint_journal(workspace: Workspace) -> Path:
+    """Return the file that notes which checkpoints were sent."""
+    return workspace.journal("checkpoints")
+
+
+def output_journal(workspace: Workspace, name: str) -> Path:
+    """Return the file that notes what of an output was sent."""
+    return workspace.journal(f"output-{name}")
+
+
+def _secrets(settings: StoreSettings) -> list[str]:
+    secrets: list[SecretStr | None] = [settings.secret_key, settings.session_token]
+    return [secret.get_secret_value() for secret in secrets if secret]

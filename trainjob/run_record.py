@@ -1,0 +1,129 @@
+"""What is known of a run while it goes on, gathered from its events for the report at its end."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainjob.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    MetricsSummarised,
+    Noted,
+    Saved,
+    StageFailed,
+)
+from trainjob.job import TrainingJob
+from trainjob.launch.failure import Explained
+from trainjob.metrics.summary import MetricSummary
+from trainjob.report import AttemptReport, OutputReport, RunReport, StageReport
+from trainjob.values import counted, format_size
+from trainjob.versions import installed_versions
+from trainjob.workspace import Workspace
+
+_OUTCOMES = {
+    "finished": "every rank finished",
+    "auto_stop": "stopped by limits.auto_stop",
+    "target": "stopped by limits.target",
+}
+
+
+@dataclass
+class RunRecord:
+    """A run so far.
+
+    Attributes:
+        run_id: Its id.
+        name: Name of its job, as far as it can be read.
+        job: The job; None until it was read.
+        stages: The stages that ended, in order.
+        attempts: The attempts to train that ended, in order.
+        outputs: The outputs that are in their stores, verified.
+        command: What every rank executes.
+        facts: What receipts say of the run beside job, stages and versions; JSON values.
+    """
+
+    run_id: str
+    name: str
+    job: TrainingJob | None = None
+    stages: list[StageReport] = field(default_factory=list)
+    attempts: list[AttemptReport] = field(default_factory=list)
+    outputs: tuple[OutputReport, ...] = ()
+    command: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    _saved: dict[str, Saved] = field(default_factory=dict)
+    _metrics: tuple[MetricSummary, ...] = ()
+    _notes: list[str] = field(default_factory=list)
+    _resumed_from: int | None = None
+
+    @property
+    def workspace(self) -> Workspace:
+        """The folders of the run on this machine."""
+        return Workspace.of_run(self.run_id)
+
+    def note(self, event: Event) -> None:
+        """Take from an event what the report needs."""
+        match event:
+            case StageFailed() if not event.will_retry:
+                self.stages.append(StageReport(event.stage, event.seconds, "failed"))
+            case AttemptStarted():
+                self._resumed_from = event.resumed_from
+            case AttemptEnded():
+                self.attempts.append(_attempt_report(event, self._resumed_from))
+            case Saved():
+                self._saved[event.label] = event
+            case MetricsSummarised():
+                self._metrics = event.metrics
+            case Noted():
+                self._notes.append(event.text)
+            case _:
+                pass
+
+    def receipt_facts(self, state: str) -> dict[str, Any]:
+        """Return what a receipt says of the run, as JSON values.
+
+        Args:
+            state: The state in which the run ends.
+        """
+        return {
+            **self.facts,
+            "job": self.job.model_dump(mode="json") if self.job else None,
+            "reason": state,
+            "versions": installed_versions(),
+            "stages": {stage.name: round(stage.seconds, 3) for stage in self.stages},
+            "attempts": len(self.attempts),
+        }
+
+    def report(self, state: str, error: BaseException | str | None) -> RunReport:
+        """Return the report of the run that ends in `state`, with the error if it failed."""
+        logs = self.workspace.logs
+        return RunReport(
+            job=self.name,
+            run_id=self.run_id,
+            state=state,
+            stages=tuple(self.stages),
+            outputs=self.outputs,
+            logs=str(logs) if logs.exists() else None,
+            command=self.command,
+            error=None if error is None else str(error),
+            store=self.job.store if self.job else None,
+            attempts=tuple(self.attempts),
+            failure=error.failure if isinstance(error, Explained) else None,
+            saved=tuple(map(saved_line, self._saved.values())),
+            metrics=self._metrics,
+            notes=tuple(dict.fromkeys(self._notes)),
+        )
+
+
+def saved_line(saved: Saved) -> str:
+    """Return in one line what is in a store, or what is missing there."""
+    files = f"{counted(saved.num_files, 'file')}, {format_size(saved.size_bytes)}"
+    missing = f"; MISSING: {', '.join(saved.missing)}" if saved.missing else ""
+    return f"{saved.label}: {files} at {saved.url}{missing}"
+
+
+def _attempt_report(event: AttemptEnded, resumed_from: int | None) -> AttemptReport:
+    if event.error is not None:
+        outcome = str(event.error).partition("\n")[0]
+    else:
+        outcome = _OUTCOMES.get(event.reason or "", "interrupted")
+    return AttemptReport(event.attempt, event.seconds, outcome, resumed_from, event.log_dir)

@@ -1,0 +1,80 @@
+"""Takes to the stores what a run left that did not end well: nothing of it is lost silently.
+
+Called by the flow of a run that failed or was stopped, and by the process that finishes for it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainjob.errors import StoreError
+from trainjob.events import Saved, emit
+from trainjob.job import TrainingJob, url_of_run
+from trainjob.metrics.publish import publish_metrics
+from trainjob.mirrors import mirrors_of, output_journal
+from trainjob.storage.output_mirror import OutputMirror
+from trainjob.storage.receipt import OutputState
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.sync_thread import flush
+from trainjob.storage.upload import upload_tree
+from trainjob.training import saved_of
+from trainjob.workspace import Workspace
+
+FLUSH_S = 600.0
+
+
+def save_checkpoints_and_logs(job: TrainingJob, run_id: str, settings: StoreSettings) -> None:
+    """Make the last copies of checkpoints and logs, and emit `Saved` for each."""
+    mirrors = [
+        mirror
+        for mirror in mirrors_of(job, Workspace.of_run(run_id), settings, run_id)
+        if not isinstance(mirror, OutputMirror)
+    ]
+    for report in flush(mirrors, FLUSH_S):
+        emit(saved_of(report))
+
+
+def add_metrics(job: TrainingJob, workspace: Workspace) -> None:
+    """Put the metrics of the run among its outputs, in the first one."""
+    if job.outputs:
+        last = workspace.metrics_dir(workspace.next_attempt() - 1)
+        publish_metrics(last, workspace.output_dir(job.outputs[0].name))
+
+
+def save_outputs(
+    job: TrainingJob,
+    run_id: str,
+    settings: StoreSettings,
+    facts: Mapping[str, Any],
+    state: OutputState,
+) -> None:
+    """Upload the outputs as they are, marked as no finished result, and emit `Saved` for each.
+
+    Args:
+        job: The job of the run.
+        run_id: Which run's outputs.
+        settings: How to reach their stores.
+        facts: What the receipts say of the run beside its files.
+        state: How the run ends.
+    """
+    workspace = Workspace.of_run(run_id)
+    add_metrics(job, workspace)
+    for channel in job.outputs:
+        folder, url = workspace.output_dir(channel.name), url_of_run(channel.url, run_id)
+        if not folder.is_dir():
+            continue
+        try:
+            receipt = upload_tree(
+                folder,
+                url,
+                settings,
+                run_id=run_id,
+                facts=dict(facts),
+                label=channel.name,
+                state=state,
+                journal=output_journal(workspace, channel.name),
+            )
+        except StoreError as error:
+            emit(Saved(channel.name, url, 0, 0, (str(error), f"the files are in {folder}")))
+        else:
+            sizes = [file.size_bytes for file in receipt.files]
+            emit(Saved(channel.name, url, len(sizes), sum(sizes)))

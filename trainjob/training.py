@@ -1,0 +1,140 @@
+"""Trains a job with everything around its attempts: the one call that the task `train` makes.
+
+Checkpoints are brought back before, and kept in the store while the ranks run, like logs and
+outputs; metrics are recorded; a target that is reached stops the training.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from trainjob.attempts import Attempts, Trained
+from trainjob.errors import StoreError, TrainjobError
+from trainjob.events import MetricsSummarised, Noted, Saved, emit, listening
+from trainjob.handover import hand_over
+from trainjob.job import TrainingJob, url_of_run
+from trainjob.launch.training import Control
+from trainjob.metrics.recorder import MetricsRecorder
+from trainjob.metrics.target import TargetWatch
+from trainjob.mirrors import checkpoint_journal, mirrors_of
+from trainjob.plan import Program
+from trainjob.storage.checkpoint_restore import restore_checkpoints
+from trainjob.storage.output_mirror import OutputMirror
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.sync import Mirror, SyncReport
+from trainjob.storage.sync_thread import Sync, syncing
+from trainjob.workspace import Workspace
+
+
+def train_job(
+    job: TrainingJob,
+    program: Program,
+    settings: StoreSettings,
+    recorder: MetricsRecorder,
+    *,
+    run_id: str,
+    num_restarts: int,
+) -> Trained:
+    """Train until it ends well or cannot be helped.
+
+    Args:
+        job: What to train; its workspace holds code, inputs and parameters.
+        program: What every rank executes.
+        settings: How to reach the stores of the job.
+        recorder: Records the metrics.
+        run_id: The run.
+        num_restarts: How often the training was started again by earlier processes of the run.
+
+    Raises:
+        TrainingFailed: The last attempt failed.
+        LaunchError: The ranks could not be started.
+        StoreError: The checkpoints to go on from cannot be had.
+    """
+    workspace = Workspace.of_run(run_id)
+    _bring_back_checkpoints(job, workspace, settings, run_id)
+    mirrors = mirrors_of(job, workspace, settings, run_id)
+    with ExitStack() as stack:
+        sync = stack.enter_context(_saving(mirrors))
+        control = Control(on_interrupt=partial(_leave_saving_to_another, sync))
+        stack.enter_context(_stopping_at_target(job, control))
+        stack.callback(lambda: emit(MetricsSummarised(recorder.summary())))
+        attempts = Attempts(
+            job,
+            workspace,
+            program,
+            run_id=run_id,
+            num_restarts=num_restarts,
+            control=control,
+            recorder=recorder,
+        )
+        try:
+            trained = attempts.run()
+        except TrainjobError:
+            recorder.write_plot(job.name)
+            raise
+        recorder.write_plot(job.name)
+        return trained
+
+
+def _leave_saving_to_another(sync: Sync) -> None:
+    """End the copying if another process finishes the run: two must not write the same."""
+    if hand_over():
+        sync.abandon()
+
+
+def _bring_back_checkpoints(
+    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
+) -> None:
+    """Fetch what the training goes on from, unless this machine has the newer state of the run."""
+    if job.checkpoints is None or workspace.has_checkpoints():
+        return
+    restore_checkpoints(
+        url_of_run(job.checkpoints.url, run_id),
+        workspace.checkpoints,
+        settings,
+        job=job.name,
+        run_id=run_id,
+        journal=checkpoint_journal(workspace),
+    )
+
+
+@contextmanager
+def _saving(mirrors: Sequence[Mirror]) -> Iterator[Sync]:
+    """Keep the mirrors up to date, and say at the end what checkpoints and logs came to.
+
+    Of the outputs it is said by who uploads them at the end of the run.
+    """
+    sync = Sync()
+    try:
+        with syncing(mirrors, on_problem=_note_problem) as sync:
+            yield sync
+    finally:
+        outputs = {mirror.label for mirror in mirrors if isinstance(mirror, OutputMirror)}
+        for report in sync.reports:
+            if report.label not in outputs:
+                emit(saved_of(report))
+
+
+def _note_problem(error: StoreError) -> None:
+    emit(Noted(str(error)))
+
+
+def saved_of(report: SyncReport) -> Saved:
+    """Return what a mirror came to as an event."""
+    why = (str(report.error),) if report.error else ()
+    return Saved(
+        report.label, report.url, report.num_files, report.size_bytes, report.missing + why
+    )
+
+
+@contextmanager
+def _stopping_at_target(job: TrainingJob, control: Control) -> Iterator[None]:
+    """Stop the training when ``limits.target`` is reached; say so if its metric never came."""
+    if job.limits.target is None:
+        yield
+        return
+    watch = TargetWatch(job.limits.target, lambda: control.stop("target"))
+    with listening(watch):
+        yield
+    if problem := watch.problem():
+        emit(Noted(problem))
