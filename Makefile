@@ -22,6 +22,7 @@ serve: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_launch.py
+	$(BIN)/python benchmarks/bench_supervision.py
 
 clean-demo:
 	rm -rf .demo

@@ -38,6 +38,7 @@ from trainjob.training_status import TrainingStatus
 from trainjob.values import format_size
 
 STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
+_PLAIN_WIDTH = 120  # of a file or pipe, which has none
 _PLAIN_INTERVAL_S = 5.0
 # All escape sequences but colors (ECMA-48 SGR), and all control characters but tab and escape.
 _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)(?:\[[0-9;?]*[@-~])?|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f]")
@@ -119,7 +120,8 @@ class Terminal:
         style = _STYLES.get(report.state, "bold red")
         self.say(f"{report.state} after {seconds:.1f} s", style=style)
         if report.failure:
-            self.say(card_text(report.failure, self._console.width))
+            width = self._console.width if self._console.is_terminal else _PLAIN_WIDTH
+            self.say(card_text(report.failure, width))
         elif report.error:
             self._quote(report.error)
         for output in report.outputs:

@@ -18,6 +18,7 @@ _MIN_LAST_LINES = 5
 _MAX_TRACEBACK_LINES = 14
 _MAX_STACK_LINES = 60
 _MIN_WIDTH = 40
+_MAX_ROWS = 3
 # Escape sequences (ECMA-48), and every control character but tab and line feed.
 _CONTROL = re.compile(r"\x1b(?:\[[0-9;?]*[@-~]|[@-_])?|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -52,10 +53,10 @@ def card_text(failure: Failure, width: int = 100) -> str:
 
     Args:
         failure: What failed.
-        width: Columns of the terminal. Paths are never cut, so that they can be copied.
+        width: Columns of the terminal. Lines of the log are cut to one row, others to three.
     """
     width = max(width, _MIN_WIDTH)
-    head = [failure.headline]
+    head = textwrap.wrap(failure.headline, width) or [""]
     if failure.rule:
         head += _wrapped(f"{failure.rule.name}: {failure.rule.meaning}", width)
         head += _wrapped(f"what to do: {failure.rule.next_step}", width)
@@ -70,8 +71,8 @@ def card_text(failure: Failure, width: int = 100) -> str:
     last = failure.last_lines[-room:]
     if last:
         head += ["", f"last {counted(len(last), 'line')} of {failure.who}:"]
-        head += [f"  {line}" for line in last]
-    return "\n".join([*(_cut(_plain(line), width) for line in head), *tail])
+        head += [_cut(f"  {_plain(line)}", width) for line in last]
+    return "\n".join([*(_cut(_plain(line), _MAX_ROWS * width) for line in head), *tail])
 
 
 def _facts(failure: Failure) -> list[tuple[str, str]]:

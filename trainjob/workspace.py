@@ -131,7 +131,7 @@ class Workspace:
             keeps_checkpoints: Leave the checkpoints, since they are nowhere else and the training
                 could go on from them.
         """
-        names = ["inputs", "code", "outputs", "metrics"]
+        names = ["inputs", "code", "outputs", "metrics", "sync"]
         if not keeps_checkpoints:
             names.append("checkpoints")
         for name in names:

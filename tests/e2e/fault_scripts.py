@@ -116,6 +116,10 @@ def wait_for_the_others(fault: str) -> None:
         import torch.distributed as dist
 
         dist.all_reduce(torch.ones(1))
+    if fault == "loader":
+        from mpi4py import MPI
+
+        MPI.COMM_WORLD.Barrier()
     if fault != "prints":
         wait_forever()
 
@@ -153,6 +157,9 @@ def ignore_sigterm() -> None:
 
 def next_batch() -> None:
     """Wait for a loader whose worker has nothing to hand over."""
+    from mpi4py import MPI  # or the others wait for this rank to join instead
+
+    assert MPI.Is_initialized()
     batches: multiprocessing.Queue[int] = multiprocessing.Queue()
     worker = multiprocessing.Process(target=wait_forever, daemon=True)
     worker.start()

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ import pytest
 
 from tests.e2e.watched_runs import (
     Ended,
-    local_steps,
     marked_processes,
     run,
     start,
@@ -90,7 +89,8 @@ ROWS = {
     ),
     "loader": Row(
         "Completed",
-        r"stalled: .* for \d+s; rank 1 is behind .*it is in train.py:\d+ next_batch",
+        r"stalled: .* for \d+s; rank 1 is behind .*it is in train.py:\d+ next_batch "
+        "while the others wait in Barrier",
         "stalled",
         restarts=True,
         limits=STALL,
@@ -128,13 +128,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(folder: Path, prefect_server: str) -> dict[str, "Future[Ended]"]:
+def rows(folder: Path, prefect_server: str) -> dict[str, "Future[Any]"]:
     """Run all rows to their ends."""
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(NUM_AT_ONCE) as pool:
         patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
+        flow = pool.submit(kill_flow, folder / "flow", prefect_server)
         return {
             name: pool.submit(copy_context().run, run_row, folder / name, name) for name in ROWS
-        }
+        } | {"flow": flow}
 
 
 @pytest.mark.mpi
@@ -242,24 +243,37 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing(
 
 @pytest.mark.mpi
 def test_a_killed_flow_process_leaves_no_process_and_the_next_run_goes_on(
-    tmp_path: Path, prefect_server: str
+    rows: dict[str, "Future[Any]"], folder: Path
 ) -> None:
-    env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "runs")}
-    outputs = [{"name": "train_url", "url": str(tmp_path / "out" / "{run_id}")}]
-    fault = {"fault": "wait", "fault_at": FAULT_AT, "steps": LAST}
-    job = watched_job(tmp_path, fault, outputs=outputs)
-    with start(tmp_path, job, env) as process:
-        wait_until(lambda: FAULT_AT in stored_steps(tmp_path / "checkpoints"))
-        [workspace] = (tmp_path / "runs").iterdir()
-        assert marked_processes(workspace.name)
+    left, first, second = rows["flow"].result()
 
-        process.kill()
-
-    wait_until(lambda: not marked_processes(workspace.name), timeout_s=5)
-    assert local_steps(tmp_path / "runs") == [1, FAULT_AT]
-    with start(tmp_path, job, env) as process:
-        said, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
-    out = tmp_path / "out" / json.loads(said)["run_id"]
+    assert left == {}
+    assert stored_steps(folder / "flow" / "checkpoints")[-1] == LAST
+    assert second["state"] == "Completed"
+    assert second["run_id"] != first
+    out = folder / "flow" / "out" / second["run_id"]
     assert (out / "starts.txt").read_text().split() == [str(FAULT_AT)]
     assert (out / "model.txt").read_text() == str(LAST)
+
+
+def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
+    """Kill a flow process as soon as the last step is in its store, and run the job again.
+
+    Returns:
+        What is left of the first run after a moment, its id, and what the second run says.
+    """
+    outputs = [{"name": "train_url", "url": str(folder / "out" / "{run_id}")}]
+    fault = {"fault": "wait", "fault_at": FAULT_AT, "steps": LAST}
+    job = watched_job(folder, fault, outputs=outputs)
+    env = {"PREFECT_API_URL": api_url, "TRAINJOB_WORKDIR": str(folder / "runs")}
+    with start(folder, job, env) as process:
+        wait_until(lambda: FAULT_AT in stored_steps(folder / "checkpoints"))
+        [run_id] = [workspace.name for workspace in (folder / "runs").iterdir()]
+        assert marked_processes(run_id)
+        process.kill()
+    with suppress(AssertionError):
+        wait_until(lambda: not marked_processes(run_id), timeout_s=5)
+    left = marked_processes(run_id)
+    with start(folder, job, env) as process:
+        said, _ = process.communicate(timeout=60)
+    return left, run_id, json.loads(said)

@@ -30,7 +30,7 @@ from tests.jobs import make_job
 
 ROOT = Path(__file__).parent.parent.parent
 DEAD_AFTER_S = 15
-TIMEOUT_S = 150.0
+TIMEOUT_S = 90.0
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 # Goes on from its checkpoint; waits to be killed until it starts from `last`, then finishes.

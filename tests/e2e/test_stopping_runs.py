@@ -55,7 +55,8 @@ def model_of(folder: Path, run_id: str) -> int:
 
 def auto_stopped(folder: Path) -> list[Ended]:
     """A run that is stopped, and the next run of the same job, which has only a little to do."""
-    first = run(stoppable(folder, limits={"auto_stop": "2s"}))
+    mistyped = {"metric": "acuracy", "at_least": 0.01}
+    first = run(stoppable(folder, limits={"auto_stop": "2s", "target": mistyped}))
     rest = {"steps": stored_steps(folder / "checkpoints")[-1] + 3}
     return [first, run(stoppable(folder, rest))]
 
@@ -105,6 +106,7 @@ def test_auto_stop_leaves_checkpoint_and_outputs_and_the_next_run_goes_on(
     assert verify_receipt(first_out, None).is_result
     assert read_receipt(first_out, None).state == "AutoStopped"
     assert "limits.auto_stop" in first.page
+    assert "target metric 'acuracy' was never reported; reported were: accuracy" in first.page
     assert second.state.name == "Completed", second.state.message
     assert second.report.run_id != first.report.run_id
     assert second.report.attempts[0].resumed_from == stopped_at
@@ -166,13 +168,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("command", ["check", "run"])
 def test_what_is_wrong_with_a_job_is_one_message_each(
-    stories: dict[str, "Future[list[Ended]]"],
-    folder: Path,
-    tmp_path: Path,
-    prefect_server: str,
-    command: str,
+    stories: dict[str, "Future[list[Ended]]"], folder: Path, tmp_path: Path, prefect_server: str
 ) -> None:
     stories["auto_stopped"].result()
     checkpoints = {"url": str(folder / "auto_stopped" / "checkpoints")}
@@ -181,13 +178,18 @@ def test_what_is_wrong_with_a_job_is_one_message_each(
         for name, (changes, _) in BAD.items()
     }
 
-    with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(lambda job: flows(command, tmp_path, job, prefect_server), jobs.values())
+    last = list(jobs)[-1]
+    calls = [*(("check", name) for name in jobs), ("run", last)]
 
-    for (name, (_, field)), done in zip(BAD.items(), ended, strict=True):
-        assert done.returncode == 2, (name, done.stderr)
-        assert "1 problem\n" in done.stderr, (name, done.stderr)
-        assert f"  {field}: asked for" in done.stderr
+    with ThreadPoolExecutor(2) as pool:
+        ended = pool.map(
+            lambda call: flows(call[0], tmp_path, jobs[call[1]], prefect_server), calls
+        )
+
+    for call, done in zip(calls, ended, strict=True):
+        assert done.returncode == 2, (call, done.stderr)
+        assert "1 problem\n" in done.stderr, (call, done.stderr)
+        assert f"  {BAD[call[1]][1]}: asked for" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 

@@ -159,10 +159,10 @@ def test_the_page_of_a_failed_run_names_the_stage_that_failed(tmp_path: Path) ->
 def test_a_page_that_cannot_be_saved_does_not_decide_how_the_run_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("no artifacts today")
 
-    monkeypatch.setattr("tasks.report.create_markdown_artifact", refuse)
+    monkeypatch.setattr("tasks.report.write_report", refuse)
 
     state = run(make_job(tmp_path))
 

@@ -14,7 +14,7 @@ import pytest
 
 from trainjob.events import Event, RankOutput, StepReported, listening
 from trainjob.launch.launch import Launch
-from trainjob.launch.training import TrainingResult, run_training
+from trainjob.launch.training import Control, TrainingResult, run_training
 
 MakeLaunch = Callable[..., Launch]
 
@@ -89,10 +89,12 @@ def watch() -> Callable[[Launch], Watched]:
 
 
 @pytest.fixture
-def run_until() -> Callable[[Launch, str, Callable[[], object]], TrainingResult]:
+def run_until() -> Callable[..., TrainingResult]:
     """Return a function that runs a launch and acts once when a rank has written a line."""
 
-    def run(launch: Launch, line: str, act: Callable[[], object]) -> TrainingResult:
+    def run(
+        launch: Launch, line: str, act: Callable[[], object], control: Control | None = None
+    ) -> TrainingResult:
         waiting = [act]
 
         def listener(event: Event) -> None:
@@ -100,7 +102,7 @@ def run_until() -> Callable[[Launch, str, Callable[[], object]], TrainingResult]
                 waiting.pop()()
 
         with listening(listener):
-            return run_training(launch)
+            return run_training(launch, control)
 
     return run
 

@@ -271,10 +271,15 @@ def test_stacks_come_on_sigusr2_and_the_rank_goes_on(make_launch, run_until):
     def ask() -> None:
         stub = read_record(launch, "begin-0")["pid"]
         os.kill(stub, signal.SIGUSR2)
-        wait_until(lambda: "deep_in_the_loop" in launch.rank_log(0).read_text())
+        wait_until(lambda: "deep_in_the_loop" in stacks_of(launch))
         os.kill(stub, signal.SIGUSR1)
 
     assert run_until(launch, "ready", ask).reason == "finished"
+    assert launch.rank_log(0).read_text() == "ready\n"
+
+
+def stacks_of(launch: Launch) -> str:
+    return (launch.records_dir / "stacks-0.txt").read_text()
 
 
 def test_a_signal_that_a_program_does_not_handle_does_not_end_it(make_launch, run_until):

@@ -22,6 +22,8 @@ from trainjob.storage.receipt import verify_receipt
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
+RUN_ID = "00000000-0000-0000-0000-000000000001"
+
 
 def run_in_flow(work: Callable[[], Any]) -> Any:
     @flow
@@ -91,7 +93,7 @@ def test_a_stage_is_not_tried_again_when_that_cannot_help(error: Exception) -> N
 
 
 def test_every_stage_can_run_again_in_the_same_workspace(tmp_path: Path) -> None:
-    job, run_id = TrainingJob.parse(make_job(tmp_path)), "run-1"
+    job, run_id = TrainingJob.parse(make_job(tmp_path)), RUN_ID
 
     def twice(task: Any, *arguments: Any) -> Any:
         uncached = task.with_options(persist_result=False)
@@ -104,9 +106,9 @@ def test_every_stage_can_run_again_in_the_same_workspace(tmp_path: Path) -> None
         twice(stage_inputs, job, run_id)
         twice(fetch_code, job, run_id)
         program = twice(inject_hyperparameters, job, run_id)
-        trained = twice(train, job, run_id, program)
+        trained = twice(train, job, run_id, program, 0)
         assert trained.attempt == 1
-        twice(upload_outputs, job, run_id, {"stages": {}})
+        twice(upload_outputs, job, run_id, {"stages": {}}, "Completed")
 
     run_in_flow(all_stages)
 
@@ -120,7 +122,7 @@ def test_training_without_its_workspace_says_so(tmp_path: Path) -> None:
 
     def only_train() -> None:
         program = inject_hyperparameters(job, "gone").value
-        train(job, "gone", program)
+        train(job, "gone", program, 0)
 
     (tmp_path / "runs" / "gone").mkdir(parents=True)
     with pytest.raises(TrainjobError, match="is not on this machine or was removed"):
@@ -135,9 +137,9 @@ def test_the_output_of_ranks_is_in_the_log_in_batches(
     events: list[Event] = []
 
     def stages() -> None:
-        fetch_code(job, "run-1")
+        fetch_code(job, RUN_ID)
         with listening(events.append):
-            train(job, "run-1", inject_hyperparameters(job, "run-1").value)
+            train(job, RUN_ID, inject_hyperparameters(job, RUN_ID).value, 0)
 
     with caplog.at_level(logging.INFO, "prefect"):
         run_in_flow(stages)

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 _LAUNCH_ERROR = "trainjob.LaunchError"
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _WATCHED = {
     signal.SIGTERM,
     signal.SIGINT,
@@ -47,6 +48,8 @@ def main() -> NoReturn:
     # Blocked from before the fork: a signal that comes now waits until it can be passed on.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     own_pid = os.getpid()
+    # So that also what a program hides from its group is found when all has to end.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = os.fork()
     if child:
         _die_with_parent(signal.SIGHUP, parent)
@@ -175,8 +178,7 @@ class Stub:
 
     def _wait(self) -> int:
         while True:
-            pid, status = os.waitpid(self._child, os.WNOHANG)
-            if pid:
+            if (status := self._reap()) is not None:
                 return status
             left_s = 3600.0 if self._kill_at is None else self._kill_at - time.monotonic()
             arrived = signal.sigtimedwait(_WATCHED, max(0.0, left_s))
@@ -185,6 +187,17 @@ class Stub:
             elif self._kill_at is not None:
                 self._send(-self._child, signal.SIGKILL)
                 self._kill_at = None
+
+    def _reap(self) -> int | None:
+        """Collect ended children, which orphans become; return how the program ended if it has."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self._child:
+                    return status
+                if pid == 0:
+                    break
+        return None
 
     def _handle(self, signum: signal.Signals) -> None:
         if signum == signal.SIGTERM:
@@ -196,9 +209,18 @@ class Stub:
                 self._send(self._target, signum)
         elif signum == signal.SIGHUP and os.getppid() != self._parent:
             self._orphaned = True
-            self._send(-self._child, signal.SIGKILL)
+            self._kill_all()
         elif signum == signal.SIGINT or (signum != signal.SIGCHLD and self._catches(signum)):
             self._send(self._child, signum)
+
+    def _kill_all(self) -> None:
+        """Kill everything below us: nobody above is there to do it."""
+        self._send(-self._child, signal.SIGKILL)
+        _find_own_package()
+        # Only now: before, this package may not be on sys.path, since we are run by path.
+        from trainjob.launch.processes import descendants, signal_all
+
+        signal_all(descendants(os.getpid()), signal.SIGKILL)
 
     def _catches(self, signum: signal.Signals) -> bool:
         """Tell whether the program handles a signal that would end it otherwise."""
@@ -213,6 +235,7 @@ class Stub:
                 self._send(-self._child, signal.SIGKILL)
                 return
             time.sleep(0.05)
+            self._reap()
 
     def _group_is_there(self) -> bool:
         try:
@@ -254,14 +277,18 @@ def _redirect_output(log: Path, records: Records) -> None:
 def _run(program: list[str], records: Records, *, is_script: bool) -> NoReturn:
     if not is_script:
         _become(program, records)
-    if not sys.flags.safe_path:
-        del sys.path[0]  # the folder of this file
-    if importlib.util.find_spec("trainjob") is None:
-        sys.path.append(str(Path(__file__).parents[2]))
+    _find_own_package()
     # Only now: before, this package may not be on sys.path, since we are run by path.
     from trainjob.launch.user_script import run_script
 
     run_script(program, records)
+
+
+def _find_own_package() -> None:
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the folder of this file
+    if importlib.util.find_spec("trainjob") is None:
+        sys.path.append(str(Path(__file__).parents[2]))
 
 
 def _become(argv: list[str], records: Records) -> NoReturn:

@@ -3,7 +3,7 @@
 Signs of life are, at any rank: output, a report of progress, growth of the watched folders, and
 computing: at least 5 % of a core over the quiet time, since less is idle threads. A rank that spins
 in a collective does not compute: its stacks show it in one and the same call from the middle of the
-quiet time to its end. A command that is no Python script has no stacks, so its CPU time counts as
+quiet time to its end, however often one looks. A command that is no Python script has no stacks, so its CPU time counts as
 it is.
 
 Used by `supervisor`, on a thread of its own, since a file system that hangs would hold it up;
@@ -32,6 +32,8 @@ from trainjob.launch.stacks import (
 _LOOKS_A_WINDOW = 20
 _MAX_LOOK_S = 10.0
 _COMPUTING = 0.05
+_DOUBT_SHARE = 0.25
+_MAX_DOUBT_S = 20.0
 _STUCK = {"D": "is stuck in the kernel (disk or driver)", "T": "was stopped by a signal"}
 
 
@@ -119,9 +121,9 @@ class Liveness:
                 quiet = self._quiet(looked_at)
             elif self._shows_life(quiet, now):
                 quiet = self._quiet(now)
-            elif now - quiet.since >= self._stall_s:
+            elif now - quiet.since >= self._stall_s and self._signs() == signs:
                 self._say_stalled(quiet, now)
-            looked_at = now
+            looked_at = time.monotonic()
 
     def _signs(self) -> list[tuple[int, int]]:
         return [_size_and_time(file) for file in self._files]
@@ -155,12 +157,22 @@ class Liveness:
         return take_stacks(stubs, self._records_dir)
 
     def _computes(self, quiet: _Quiet, now: float) -> bool:
+        """Tell whether anything below computes: what uses its core and does not only wait.
+
+        Ranks that call a collective a thousand times a second are found in it nearly always, so
+        before they are said to be in one call, they are looked at very often.
+        """
         enough_s = _COMPUTING * (now - quiet.since)
-        for number, used in self._used(quiet, self._ranks()).items():
-            spins = number in quiet.waiting and number not in quiet.moving
-            if used.below_s + (0.0 if spins else used.own_s) >= enough_s:
-                return True
-        return False
+        used = self._used(quiet, self._ranks())
+        if any(cpu.below_s >= enough_s for cpu in used.values()):
+            return True
+        busy = {number for number, cpu in used.items() if sum(cpu) >= enough_s}
+        doubt_until = time.monotonic() + min(_MAX_DOUBT_S, self._stall_s * _DOUBT_SHARE)
+        while busy <= quiet.waiting.keys() - quiet.moving:
+            if not busy or time.monotonic() >= doubt_until:
+                return False
+            self._look_at_stacks(quiet)
+        return True
 
     def _used(self, quiet: _Quiet, ranks: list[_Rank]) -> dict[int | None, _Cpu]:
         """Return what every rank used since the quiet began.
@@ -171,13 +183,14 @@ class Liveness:
         below = descendants(os.getpid())
         owners: dict[int, int | None] = {rank.stub: rank.number for rank in ranks if rank.begun}
         programs = {rank.program for rank in ranks if rank.begun}
-        launcher = self._launcher if owners else None
+        # Without torchrun or mpirun, the only rank's stub is the launcher.
+        is_above = bool(owners) and self._launcher not in owners
         used: dict[int | None, _Cpu] = {}
         for process in below.values():
             top = process
-            while top.pid not in owners and top.pid != launcher and top.parent in below:
+            while top.pid not in owners and top.parent in below:
                 top = below[top.parent]
-            if top.pid == launcher:
+            if is_above and top.pid == self._launcher:
                 continue
             number, so_far = owners.get(top.pid), used.get(owners.get(top.pid), _Cpu())
             own_s, waited_s = _cpu_since(quiet.processes.get(process.pid), process)

@@ -1,9 +1,12 @@
 """Reading the log of a rank: as it grows, or its last lines.
 
 A log may be of any size, hold any bytes, and lines of any length: reading is bounded by the read,
-never by the file. Progress bars that rewrite their line arrive as its last state.
+never by the file. A progress bar that rewrites its line arrives as its last state, and as long as
+it goes on, as what it shows from time to time.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK_BYTES = 4 * 2**20
@@ -12,37 +15,68 @@ _MAX_BEHIND_BYTES = 32 * 2**20
 _KEPT_BYTES = 2**20
 _TAIL_BYTES = 64 * 2**10
 _MAX_SHOWN_CHARS = 1000
+_STATE_INTERVAL_S = 5.0
 
 
 class LogTail:
     """The lines of a growing file, each handed out once.
 
+    Args:
+        path: The file; it need not be there yet.
+        clock: Seconds that never go back.
+
     Attributes:
         has_more: Whether the last read left something that was already there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.has_more = False
         self._path = path
+        self._clock = clock
         self._offset = 0
         self._partial = b""
+        self._shown_state: str | None = None
+        self._state_at: float | None = None
 
     def read(self, *, is_final: bool = False) -> list[str]:
         """Return the next complete lines; finally also one that was never ended.
 
+        Of a line that is rewritten for long, its state is returned every five seconds.
         Who falls far behind is taken close to the end, with a line that says what was left out.
         """
         size = self._path.stat().st_size if self._path.exists() else 0
         notice = self._skip(size) if size - self._offset > _MAX_BEHIND_BYTES else []
         lines: list[bytes] = []
         if size > self._offset:
-            *lines, self._partial = (self._partial + self._next_chunk()).split(b"\n")
+            *lines, partial = (self._partial + self._next_chunk()).split(b"\n")
+            self._partial = _folded(partial)
         self.has_more = self._offset < size
         is_too_long = len(self._partial) > _MAX_LINE_BYTES
         if self._partial and (is_too_long or (is_final and not self.has_more)):
             lines.append(self._partial)
             self._partial = b""
-        return [*notice, *map(_text, lines)]
+        return [*notice, *self._without_shown(list(map(_text, lines))), *self._state()]
+
+    def _without_shown(self, lines: list[str]) -> list[str]:
+        """Drop the end of a rewritten line if it was handed out as its state already."""
+        if not lines:
+            return lines
+        is_shown = lines[0] == self._shown_state
+        self._shown_state = self._state_at = None
+        return lines[1:] if is_shown else lines
+
+    def _state(self) -> list[str]:
+        """Return what a line that is being rewritten shows, if it is time for that."""
+        if b"\r" not in self._partial:
+            return []
+        now = self._clock()
+        if self._state_at is None:
+            self._state_at = now + _STATE_INTERVAL_S
+        state = _text(self._partial)
+        if now < self._state_at or state == self._shown_state:
+            return []
+        self._shown_state, self._state_at = state, now + _STATE_INTERVAL_S
+        return [state]
 
     def _next_chunk(self) -> bytes:
         with self._path.open("rb") as file:
@@ -83,6 +117,13 @@ def last_lines(path: Path, count: int, end: int | None = None) -> tuple[str, ...
     if start and len(lines) > 1:
         del lines[0]  # cut somewhere in its middle
     return tuple(_cut(_text(line)) for line in lines[-count:])
+
+
+def _folded(line: bytes) -> bytes:
+    """Return of a line that is rewritten the last state, with what shows that it is one."""
+    body = line.removesuffix(b"\r")
+    _, mark, state = body.rpartition(b"\r")
+    return mark + state + line[len(body) :]
 
 
 def _text(line: bytes) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _TIMEOUT_S = 1.0
-_POLL_S = 0.01
+_POLL_S = 0.001
 _MAX_CHARS = 20_000
 _MAX_SOURCE_BYTES = 2 * 2**20
 

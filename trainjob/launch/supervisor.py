@@ -57,23 +57,27 @@ def main() -> None:
 def _start(argv: list[str]) -> int:
     """Start the launcher so that it dies with us, and return its pid."""
     own_pid = os.getpid()
+    # What comes before the child has our handlers no more would be lost on it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return pid
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != own_pid:
             os._exit(1)
-        _become(argv)
+        _become(argv, mask)
     except OSError as error:
         sys.stderr.write(f"{argv[0]!r} cannot be started: {error.strerror}\n")
     finally:
         os._exit(127)
 
 
-def _become(argv: list[str]) -> NoReturn:
+def _become(argv: list[str], mask: set[int]) -> NoReturn:
     for signum in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
@@ -142,6 +146,7 @@ class Supervisor:
         Ranks that listen to a request are asked to save and leave, and have most of the grace.
         """
         self._decide(reason)
+        self._look_at_ranks()  # one may have begun this moment
         running = self._running()
         is_heard = any(map(self._listens, running))
         if self._kill_at == _NEVER and is_heard:

@@ -1,0 +1,293 @@
+"""The first step of the stop ladder: ranks are asked to save and to leave with 0."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import marked_processes, read_record, wait_until
+from trainjob.errors import TrainingFailed
+from trainjob.launch.failure import RankFailed
+from trainjob.launch.launch import Launch
+from trainjob.launch.training import Control, TrainingResult, run_training
+
+LAUNCHERS = [
+    pytest.param("single", 1, id="single"),
+    pytest.param("torchrun", 2, id="torchrun"),
+    pytest.param("mpi", 2, id="mpi", marks=pytest.mark.mpi),
+]
+LISTENING = """
+    import signal, time
+    from trainjob.progress import should_stop
+    signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+    assert not should_stop()
+    print("ready", flush=True)
+    while not should_stop():
+        time.sleep(0.01)
+    time.sleep({saving_s})
+    print("saved", flush=True)
+"""
+HANDLING = """
+    import signal, sys, time
+    {before}
+    def save(*_):
+        time.sleep(0.5)
+        print("saved", flush=True)
+        sys.exit(0)
+    signal.signal(signal.SIGUSR1, save)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+DEAF = "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+CALLER = (
+    "import pickle, sys\n"
+    "from trainjob.launch.training import run_training\n"
+    "run_training(pickle.loads(bytes.fromhex(sys.argv[1])))\n"
+)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def lines(launch: Launch, rank: int = 0) -> list[str]:
+    return launch.rank_log(rank).read_text().splitlines()
+
+
+def run_until_all_are_ready(launch: Launch) -> TrainingResult:
+    """Run a launch and stop it for its target when all ranks have written that they are ready."""
+    control = Control()
+    logs = [launch.rank_log(rank) for rank in range(launch.world_size)]
+
+    def stop() -> None:
+        wait_until(lambda: all(log.exists() and b"ready" in log.read_bytes() for log in logs), 20)
+        control.stop("target")
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        return run_training(launch, control)
+    finally:
+        thread.join()
+
+
+@pytest.mark.parametrize(("launcher", "world_size"), LAUNCHERS)
+def test_ranks_that_listen_save_and_leave_with_0(make_launch, launcher, world_size):
+    script = LISTENING.format(saving_s=0.3)
+    launch = make_launch(script, launcher=launcher, world_size=world_size, grace_s=30.0)
+
+    assert run_until_all_are_ready(launch).reason == "target"
+
+    for rank in range(world_size):
+        assert lines(launch, rank) == ["ready", "saved"]
+        assert read_record(launch, f"exit-{rank}")["code"] == 0
+    assert read_record(launch, "outcome") == {"reason": "target", "code": 0}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "before"),
+    [
+        pytest.param("single", "", id="single"),
+        pytest.param("mpi", "from mpi4py import MPI", id="mpi", marks=pytest.mark.mpi),
+    ],
+)
+def test_a_handler_of_sigusr1_is_given_time_to_save(make_launch, run_until, launcher, before):
+    size = 2 if launcher == "mpi" else 1
+    launch = make_launch(HANDLING.format(before=before), launcher=launcher, world_size=size)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until(launch, "ready", interrupt)
+
+    assert [lines(launch, rank) for rank in range(size)] == [["ready", "saved"]] * size
+    assert read_record(launch, "outcome") == {"reason": "stopped", "code": 0}
+
+
+def test_a_program_below_a_command_can_listen(make_launch, run_until):
+    launch = make_launch(command=("sh", "-c", "python3 train.py && echo after"), grace_s=30.0)
+    own = str(Path(__file__).parents[2])
+    (launch.code_dir / "train.py").write_text(
+        f"import sys, time\nsys.path.append({own!r})\n"
+        "from trainjob.progress import should_stop\nshould_stop()\nprint('ready', flush=True)\n"
+        "while not should_stop(): time.sleep(0.01)\nprint('saved', flush=True)\n"
+    )
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until(launch, "ready", interrupt)
+
+    assert lines(launch) == ["ready", "saved", "after"]
+
+
+def test_a_rank_that_does_not_act_on_the_request_gets_sigterm_then_sigkill(make_launch, run_until):
+    launch = make_launch(LISTENING.format(saving_s=60), grace_s=1.5)
+    begun = []
+
+    def stop() -> None:
+        begun.append(time.monotonic())
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until(launch, "ready", stop)
+
+    assert 1.4 < time.monotonic() - begun[0] < 4
+    assert lines(launch) == ["ready", "told"]
+    asked, told = (launch.records_dir / name for name in ("stop-request", "told-to-leave-0.json"))
+    assert 0.9 < told.stat().st_mtime - asked.stat().st_mtime < 1.4
+
+
+@pytest.mark.parametrize(
+    ("launcher", "script"),
+    [
+        pytest.param("torchrun", DEAF, id="torchrun"),
+        pytest.param("mpi", f"from mpi4py import MPI\n{DEAF}", id="mpi", marks=pytest.mark.mpi),
+    ],
+)
+def test_ranks_that_do_not_listen_are_not_asked(make_launch, run_until, launcher, script):
+    launch = make_launch(script, launcher=launcher, world_size=2, grace_s=60.0)
+    begun = []
+
+    def stop() -> None:
+        begun.append(time.monotonic())
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until(launch, "ready", stop)
+
+    assert time.monotonic() - begun[0] < 5
+
+
+def test_a_rank_that_cannot_save_is_a_failure_of_a_run_that_was_stopped(make_launch):
+    script = LISTENING.format(saving_s=0) + "    raise OSError('no space left')\n"
+
+    with pytest.raises(RankFailed, match="OSError: no space left"):
+        run_until_all_are_ready(make_launch(script))
+
+
+def test_what_ranks_get_from_each_others_leaving_is_no_failure(make_launch):
+    script = """
+        import os, time
+        from trainjob.progress import should_stop
+        should_stop()
+        print("ready", flush=True)
+        while not should_stop():
+            time.sleep(0.01)
+        if os.environ["RANK"] == "1":
+            raise RuntimeError("Connection closed by peer [127.0.0.1]:30000")
+    """
+
+    assert run_until_all_are_ready(make_launch(script, world_size=2)).reason == "target"
+
+
+def test_a_rank_that_fails_while_others_save_ends_their_time(make_launch):
+    script = """
+        import os, time
+        from trainjob.progress import should_stop
+        should_stop()
+        print("ready", flush=True)
+        while not should_stop():
+            time.sleep(0.01)
+        if os.environ["RANK"] == "1":
+            raise OSError("no space left")
+        time.sleep(60)
+    """
+    launch = make_launch(script, world_size=2, grace_s=60.0)
+
+    with pytest.raises(RankFailed, match="rank 1 of 2 failed first: OSError: no space left"):
+        run_until_all_are_ready(launch)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(LISTENING.format(saving_s=0), id="listening"), pytest.param(DEAF, id="deaf")],
+)
+def test_a_training_is_stopped_at_its_target_from_any_thread(make_launch, run_until, script):
+    control = Control()
+    launch = make_launch(script)
+
+    result = run_until(
+        launch,
+        "ready",
+        lambda: threading.Thread(target=control.stop, args=("target",)).start(),
+        control=control,
+    )
+
+    assert result.reason == "target"
+    assert read_record(launch, "outcome")["reason"] == "target"
+
+
+def test_a_target_that_is_reached_before_the_start_stops_the_training(make_launch):
+    control = Control()
+    control.stop("target")
+
+    result = run_training(make_launch(DEAF), control)
+
+    assert result.reason == "target"
+    control.stop("target")
+
+
+def test_an_interruption_is_told_before_the_ranks_have_left(make_launch, run_until):
+    told = []
+    launch = make_launch(LISTENING.format(saving_s=0.5))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until(launch, "ready", interrupt, control=Control(lambda: told.append(lines(launch))))
+
+    assert told == [["ready"]]
+    assert lines(launch) == ["ready", "saved"]
+
+
+def test_what_fails_at_an_interruption_takes_nothing_from_the_ranks(make_launch, run_until, caplog):
+    launch = make_launch(LISTENING.format(saving_s=0.5))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until(launch, "ready", interrupt, control=Control(lambda: 1 // 0))
+
+    assert lines(launch) == ["ready", "saved"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_no_interruption_is_told_when_the_training_ends_by_itself(make_launch):
+    told: list[str] = []
+
+    run_training(make_launch(""), Control(lambda: told.append("told")))
+    with pytest.raises(TrainingFailed):
+        run_training(make_launch("1 / 0"), Control(lambda: told.append("told")))
+
+    assert told == []
+
+
+def test_ranks_that_were_asked_to_leave_have_their_grace_after_the_flow_was_killed(make_launch):
+    launch = make_launch(LISTENING.format(saving_s=3.0), grace_s=30.0)
+    with subprocess.Popen(
+        [sys.executable, "-c", CALLER, pickle.dumps(launch).hex()],
+        cwd=Path.cwd(),
+        stderr=subprocess.DEVNULL,
+    ) as caller:
+        wait_until(lambda: launch.rank_log(0).exists() and lines(launch) == ["ready"])
+        supervisor = read_record(launch, "supervisor")
+
+        caller.send_signal(signal.SIGINT)
+        wait_until(launch.stop_file.exists)
+        caller.kill()
+
+    assert f"/{supervisor['pid']}" in str(Path(f"/proc/{supervisor['pid']}").resolve())
+    wait_until(lambda: not marked_processes(launch))
+    assert lines(launch) == ["ready", "saved"]
+    assert read_record(launch, "outcome") == {"reason": "stopped", "code": 0}
+
+
+def test_a_killed_flow_that_asked_for_nothing_leaves_its_ranks_little_time(make_launch):
+    launch = make_launch(LISTENING.format(saving_s=60), grace_s=60.0)
+    with subprocess.Popen(
+        [sys.executable, "-c", CALLER, pickle.dumps(launch).hex()], cwd=Path.cwd()
+    ) as caller:
+        wait_until(lambda: launch.rank_log(0).exists() and lines(launch) == ["ready"])
+        caller.kill()
+
+    wait_until(lambda: not marked_processes(launch), timeout_s=5)
+    assert read_record(launch, "outcome")["reason"] == "orphaned"
