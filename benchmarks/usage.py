@@ -1,87 +1,61 @@
 """What processes use of the machine, read from /proc (proc_pid_stat(5), proc_pid_status(5))."""
 
 import os
-import statistics
-import subprocess
-import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_LOOK_S = 1.0
-
-
-@dataclass
-class Usage:
-    """What the processes of runs used, by what they are.
-
-    Attributes:
-        shares: Of a core, a value a run.
-        peaks_mb: The most memory that one of them had at once (VmHWM), in MB, a value a run.
-    """
-
-    shares: dict[str, list[float]] = field(default_factory=dict)
-    peaks_mb: dict[str, list[float]] = field(default_factory=dict)
-
-    def watch(self, process: subprocess.Popen[bytes], begun: Path, done: Path) -> None:
-        """Add what a run and its descendants use between two files that its script makes.
-
-        Raises:
-            RuntimeError: If the run ends before.
-        """
-        _wait_for(begun, process)
-        first_s, first = time.monotonic(), _look(process.pid)
-        last_s, last = first_s, first
-        while not done.exists():
-            time.sleep(_LOOK_S)
-            _refuse_end(process, done)
-            if not done.exists():
-                last_s, last = time.monotonic(), _look(process.pid)
-        for name in sorted({seen.name for seen in last.values()}):
-            pids = [pid for pid, seen in last.items() if seen.name == name]
-            used_s = sum(last[pid].cpu_s - first[pid].cpu_s for pid in pids if pid in first)
-            self.shares.setdefault(name, []).append(used_s / max(last_s - first_s, _LOOK_S))
-            self.peaks_mb.setdefault(name, []).append(max(last[pid].peak_mb for pid in pids))
-
-    def rows(self) -> list[tuple[str, str, str]]:
-        """Return a row for each kind of process: medians of shares, the highest memory."""
-        return [
-            (name, f"{100 * statistics.median(shares):.1f} %", f"{max(self.peaks_mb[name]):.0f} MB")
-            for name, shares in self.shares.items()
-        ]
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Used:
+    """What a process has used since it began.
+
+    Attributes:
+        name: What it is: ``flow process``, ``supervisor``, ``torchrun``, ``ranks``, …
+        cpu_s: CPU time.
+        peak_mb: The most memory that it had at once (VmHWM), in MB.
+    """
+
     name: str
     cpu_s: float
     peak_mb: float
 
 
-def _wait_for(begun: Path, process: subprocess.Popen[bytes]) -> None:
-    while not begun.exists():
-        _refuse_end(process, begun)
-        time.sleep(0.01)
-
-
-def _refuse_end(process: subprocess.Popen[bytes], awaited: Path) -> None:
-    if process.poll() is not None and not awaited.exists():
-        raise RuntimeError(f"the run ended with {process.returncode} before it made {awaited}")
-
-
-def _look(pid: int) -> dict[int, _Seen]:
-    """Return what a process and its descendants have used so far."""
-    found = {pid: _Seen("flow process", cpu_s(pid), _peak_mb(pid))}
-    names = {pid: "flow process"}
+def used_by(pid: int) -> dict[int, Used]:
+    """Return what a flow process and its descendants have used so far, by pid."""
+    found = {pid: Used("flow process", _cpu_s(pid), _peak_mb(pid))}
     waiting = [pid]
     while waiting:
         parent = waiting.pop()
         for child in _children(parent):
-            names[child] = _name(child, names[parent])
-            found[child] = _Seen(names[child], cpu_s(child), _peak_mb(child))
+            found[child] = Used(_name(child, found[parent].name), _cpu_s(child), _peak_mb(child))
             waiting.append(child)
     return found
+
+
+def usage_rows(
+    first: dict[int, Used], last: dict[int, Used], seconds: float
+) -> list[tuple[str, str, str]]:
+    """Return a row for each kind of process: its name, share of a core, and most memory.
+
+    Args:
+        first: What they had used before.
+        last: What they had used after.
+        seconds: The time from the one to the other.
+    """
+    rows = []
+    for name in sorted({used.name for used in last.values()}):
+        pids = [pid for pid, used in last.items() if used.name == name and pid in first]
+        share = sum(last[pid].cpu_s - first[pid].cpu_s for pid in pids) / seconds
+        rows.append((name, f"{100 * share:.1f} %", f"{peak_mb(last, name):.0f} MB"))
+    return rows
+
+
+def peak_mb(used: dict[int, Used], name: str) -> float:
+    """Return the most memory that a process of this kind had at once, in MB."""
+    return max(one.peak_mb for one in used.values() if one.name == name)
 
 
 def _name(pid: int, parent: str) -> str:
@@ -99,8 +73,7 @@ def _name(pid: int, parent: str) -> str:
     return "other"
 
 
-def cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used; 0 if it is gone."""
+def _cpu_s(pid: int) -> float:
     with suppress(OSError):
         # The name before the last bracket may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

@@ -18,12 +18,13 @@ from flows.delivery import AWAITING_RESTART, RESTART_PENDING, RESTARTABLE_EVENT
 _FLOWS = ["training-job"]
 _NUM_MISSED_HEARTBEATS = 3
 _LONGER_THAN_ANY_RUN = timedelta(days=366)
-_SHORTEST_WAIT = timedelta(seconds=10)
-"""What Prefect allows for a trigger that waits for nothing to happen."""
+_HOLD_S = 20.0
+"""How long a worker may take for its second report: 1 s, and 26 s were seen on a busy machine."""
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_FINAL = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled")}
+_CRASHED = "prefect.flow-run.Crashed"
 _CANCELLING = "prefect.flow-run.Cancelling"
+_OWN_WORD = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled")}
 _RUN_ID = "prefect.resource.id"
 _ANY_RUN: dict[str, str | list[str]] = {_RUN_ID: "prefect.flow-run.*"}
 _OUR_FLOWS: dict[str, str | list[str]] = {
@@ -42,12 +43,13 @@ def default_dead_after_s() -> float:
     return float(_NUM_MISSED_HEARTBEATS * heartbeat_s)
 
 
-def automations(dead_after_s: float) -> tuple[AutomationCore, ...]:
+def automations(dead_after_s: float, hold_s: float = _HOLD_S) -> tuple[AutomationCore, ...]:
     """Return the automations as they should be.
 
     Args:
         dead_after_s: How long nothing is heard of a run until it counts as dead; more than the
             interval of heartbeats, and at least 10.
+        hold_s: How long a crashed run is held before it is started again; at least 10.
     """
     dead_after = timedelta(seconds=dead_after_s)
     return (
@@ -58,7 +60,14 @@ def automations(dead_after_s: float) -> tuple[AutomationCore, ...]:
                 posture=Posture.Proactive,
                 # Running: a process that takes its run back and dies has no heartbeat in between.
                 after={_HEARTBEAT, "prefect.flow-run.Running"},
-                expect={_HEARTBEAT, _CANCELLING, *_FINAL},
+                # Crashed and RestartPending are left to the triggers below: an event is dropped for
+                # all of them if one cannot take it in. What is Crashed does not become so again.
+                expect={
+                    _HEARTBEAT,
+                    _CANCELLING,
+                    f"prefect.flow-run.{AWAITING_RESTART}",
+                    *_OWN_WORD,
+                },
                 match=_ANY_RUN,
                 match_related=_OUR_FLOWS,
                 for_each={_RUN_ID},
@@ -78,7 +87,7 @@ def automations(dead_after_s: float) -> tuple[AutomationCore, ...]:
             trigger=EventTrigger(
                 posture=Posture.Proactive,
                 after={_CANCELLING},
-                expect={_HEARTBEAT, *_FINAL},
+                expect={_HEARTBEAT, _CRASHED, *_OWN_WORD},
                 match=_ANY_RUN,
                 match_related=_OUR_FLOWS,
                 for_each={_RUN_ID},
@@ -95,8 +104,10 @@ def automations(dead_after_s: float) -> tuple[AutomationCore, ...]:
             description="Holds a crashed run, if it asked for restarts, until its worker is done.",
             trigger=EventTrigger(
                 posture=Posture.Reactive,
-                after={RESTARTABLE_EVENT},
-                expect={"prefect.flow-run.Crashed"},
+                # Crashed is in both, so that the server writes before it reads: with SQLite, 3.8.8
+                # drops an event if another writer comes between its reading and its writing.
+                after={RESTARTABLE_EVENT, _CRASHED},
+                expect={_CRASHED},
                 match=_ANY_RUN,
                 for_each={_RUN_ID},
                 within=_LONGER_THAN_ANY_RUN,
@@ -120,7 +131,7 @@ def automations(dead_after_s: float) -> tuple[AutomationCore, ...]:
                 expect={"prefect.flow-run.*"},
                 match=_ANY_RUN,
                 for_each={_RUN_ID},
-                within=_SHORTEST_WAIT,
+                within=timedelta(seconds=hold_s),
             ),
             actions=[
                 ChangeFlowRunState(
@@ -133,7 +144,9 @@ def automations(dead_after_s: float) -> tuple[AutomationCore, ...]:
     )
 
 
-def register_automations(client: SyncPrefectClient, dead_after_s: float) -> None:
+def register_automations(
+    client: SyncPrefectClient, dead_after_s: float, hold_s: float = _HOLD_S
+) -> None:
     """Create the automations that are missing and update those that are not as they should be.
 
     One that a person has disabled stays disabled.
@@ -141,8 +154,9 @@ def register_automations(client: SyncPrefectClient, dead_after_s: float) -> None
     Args:
         client: The server to tell.
         dead_after_s: As for `automations`.
+        hold_s: As for `automations`.
     """
-    for wanted in automations(dead_after_s):
+    for wanted in automations(dead_after_s, hold_s):
         found = client.read_automations_by_name(wanted.name)
         if not found:
             client.create_automation(wanted)

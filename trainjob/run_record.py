@@ -116,6 +116,8 @@ class RunRecord:
 
 def saved_line(saved: Saved) -> str:
     """Return in one line what is in a store, or what is missing there."""
+    if not saved.num_files and not saved.missing:
+        return f"{saved.label}: there was nothing to save"
     files = f"{counted(saved.num_files, 'file')}, {format_size(saved.size_bytes)}"
     missing = f"; MISSING: {', '.join(saved.missing)}" if saved.missing else ""
     return f"{saved.label}: {files} at {saved.url}{missing}"

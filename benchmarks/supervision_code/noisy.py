@@ -1,4 +1,4 @@
-"""A DDP training that prints, reports, saves, and times its own steps; for bench_supervision.py."""
+"""A DDP training that prints, reports, saves and times its steps; for bench_supervision.py."""
 
 import argparse
 import json
@@ -14,21 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 from trainjob import progress
 
 NUM_WARM_UP = 20
+MAX_STEPS = 1_000_000
 LINES_A_SECOND = 2000
 SAVE_EVERY = 100
 
 
 def main() -> None:
-    """Train a fixed network on fixed data and write the time of every step in seconds.
+    """Train a fixed network on fixed data until told to finish; write when each step was.
 
     A step is all that the script does from one to the next: computing, reporting, printing, and
-    saving in every hundredth.
+    saving in every hundredth. Times are those of the monotonic clock, in seconds.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--train_url", type=Path, required=True)
     parser.add_argument("--checkpoint_dir", type=Path, required=True)
     parser.add_argument("--notes", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
     args = parser.parse_args()
 
     dist.init_process_group("gloo")
@@ -38,27 +38,34 @@ def main() -> None:
     model = DistributedDataParallel(network)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     inputs, labels = torch.randn(1024, 784), torch.randint(10, (1024,))
-    num_steps = NUM_WARM_UP + args.steps
-    seconds: list[float] = []
+    times: list[tuple[float, float]] = []
     printer = Printer()
-    for step in range(1, num_steps + 1):
-        begun = time.perf_counter()
+    for step in range(1, MAX_STEPS + 1):
+        begun = time.monotonic()
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(inputs), labels)
         torch.autograd.backward(loss)
         optimizer.step()
-        progress.report(step, num_steps, loss=loss.item())
+        progress.report(step, MAX_STEPS, loss=loss.item())
         if is_first:
             printer.print_due(step, loss.item())
             if step % SAVE_EVERY == 0:
                 save(network, args.checkpoint_dir / f"weights-{step % (2 * SAVE_EVERY)}.pt")
-        seconds.append(time.perf_counter() - begun)
+        times.append((begun, time.monotonic()))
         if is_first and step == NUM_WARM_UP:
             (args.notes / "warm").touch()
+        if step % NUM_WARM_UP == 0 and all_are_to_finish(args.notes / "finish"):
+            break
     if is_first:
-        (args.notes / "done").touch()
-        (args.train_url / "steps.json").write_text(json.dumps(seconds[NUM_WARM_UP:]))
+        (args.train_url / "steps.json").write_text(json.dumps(times))
     dist.destroy_process_group()
+
+
+def all_are_to_finish(file: Path) -> bool:
+    """Let the first rank look for the file, so that all ranks leave after the same step."""
+    is_there = torch.tensor(int(file.exists()))
+    dist.broadcast(is_there, src=0)
+    return bool(is_there.item())
 
 
 class Printer:

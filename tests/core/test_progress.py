@@ -3,12 +3,13 @@ import os
 import subprocess
 import sys
 import time
+import timeit
 from pathlib import Path
 
 import pytest
 
 from trainjob import progress
-from trainjob.progress import report
+from trainjob.progress import report, should_stop
 
 
 @pytest.fixture
@@ -16,8 +17,18 @@ def progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "progress-0.jsonl"
     monkeypatch.setenv("TRAINJOB_PROGRESS_FILE", str(file))
     monkeypatch.setattr(progress, "_INTERVAL_S", 0.0)
-    monkeypatch.setattr(progress, "_last_written", float("-inf"))
+    monkeypatch.setattr(progress, "_last_written", {})
     return file
+
+
+@pytest.fixture
+def stop_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRAINJOB_STOP_FILE", str(tmp_path / "stop-request"))
+    monkeypatch.setenv("TRAINJOB_LISTENS_FILE", str(tmp_path / "listens-0"))
+    monkeypatch.setattr(progress, "_INTERVAL_S", 0.0)
+    monkeypatch.setattr(progress, "_look_at", 0.0)
+    monkeypatch.setattr(progress, "_is_asked_to_stop", False)
+    return tmp_path / "stop-request"
 
 
 def records(file: Path) -> list[dict[str, object]]:
@@ -29,6 +40,7 @@ def test_outside_of_a_run_nothing_happens(tmp_path, monkeypatch):
 
     report(1, total=2, loss=0.5)
 
+    assert not should_stop()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,8 +91,12 @@ def test_a_full_disk_does_not_end_the_training(monkeypatch):
 
 def test_a_folder_that_is_gone_does_not_end_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAINJOB_PROGRESS_FILE", str(tmp_path / "gone" / "progress.jsonl"))
+    monkeypatch.setenv("TRAINJOB_STOP_FILE", str(tmp_path / "gone" / "stop-request"))
+    monkeypatch.setenv("TRAINJOB_LISTENS_FILE", str(tmp_path / "gone" / "listens-0"))
 
     report(1)
+
+    assert not should_stop()
 
 
 def test_lines_of_several_processes_do_not_mix(progress_file):
@@ -104,6 +120,66 @@ def test_of_fast_calls_some_are_left_out_but_never_the_last_step(progress_file, 
         report(step, total=4)
 
     assert [record["step"] for record in records(progress_file)] == [1, 4]
+
+
+def test_the_step_is_known_after_every_call(progress_file, monkeypatch):
+    monkeypatch.setattr(progress, "_INTERVAL_S", 1000.0)
+    known = []
+
+    for step in (9, 10, 11, 2):
+        report(step)
+        known.append(int(Path(f"{progress_file}.step").read_text()))
+
+    assert known == [9, 10, 11, 2]
+
+
+def test_a_rare_metric_is_not_lost_behind_a_frequent_one(progress_file, monkeypatch):
+    monkeypatch.setattr(progress, "_INTERVAL_S", 1000.0)
+
+    for step in range(1, 4):
+        report(step, loss=0.5)
+    report(3, accuracy=0.9)
+
+    metrics = [record["metrics"] for record in records(progress_file)]
+    assert metrics == [{"loss": 0.5}, {"accuracy": 0.9}]
+
+
+def test_names_without_end_do_not_fill_the_memory(progress_file):
+    for step in range(1000):
+        report(step, **{f"loss_{step}": 0.5})
+
+    assert len(records(progress_file)) == 1000
+    assert len(progress._last_written) <= 100
+
+
+def test_a_script_hears_that_it_should_stop_and_it_stays_so(stop_file):
+    heard = [should_stop()]
+    stop_file.touch()
+    heard.append(should_stop())
+    stop_file.unlink()
+    heard.append(should_stop())
+
+    assert heard == [False, True, True]
+
+
+def test_a_script_that_asks_is_known_to_listen(stop_file):
+    mark = stop_file.with_name("listens-0")
+    assert not mark.exists()
+
+    should_stop()
+
+    assert mark.exists()
+
+
+def test_both_calls_are_cheap_enough_for_every_step(progress_file, stop_file, monkeypatch):
+    monkeypatch.setattr(progress, "_INTERVAL_S", 0.1)
+
+    # The fastest of several rounds: other work on the machine says nothing of the calls.
+    asking_s = min(timeit.repeat(should_stop, number=1000)) / 1000
+    reporting_s = min(timeit.repeat(lambda: report(1, loss=0.5), number=1000)) / 1000
+
+    assert asking_s < 2e-6
+    assert reporting_s < 20e-6
 
 
 def test_only_the_standard_library_is_needed():

@@ -63,6 +63,12 @@ def test_what_was_saved_and_what_is_missing_is_told() -> None:
     assert missing.saved == ("out: 0 files, 0 B at /o; MISSING: a.pt, b.pt",)
 
 
+def test_what_was_never_written_is_not_told_as_saved() -> None:
+    record = record_of(Saved("out", "/o", 0, 0))
+
+    assert record.report("Cancelled", "x").saved == ("out: there was nothing to save",)
+
+
 def test_a_note_is_told_once() -> None:
     record = record_of(Noted("the store is not ours"), Noted("the store is not ours"))
 

@@ -30,6 +30,7 @@ from tests.jobs import make_job
 
 ROOT = Path(__file__).parent.parent.parent
 DEAD_AFTER_S = 15
+HOLD_S = 10  # the shortest that Prefect allows
 TIMEOUT_S = 90.0
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -176,7 +177,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Fut
         }
         with temporary_settings({PREFECT_API_URL: url}), ThreadPoolExecutor() as pool:
             with get_client(sync_client=True) as client:
-                register_automations(client, DEAD_AFTER_S)
+                register_automations(client, DEAD_AFTER_S, HOLD_S)
             yield {
                 story.__name__: pool.submit(copy_context().run, story, folder / story.__name__, env)
                 for story in STORIES

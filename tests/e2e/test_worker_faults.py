@@ -251,10 +251,10 @@ def told(telling: Telling) -> Stories:
             "denied": tell(telling.cancelled_in_upload, "denied"),
         }
         wait([server, worker, *cancelled.values()])
-        return cancelled | {
-            "server": tell(lambda: telling.server_restarted(server.result())),
-            "worker": tell(lambda: telling.worker_killed(worker.result())),
-        }
+        restarted = tell(lambda: telling.server_restarted(server.result()))
+        wait([restarted])
+        killed = tell(lambda: telling.worker_killed(worker.result()))
+    return cancelled | {"server": restarted, "worker": killed}
 
 
 def test_a_run_that_is_cancelled_while_it_trains_saves_what_there_is(stories: Stories) -> None:

@@ -108,7 +108,10 @@ def test_single_and_mpi_get_an_address_and_torchrun_finds_its_own(make_launch):
     assert torchrun["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
 
 
-def test_every_process_carries_the_run_mark(make_launch):
+def test_every_process_carries_the_run_mark_and_knows_how_it_is_asked_to_stop(make_launch):
     launch = replace(make_launch(), run_id="run-7")
 
-    assert rank_environment(launch, os.environ)["TRAINJOB_RUN_ID"] == "run-7"
+    environment = rank_environment(launch, os.environ)
+
+    assert environment["TRAINJOB_RUN_ID"] == "run-7"
+    assert environment["TRAINJOB_STOP_FILE"] == str(launch.stop_file)

@@ -61,6 +61,81 @@ def test_a_progress_bar_arrives_as_its_last_state(log):
     assert LogTail(log).read() == ["100%", "windows line"]
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read_after(tail: LogTail, clock: Clock, log: Path, seconds: float, data: bytes) -> list[str]:
+    clock.now += seconds
+    append(log, data)
+    return tail.read()
+
+
+def test_a_progress_bar_that_goes_on_for_long_is_seen_now_and_then(log):
+    clock = Clock()
+    tail = LogTail(log, clock)
+
+    seen = [read_after(tail, clock, log, 1.0, f"\r{percent}%".encode()) for percent in range(1, 13)]
+
+    assert [(second, lines) for second, lines in enumerate(seen) if lines] == [
+        (5, ["6%"]),
+        (10, ["11%"]),
+    ]
+
+
+def test_a_progress_bar_that_stands_still_is_seen_once(log):
+    clock = Clock()
+    tail = LogTail(log, clock)
+    tail.read()
+
+    seen = [read_after(tail, clock, log, 5.0, data) for data in (b"50%\r", b"", b"", b"")]
+
+    assert seen == [[], ["50%"], [], []]
+
+
+def test_the_end_of_a_progress_bar_is_seen_once(log):
+    clock = Clock()
+    tail = LogTail(log, clock)
+
+    seen = [
+        read_after(tail, clock, log, 5.0, data)
+        for data in (b"\r50%", b"\r100%", b"\n", b"next\n", b"\r50%", b"\r99%\n", b"99%\n")
+    ]
+
+    assert seen == [[], ["100%"], [], ["next"], [], ["99%"], ["99%"]]
+    append(log, b"\r1%")
+    clock.now += 5
+    assert tail.read() == []
+    clock.now += 5
+    assert tail.read(is_final=True) == ["1%"]
+    assert tail.read(is_final=True) == []
+
+
+def test_a_line_that_is_rewritten_without_end_does_not_fill_the_memory(log, monkeypatch):
+    monkeypatch.setattr(rank_log, "_MAX_LINE_BYTES", 1000)
+    tail = LogTail(log, Clock())
+
+    for i in range(1000):
+        append(log, b"\rstep %d" % i)
+        assert tail.read() == []
+
+    assert tail.read(is_final=True) == ["step 999"]
+
+
+def test_windows_line_ends_that_arrive_in_two_parts_are_no_rewriting(log):
+    clock = Clock()
+    tail = LogTail(log, clock)
+
+    assert read_after(tail, clock, log, 1.0, b"one\r") == []
+    assert read_after(tail, clock, log, 1.0, b"\ntwo\r\n") == ["one", "two"]
+
+
 def test_a_line_without_end_is_handed_out_in_pieces(log):
     append(log, b"x" * (rank_log._MAX_LINE_BYTES + 1))
 

@@ -226,6 +226,34 @@ def test_a_killed_supervisor_is_told_and_leaves_nothing(
     assert not marked_processes(launch)
 
 
+@pytest.mark.parametrize(("launcher", "world_size"), HOW[::2])
+def test_a_daemon_that_hides_does_not_outlive_a_killed_supervisor(
+    make_launch, run_until, launcher, world_size
+):
+    script = """
+        import os, time
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.write(write, str(os.getpid()).encode())
+                # Nothing of the run is in its environment.
+                os.execve("/bin/sleep", ["sleep", "60"], {})
+            os._exit(0)
+        with open("daemon", "wb") as file:
+            file.write(os.read(read, 20))
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    launch = make_launch(script, launcher=launcher, world_size=world_size)
+
+    with pytest.raises(TrainingFailed, match="the supervisor of the run died"):
+        run_until(launch, "ready", lambda: os.kill(pid_of(launch, "supervisor.py"), signal.SIGKILL))
+
+    daemon = Path("/proc", (launch.code_dir / "daemon").read_text())
+    wait_until(lambda: not daemon.exists(), timeout_s=5)
+
+
 @pytest.mark.parametrize(("launcher", "world_size"), HOW)
 def test_a_killed_launcher_is_told_and_leaves_nothing(make_launch, run_until, launcher, world_size):
     launch = make_launch(WAIT, launcher=launcher, world_size=world_size)

@@ -3,8 +3,8 @@
 Signs of life are, at any rank: output, a report of progress, growth of the watched folders, and
 computing: at least 5 % of a core over the quiet time, since less is idle threads. A rank that spins
 in a collective does not compute: its stacks show it in one and the same call from the middle of the
-quiet time to its end, however often one looks. A command that is no Python script has no stacks, so its CPU time counts as
-it is.
+quiet time to its end, however often one looks. A command that is no Python script has no stacks, so
+its CPU time counts as it is.
 
 Used by `supervisor`, on a thread of its own, since a file system that hangs would hold it up;
 standard library alone.
@@ -22,6 +22,7 @@ from trainjob.launch.folder_growth import FolderGrowth
 from trainjob.launch.processes import Process, descendants, read_process
 from trainjob.launch.stacks import (
     DEVICE_CALLS,
+    LEAVING_CALLS,
     Stack,
     take_stacks,
     waiting_call,
@@ -263,7 +264,7 @@ def rank_behind(ranks: list[dict[str, Any]]) -> int | None:
     steps = [rank["last_step"] for rank in ranks]
     if None not in steps:  # often only rank 0 reports: that says nothing of the others
         candidates = [rank for rank in ranks if rank["last_step"] == min(steps)]
-    free = [rank for rank in candidates if rank["waits_in"] is None]
+    free = [rank for rank in candidates if rank["waits_in"] in (None, *LEAVING_CALLS)]
     if len(candidates) > 1 and any(rank["waits_in"] for rank in ranks):
         candidates = free
     return candidates[0]["rank"] if len(candidates) == 1 else None
@@ -276,6 +277,8 @@ def _state(
         return "has ended" if rank.begun else "has not begun"
     if call in DEVICE_CALLS:
         return "waits for the device"
+    if call in LEAVING_CALLS:
+        return "has left and waits for the others to leave"
     if call:
         return "waits in a collective"
     if process.state in _STUCK:

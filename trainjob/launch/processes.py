@@ -46,14 +46,14 @@ def read_process(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), fields[0].decode(), own, waited, int(fields[19]))
 
 
-def descendants(ancestor: int) -> dict[int, Process]:
-    """Return all living processes below `ancestor` by their pid."""
+def descendants(*ancestors: int) -> dict[int, Process]:
+    """Return all living processes below any of `ancestors` by their pid."""
     children: dict[int, list[Process]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 - a tenth of the time of Path.iterdir
         if name.isdigit() and (process := read_process(int(name))):
             children.setdefault(process.parent, []).append(process)
     found: dict[int, Process] = {}
-    waiting = [ancestor]
+    waiting = [*ancestors]
     while waiting:
         for process in children.get(waiting.pop(), []):
             if process.pid not in found:

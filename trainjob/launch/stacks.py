@@ -28,11 +28,13 @@ _LOADER = re.compile(r"/torch/utils/data/|/torchdata/|/multiprocessing/queues\.p
 _COLLECTIVE = (
     r"I?all_?reduce|I?reduce_scatter|I?all_?gather|I?all_?to_?all|I?broadcast|I?bcast|I?barrier"
 )
-_FUNCTION = re.compile(rf"(?i){_COLLECTIVE}|gather|scatter|reduce|send|recv|wait|synchronize|probe")
+_FUNCTION = re.compile(
+    rf"(?i){_COLLECTIVE}|gather|scatter|reduce|send|recv|wait|synchronize|probe|destroy_process"
+)
 """Functions of libraries that communicate."""
 
 _CALL = re.compile(
-    rf"(?i)\b((?:{_COLLECTIVE})\w*|I?recv|sendrecv\w*|monitored_barrier|wait(?:all|any|some)?)\("
+    rf"(?i)\b((?:{_COLLECTIVE})\w*|I?recv|sendrecv\w*|monitored_barrier|wait(?:all|any|some)?|finalize)\("
     # Words that also name computations count only on what looks like a group of ranks.
     r"|\b\w*(?:comm|dist|world|mpi|group)\w*\.(\w*(?:gather|scatter|reduce|send|recv|probe|scan)\w*)\("
 )
@@ -41,6 +43,9 @@ _CALL = re.compile(
 DEVICE_CALLS = frozenset({"synchronize", "item", "cpu", "tolist", "numpy"})
 _DEVICE_CALL = re.compile(rf"\.({'|'.join(sorted(DEVICE_CALLS))})\(")
 """Calls that wait for an accelerator, and so for collectives that it has been given."""
+
+LEAVING_CALLS = frozenset({"Finalize", "destroy_process_group"})
+"""Calls with which a rank ends: it does not wait for one that is behind, it left too early."""
 
 
 class Stack(NamedTuple):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 from trainjob.launch.launch import Launch
+from trainjob.launch.processes import descendants, signal_all
 
 _logger = logging.getLogger(__name__)
 
@@ -187,9 +188,8 @@ class _Supervisor:
 def _kill_marked(run_id: str) -> None:
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while (left := _marked(run_id)) and time.monotonic() < deadline:
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # What has lost its mark is below a stub that has it.
+        signal_all({*left, *descendants(*left)}, signal.SIGKILL)
         time.sleep(0.01)
 
 
