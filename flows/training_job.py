@@ -26,7 +26,7 @@ from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
 from trainjob.check import job_problems
-from trainjob.errors import JobError, RunLost, TrainingFailed, TrainjobError
+from trainjob.errors import JobError, RunCancelled, RunLost, TrainingFailed, TrainjobError
 from trainjob.events import AttemptEnded, Event, RunEnded, emit, listening
 from trainjob.handover import handing_over_to
 from trainjob.job import TrainingJob
@@ -89,10 +89,12 @@ def training_job(job: TrainingJob) -> RunReport:
             run.prepare(job)
             with run.held():
                 reason = run.chain()
+    except RunCancelled as error:
+        return run.cancelled(str(error), error)
     except TrainjobError as error:
         return run.failed(error)
     except KeyboardInterrupt as error:
-        return run.cancelled(error)
+        return run.cancelled("stopped by the person who started it", error)
     except TerminationSignal:
         run.terminated()
         raise
@@ -142,9 +144,13 @@ class _Run:
         """Find out why this process was started, and count it if another one was killed.
 
         Raises:
-            RunLost: If it may not go on.
+            RunCancelled: If the run was being cancelled.
+            RunLost: If it was killed too often.
         """
         self._delivery = delivery = delivery_of(self.record.run_id)
+        self.record.take_over()
+        if delivery.was_cancelled:
+            raise RunCancelled("cancelled; its process was killed while the run was being stopped")
         self._num_restarts = delivery.restarts
         if delivery.is_redelivered and delivery.restarts > job.limits.auto_restart:
             raise RunLost(
@@ -191,10 +197,10 @@ class _Run:
             self._save("Failed")
         return self._ended(Failed, "Failed", str(error), error)
 
-    def cancelled(self, error: KeyboardInterrupt) -> RunReport:
+    def cancelled(self, message: str, error: BaseException) -> RunReport:
         """Save what a stopped run left, and return its state."""
         self._save("Cancelled")
-        return self._ended(Cancelled, "Cancelled", "stopped by the person who started it", error)
+        return self._ended(Cancelled, "Cancelled", message, error)
 
     def hand_over(self) -> bool:
         """Let another process save what the run leaves, if this one is going to be killed."""

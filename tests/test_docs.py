@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from flows.reference import job_file_reference
+from trainjob.catalogue import rules
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -92,6 +93,10 @@ def test_the_reference_of_the_job_file_is_that_of_the_model() -> None:
     assert page.read_text() == job_file_reference() + "\n", (
         "run: python -m flows schema --markdown > docs/job-file.md"
     )
+
+
+def test_the_readme_counts_the_failures_that_have_a_name() -> None:
+    assert f"{len(rules())} such failures" in (ROOT / "README.md").read_text()
 
 
 def test_the_store_of_the_readme_can_be_saved_and_used(

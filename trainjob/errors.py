@@ -16,6 +16,7 @@
     │   └── OutputEmpty           the script wrote nothing to a declared output
     ├── SourceError               the code cannot be had as asked
     │   └── SourceUnavailable     its host does not answer                        retryable
+    ├── RunCancelled              the run was being cancelled when its process was killed
     ├── RunLost                   the process of the run was killed too often
     ├── LaunchError               the training could not be started
     │   └── StartFailed           by a launcher or program (trainjob.launch.failure)
@@ -135,6 +136,10 @@ class SourceUnavailable(SourceError):
 
 class LaunchError(TrainjobError):
     """The training could not be started: launcher missing, MPI mismatch, no device."""
+
+
+class RunCancelled(TrainjobError):
+    """The run was being cancelled when its process was killed."""
 
 
 class RunLost(TrainjobError):

@@ -39,14 +39,14 @@ class AttemptReport:
 
     Attributes:
         number: Counted from 0.
-        seconds: How long it trained.
+        seconds: How long it trained; None if its process did not live to say so.
         outcome: How it ended, in one line.
         resumed_from: Step of the checkpoint that it went on from.
         logs: Folder of its logs on the machine that trained.
     """
 
     number: int
-    seconds: float
+    seconds: float | None
     outcome: str
     resumed_from: int | None
     logs: str
@@ -140,7 +140,7 @@ def _attempts(report: RunReport) -> list[str]:
         (
             str(attempt.number + 1),
             "the start" if attempt.resumed_from is None else f"step {attempt.resumed_from}",
-            f"{attempt.seconds:.1f} s",
+            "unknown" if attempt.seconds is None else f"{attempt.seconds:.1f} s",
             attempt.outcome,
             f"`{attempt.logs}`",
         )

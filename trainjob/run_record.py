@@ -1,7 +1,11 @@
 """What is known of a run while it goes on, gathered from its events for the report at its end."""
 
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from trainjob.events import (
     AttemptEnded,
@@ -20,6 +24,7 @@ from trainjob.values import counted, format_size
 from trainjob.versions import installed_versions
 from trainjob.workspace import Workspace
 
+_ATTEMPTS = TypeAdapter(list[AttemptReport])
 _OUTCOMES = {
     "finished": "every rank finished",
     "auto_stop": "stopped by limits.auto_stop",
@@ -53,7 +58,6 @@ class RunRecord:
     _saved: dict[str, Saved] = field(default_factory=dict)
     _metrics: tuple[MetricSummary, ...] = ()
     _notes: list[str] = field(default_factory=list)
-    _resumed_from: int | None = None
 
     @property
     def workspace(self) -> Workspace:
@@ -66,9 +70,9 @@ class RunRecord:
             case StageFailed() if not event.will_retry:
                 self.stages.append(StageReport(event.stage, event.seconds, "failed"))
             case AttemptStarted():
-                self._resumed_from = event.resumed_from
+                self._keep(_begun(event, self.workspace))
             case AttemptEnded():
-                self.attempts.append(_attempt_report(event, self._resumed_from))
+                self._keep(_ended(event, self.attempts[-1]))
             case Saved():
                 self._saved[event.label] = event
             case MetricsSummarised():
@@ -77,6 +81,24 @@ class RunRecord:
                 self._notes.append(event.text)
             case _:
                 pass
+
+    def take_over(self) -> None:
+        """Take the attempts that an earlier process of the run made on this machine."""
+        with suppress(FileNotFoundError):
+            self.attempts = _ATTEMPTS.validate_json(self._attempts_file.read_bytes())
+
+    @property
+    def _attempts_file(self) -> Path:
+        return self.workspace.root / "attempts.json"
+
+    def _keep(self, attempt: AttemptReport) -> None:
+        """Keep the row of an attempt, for the next process too if this one is killed."""
+        self.attempts = [row for row in self.attempts if row.number != attempt.number]
+        self.attempts.append(attempt)
+        partial = self._attempts_file.with_suffix(".part")
+        with suppress(OSError):  # a full disk must not end a training over its report
+            partial.write_bytes(_ATTEMPTS.dump_json(self.attempts))
+            partial.replace(self._attempts_file)
 
     def receipt_facts(self, state: str) -> dict[str, Any]:
         """Return what a receipt says of the run, as JSON values.
@@ -123,9 +145,15 @@ def saved_line(saved: Saved) -> str:
     return f"{saved.label}: {files} at {saved.url}{missing}"
 
 
-def _attempt_report(event: AttemptEnded, resumed_from: int | None) -> AttemptReport:
+def _begun(event: AttemptStarted, workspace: Workspace) -> AttemptReport:
+    """Return the row of an attempt as it is to stay if nobody can say how it ended."""
+    logs = str(workspace.attempt_logs(event.attempt))
+    return AttemptReport(event.attempt, None, "its process was ended", event.resumed_from, logs)
+
+
+def _ended(event: AttemptEnded, begun: AttemptReport) -> AttemptReport:
     if event.error is not None:
         outcome = str(event.error).partition("\n")[0]
     else:
         outcome = _OUTCOMES.get(event.reason or "", "interrupted")
-    return AttemptReport(event.attempt, event.seconds, outcome, resumed_from, event.log_dir)
+    return replace(begun, seconds=event.seconds, outcome=outcome)

@@ -37,9 +37,27 @@ def test_every_attempt_has_a_row() -> None:
     )
 
     page = report_markdown(record.report("Completed", None), record.job)
+    page = page.replace(f"`{record.workspace.root}/", "WORK/")
+    assert "| 1 | the start | 1.5 s | rank 1 was killed | WORK/logs/attempt-0` |" in page
+    assert "| 2 | step 120 | 2.5 s | every rank finished | WORK/logs/attempt-1` |" in page
 
-    assert "| 1 | the start | 1.5 s | rank 1 was killed | `/l/0` |" in page
-    assert "| 2 | step 120 | 2.5 s | every rank finished | `/l/1` |" in page
+
+def test_attempts_of_a_killed_process_are_taken_over() -> None:
+    killed = record_of(AttemptStarted(0, None))
+    killed.workspace.root.mkdir(parents=True)
+    killed.note(AttemptStarted(1, 40))
+    record = RunRecord("r1", "digits")
+
+    record.take_over()
+    record.note(AttemptStarted(2, 80))
+    record.note(AttemptEnded(2, 1.0, "finished", None, False, "/l"))
+
+    attempts = record.report("Completed", None).attempts
+    assert [(row.number, row.seconds, row.outcome, row.resumed_from) for row in attempts] == [
+        (0, None, "its process was ended", None),
+        (1, None, "its process was ended", 40),
+        (2, 1.0, "every rank finished", 80),
+    ]
 
 
 def test_an_attempt_that_was_broken_off_says_so() -> None:
