@@ -18,11 +18,11 @@ from supervision_writes import Writes
 
 _METHOD = """\
 Steps: a step is everything from one to the next; the script prints 2,000 lines/s, reports every \
-step and saves a checkpoint every 100; metrics by regex, stall, target, auto_stop and auto_restart \
-are on, and checkpoints, logs and outputs are kept in folders of this machine. Bare torchrun writes \
-to a file. Both trainings are there at once, and one is stopped while the other has its turn of \
-2 s; what is done every so often by the clock comes twice as often as it would. Everything else: \
-medians of all rounds, in turns, the order turning. The server runs on this machine too.
+step and saves a checkpoint every 100; metrics by regex, stall, target, auto_stop, auto_restart \
+are on, and checkpoints, logs and outputs are kept in folders of this machine. Bare torchrun \
+writes to a file. Both trainings are there at once, and one is stopped while the other has its \
+turn of 2 s, so what is done every so often by the clock comes twice as often as it would. \
+Everything else: medians of all rounds, in turns, the order turning. The server runs here too.
 """
 
 

@@ -12,6 +12,7 @@ import subprocess
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from measuring import Verdict, tenth_percentile
@@ -139,7 +140,7 @@ class Steps:
 
     def verdicts(self) -> list[Verdict]:
         """Return what became of the promises."""
-        ours_s, bare_s = sum(self._ours_s, []), sum(self._bare_s, [])
+        ours_s, bare_s = list(chain(*self._ours_s)), list(chain(*self._bare_s))
         p10_s, bare_p10_s = tenth_percentile(ours_s), tenth_percentile(bare_s)
         mean_s, bare_mean_s = statistics.mean(ours_s), statistics.mean(bare_s)
         ratios = [

@@ -34,8 +34,9 @@ class Starts:
         self._bare_step_s: list[float] = []
 
     def measure(self, number: int) -> None:
-        """Make a round of two starts each."""
-        for arm in ("bare", "ours", "ours", "bare") if number % 2 else ("ours", "bare") * 2:
+        """Make a round of four starts each."""
+        pair = ("bare", "ours") if number % 2 else ("ours", "bare")
+        for arm in 2 * (*pair, *pair[::-1]):
             notes = self._folder / f"start-{uuid.uuid4().hex}"
             notes.mkdir()
             (notes / "finish").touch()

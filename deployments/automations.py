@@ -53,94 +53,10 @@ def automations(dead_after_s: float, hold_s: float = _HOLD_S) -> tuple[Automatio
     """
     dead_after = timedelta(seconds=dead_after_s)
     return (
-        AutomationCore(
-            name="trainjob: notice dead runs",
-            description="Calls a run Crashed of whose process nothing was heard for a while.",
-            trigger=EventTrigger(
-                posture=Posture.Proactive,
-                # Running: a process that takes its run back and dies has no heartbeat in between.
-                after={_HEARTBEAT, "prefect.flow-run.Running"},
-                # Crashed and RestartPending are left to the triggers below: an event is dropped for
-                # all of them if one cannot take it in. What is Crashed does not become so again.
-                expect={
-                    _HEARTBEAT,
-                    _CANCELLING,
-                    f"prefect.flow-run.{AWAITING_RESTART}",
-                    *_OWN_WORD,
-                },
-                match=_ANY_RUN,
-                match_related=_OUR_FLOWS,
-                for_each={_RUN_ID},
-                within=dead_after,
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    message=f"nothing was heard of its process for {dead_after_s:g} s: the process,"
-                    " its machine or the way to it is gone",
-                )
-            ],
-        ),
-        AutomationCore(
-            name="trainjob: end cancelled runs without a process",
-            description="Calls a run Cancelled that was to be cancelled and has no process.",
-            trigger=EventTrigger(
-                posture=Posture.Proactive,
-                after={_CANCELLING},
-                expect={_HEARTBEAT, _CRASHED, *_OWN_WORD},
-                match=_ANY_RUN,
-                match_related=_OUR_FLOWS,
-                for_each={_RUN_ID},
-                within=dead_after,
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CANCELLED, message="it had no process that could be stopped"
-                )
-            ],
-        ),
-        AutomationCore(
-            name="trainjob: hold crashed runs for a restart",
-            description="Holds a crashed run, if it asked for restarts, until its worker is done.",
-            trigger=EventTrigger(
-                posture=Posture.Reactive,
-                # Crashed is in both, so that the server writes before it reads: with SQLite, 3.8.8
-                # drops an event if another writer comes between its reading and its writing.
-                after={RESTARTABLE_EVENT, _CRASHED},
-                expect={_CRASHED},
-                match=_ANY_RUN,
-                for_each={_RUN_ID},
-                within=_LONGER_THAN_ANY_RUN,
-            ),
-            # Still a Crashed state: of any other the worker's second report would make one again.
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    name=RESTART_PENDING,
-                    message="its process was killed; it is started again in a moment",
-                    force=True,
-                )
-            ],
-        ),
-        AutomationCore(
-            name="trainjob: re-deliver crashed runs",
-            description="Has a worker start a held run again, under the same id.",
-            trigger=EventTrigger(
-                posture=Posture.Proactive,
-                after={f"prefect.flow-run.{RESTART_PENDING}"},
-                expect={"prefect.flow-run.*"},
-                match=_ANY_RUN,
-                for_each={_RUN_ID},
-                within=timedelta(seconds=hold_s),
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.SCHEDULED,
-                    name=AWAITING_RESTART,
-                    message="its process was killed; the next free worker starts it again",
-                )
-            ],
-        ),
+        _notice_dead_runs(dead_after),
+        _end_cancelled_runs(dead_after),
+        _hold_crashed_runs(),
+        _redeliver_crashed_runs(timedelta(seconds=hold_s)),
     )
 
 
@@ -166,3 +82,98 @@ def register_automations(
         # An update makes the server forget which runs have asked for a restart.
         if current != kept:
             client.update_automation(found[0].id, kept)
+
+
+def _notice_dead_runs(dead_after: timedelta) -> AutomationCore:
+    silence = f"nothing was heard of its process for {dead_after.total_seconds():g} s"
+    return AutomationCore(
+        name="trainjob: notice dead runs",
+        description="Calls a run Crashed of whose process nothing was heard for a while.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            # Running: a process that takes its run back and dies has no heartbeat in between.
+            after={_HEARTBEAT, "prefect.flow-run.Running"},
+            # Crashed and RestartPending are left to the triggers below: an event is dropped for
+            # all of them if one cannot take it in. What is Crashed does not become so again.
+            expect={_HEARTBEAT, _CANCELLING, f"prefect.flow-run.{AWAITING_RESTART}", *_OWN_WORD},
+            match=_ANY_RUN,
+            match_related=_OUR_FLOWS,
+            for_each={_RUN_ID},
+            within=dead_after,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"{silence}: the process, its machine or the way to it is gone",
+            )
+        ],
+    )
+
+
+def _end_cancelled_runs(dead_after: timedelta) -> AutomationCore:
+    return AutomationCore(
+        name="trainjob: end cancelled runs without a process",
+        description="Calls a run Cancelled that was to be cancelled and has no process.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={_CANCELLING},
+            expect={_HEARTBEAT, _CRASHED, *_OWN_WORD},
+            match=_ANY_RUN,
+            match_related=_OUR_FLOWS,
+            for_each={_RUN_ID},
+            within=dead_after,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CANCELLED, message="it had no process that could be stopped"
+            )
+        ],
+    )
+
+
+def _hold_crashed_runs() -> AutomationCore:
+    return AutomationCore(
+        name="trainjob: hold crashed runs for a restart",
+        description="Holds a crashed run, if it asked for restarts, until its worker is done.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            # Crashed is in both, so that the server writes before it reads: with SQLite, 3.8.8
+            # drops an event if another writer comes between its reading and its writing.
+            after={RESTARTABLE_EVENT, _CRASHED},
+            expect={_CRASHED},
+            match=_ANY_RUN,
+            for_each={_RUN_ID},
+            within=_LONGER_THAN_ANY_RUN,
+        ),
+        # Still a Crashed state: of any other the worker's second report would make one again.
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                name=RESTART_PENDING,
+                message="its process was killed; it is started again in a moment",
+                force=True,
+            )
+        ],
+    )
+
+
+def _redeliver_crashed_runs(hold: timedelta) -> AutomationCore:
+    return AutomationCore(
+        name="trainjob: re-deliver crashed runs",
+        description="Has a worker start a held run again, under the same id.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={f"prefect.flow-run.{RESTART_PENDING}"},
+            expect={"prefect.flow-run.*"},
+            match=_ANY_RUN,
+            for_each={_RUN_ID},
+            within=hold,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name=AWAITING_RESTART,
+                message="its process was killed; the next free worker starts it again",
+            )
+        ],
+    )

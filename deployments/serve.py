@@ -30,23 +30,7 @@ def main() -> int:
     """Start everything, wait until it is stopped or a part ends, stop the rest."""
     port = os.environ.get("PREFECT_SERVER_API_PORT", "4200")
     url = f"http://127.0.0.1:{port}"
-    env = dict(os.environ) | {
-        "PREFECT_API_URL": f"{url}/api",
-        # --port alone leaves the UI on port 4200.
-        "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_API_PORT": port,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        # A trigger that is overdue at the start of the server still counts: without this, a run
-        # whose process died while the server was down is Running for ever (default 60 s).
-        "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "TRAINJOB_HOME": str(HOME),
-    }
-    # The shortest that Prefect has: a dead run is noticed after three of them.
-    env.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
-    # 17 minutes instead of one in which a run may tell a server that is away how it ended.
-    env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "9")
+    env = _environment(url, port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts: list[subprocess.Popen[bytes]] = []
     try:
@@ -75,6 +59,27 @@ def main() -> int:
         for part in reversed(parts):
             _stop(part)
     return 1
+
+
+def _environment(url: str, port: str) -> dict[str, str]:
+    env = dict(os.environ) | {
+        "PREFECT_API_URL": f"{url}/api",
+        # --port alone leaves the UI on port 4200.
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": port,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # A trigger that is overdue at the start of the server still counts: without this, a run
+        # whose process died while the server was down is Running for ever (default 60 s).
+        "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "TRAINJOB_HOME": str(HOME),
+    }
+    # The shortest that Prefect has: a dead run is noticed after three of them.
+    env.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
+    # 17 minutes instead of one in which a run may tell a server that is away how it ended.
+    env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "9")
+    return env
 
 
 def _start(arguments: list[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":

@@ -5,6 +5,7 @@ import sys
 import time
 import timeit
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,8 @@ def test_a_rare_metric_is_not_lost_behind_a_frequent_one(progress_file, monkeypa
 
 def test_names_without_end_do_not_fill_the_memory(progress_file):
     for step in range(1000):
-        report(step, **{f"loss_{step}": 0.5})
+        metrics: dict[str, Any] = {f"loss_{step}": 0.5}
+        report(step, **metrics)
 
     assert len(records(progress_file)) == 1000
     assert len(progress._last_written) <= 100

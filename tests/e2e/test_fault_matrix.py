@@ -23,7 +23,7 @@ from tests.e2e.watched_runs import (
     Ended,
     marked_processes,
     run,
-    start,
+    started,
     stored_steps,
     wait_until,
     watched_job,
@@ -173,7 +173,7 @@ def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path: Path, prefect_se
     job = watched_job(tmp_path, {"fault": "disk", "fault_at": FAULT_AT, "steps": LAST})
     env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "disk")}
 
-    with mounted(tmp_path / "disk", "8m"), start(tmp_path, job, env) as process:
+    with mounted(tmp_path / "disk", "8m"), started(tmp_path, job, env) as process:
         _, told = process.communicate(timeout=60)
 
     assert process.returncode == 1, told
@@ -266,7 +266,7 @@ def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
     fault = {"fault": "wait", "fault_at": FAULT_AT, "steps": LAST}
     job = watched_job(folder, fault, outputs=outputs)
     env = {"PREFECT_API_URL": api_url, "TRAINJOB_WORKDIR": str(folder / "runs")}
-    with start(folder, job, env) as process:
+    with started(folder, job, env) as process:
         wait_until(lambda: FAULT_AT in stored_steps(folder / "checkpoints"))
         [run_id] = [workspace.name for workspace in (folder / "runs").iterdir()]
         assert marked_processes(run_id)
@@ -274,6 +274,7 @@ def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
     with suppress(AssertionError):
         wait_until(lambda: not marked_processes(run_id), timeout_s=5)
     left = marked_processes(run_id)
-    with start(folder, job, env) as process:
+    job["hyperparameters"] = {"steps": LAST}
+    with started(folder, job, env) as process:
         said, _ = process.communicate(timeout=60)
     return left, run_id, json.loads(said)

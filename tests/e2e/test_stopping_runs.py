@@ -23,7 +23,7 @@ from tests.e2e.watched_runs import (
     marked_processes,
     page_of,
     run,
-    start,
+    started,
     stored_steps,
     wait_until,
     watched_job,
@@ -135,7 +135,7 @@ def test_a_target_that_is_reached_stops_the_run(
 
 def test_ctrl_c_saves_what_there_is(tmp_path: Path, prefect_server: str) -> None:
     env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "runs")}
-    with start(tmp_path, stoppable(tmp_path), env) as process:
+    with started(tmp_path, stoppable(tmp_path), env) as process:
         wait_until(lambda: local_steps(tmp_path / "runs"))
         process.send_signal(signal.SIGINT)
         said, told = process.communicate(timeout=40)

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -84,21 +85,27 @@ def run(job: dict[str, Any], act: Callable[[Event], None] = lambda _: None) -> E
     )
 
 
-def start(
-    folder: Path, job: dict[str, Any], env: dict[str, str] | None = None
-) -> "subprocess.Popen[str]":
-    """Start ``python -m flows run`` on a job."""
+@contextmanager
+def started(
+    folder: Path, job: dict[str, Any], env: dict[str, str]
+) -> "Iterator[subprocess.Popen[str]]":
+    """Run ``python -m flows run --json`` on a job; it has ended when the block has."""
     file = folder / "job.yaml"
     file.write_text(yaml.safe_dump(job))
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "flows", "run", "--json", str(file)],
         cwd=ROOT,
-        env=os.environ | (env or {}),
+        env=os.environ | env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def page_of(run_id: str, job_name: str) -> str:

@@ -35,8 +35,8 @@ def test_a_rank_that_sleeps_for_ever_is_stopped_and_its_stack_is_kept(make_launc
 
     stall = stall_of(launch)
 
-    assert 1.0 <= time.monotonic() - started < 4
-    assert 1.0 <= stall["quiet_s"] < 2
+    assert 1.0 <= time.monotonic() - started < 10
+    assert 1.0 <= stall["quiet_s"] < 5
     assert stall["behind"] == 0
     rank = stall["ranks"][0]
     assert (rank["state"], rank["waits_in"], rank["last_step"]) == ("is idle", None, None)
@@ -164,7 +164,7 @@ def test_ranks_that_do_little_but_communicate_are_alive(make_launch):
     ],
 )
 def test_a_rank_that_shows_any_sign_of_life_goes_on(make_launch, script):
-    result = run_training(make_launch(script, stall_s=1.0))
+    result = run_training(make_launch(script, stall_s=1.5))
 
     assert result.reason == "finished"
     assert result.seconds > 2
@@ -176,12 +176,12 @@ def test_a_rank_that_writes_files_goes_on(make_launch, tmp_path):
     script = """
         import pathlib, sys, time
         file = pathlib.Path(sys.argv[1], "part")
-        for i in range(6):
+        for i in range(7):
             with file.open("ab") as out:
                 out.write(b"x")
             time.sleep(0.5)
     """
-    launch = make_launch(script, str(folder), stall_s=1.0, watched_dirs=(tmp_path / "saved",))
+    launch = make_launch(script, str(folder), stall_s=1.5, watched_dirs=(tmp_path / "saved",))
 
     assert run_training(launch).reason == "finished"
 

@@ -134,10 +134,10 @@ def test_a_rank_that_does_not_act_on_the_request_gets_sigterm_then_sigkill(make_
     with pytest.raises(KeyboardInterrupt):
         run_until(launch, "ready", stop)
 
-    assert 1.4 < time.monotonic() - begun[0] < 4
+    assert 1.4 < time.monotonic() - begun[0] < 6
     assert lines(launch) == ["ready", "told"]
     asked, told = (launch.records_dir / name for name in ("stop-request", "told-to-leave-0.json"))
-    assert 0.9 < told.stat().st_mtime - asked.stat().st_mtime < 1.4
+    assert 0.9 < told.stat().st_mtime - asked.stat().st_mtime < 3
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,7 @@ def test_a_rank_that_cannot_save_is_a_failure_of_a_run_that_was_stopped(make_lau
         run_until_all_are_ready(make_launch(script))
 
 
+@pytest.mark.mpi
 def test_what_ranks_get_from_each_others_leaving_is_no_failure(make_launch):
     script = """
         import os, time
@@ -179,10 +180,12 @@ def test_what_ranks_get_from_each_others_leaving_is_no_failure(make_launch):
         if os.environ["RANK"] == "1":
             raise RuntimeError("Connection closed by peer [127.0.0.1]:30000")
     """
+    launch = make_launch(script, launcher="mpi", world_size=2)
 
-    assert run_until_all_are_ready(make_launch(script, world_size=2)).reason == "target"
+    assert run_until_all_are_ready(launch).reason == "target"
 
 
+@pytest.mark.mpi
 def test_a_rank_that_fails_while_others_save_ends_their_time(make_launch):
     script = """
         import os, time
@@ -195,7 +198,7 @@ def test_a_rank_that_fails_while_others_save_ends_their_time(make_launch):
             raise OSError("no space left")
         time.sleep(60)
     """
-    launch = make_launch(script, world_size=2, grace_s=60.0)
+    launch = make_launch(script, launcher="mpi", world_size=2, grace_s=60.0)
 
     with pytest.raises(RankFailed, match="rank 1 of 2 failed first: OSError: no space left"):
         run_until_all_are_ready(launch)

@@ -109,7 +109,7 @@ class Liveness:
 
     def _run(self) -> None:
         signs, looked_at = self._signs(), time.monotonic()
-        quiet = self._quiet(looked_at)
+        quiet: _Quiet | None = self._quiet(looked_at)
         while not self.stalled.is_set():
             time.sleep(self._look_s)
             now, before = time.monotonic(), signs
@@ -129,7 +129,7 @@ class Liveness:
     def _signs(self) -> list[tuple[int, int]]:
         return [_size_and_time(file) for file in self._files]
 
-    def _quiet(self, since: float) -> _Quiet | None:
+    def _quiet(self, since: float) -> _Quiet:
         self._growth.look(self._stall_s)
         return _Quiet(since, descendants(os.getpid()), since + self._stall_s / 2)
 
