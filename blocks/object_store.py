@@ -10,6 +10,7 @@ from typing import Literal
 from httpx import HTTPError, HTTPStatusError
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
 from pydantic import ConfigDict, SecretStr
 
@@ -65,19 +66,24 @@ def load_settings(store: str | None) -> StoreSettings:
     """
     if store is None:
         return StoreSettings.from_env()
-    slug = ObjectStore.get_block_type_slug()
-    with get_client(sync_client=True) as client:
-        try:
-            document = client.read_block_document_by_name(store, slug)
-        except ObjectNotFound as error:
-            raise _unknown(store, _saved_names(client, slug)) from error
-        except HTTPError as error:
-            raise StoreUnavailable(
-                f"asked Prefect's server for the saved store {store!r}, found no answer ({error}); "
-                "try again when the server is there"
-            ) from error
+    try:
+        with get_client(sync_client=True) as client:
+            document = _read_document(client, store)
+    except HTTPError as error:
+        raise StoreUnavailable(
+            f"asked Prefect's server for the saved store {store!r}, found no answer ({error}); "
+            "try again when the server is there"
+        ) from error
     # Not Block.load: it returns a coroutine when a loop happens to run in this thread.
     return ObjectStore.model_validate(document.data).to_settings()
+
+
+def _read_document(client: SyncPrefectClient, store: str) -> BlockDocument:
+    slug = ObjectStore.get_block_type_slug()
+    try:
+        return client.read_block_document_by_name(store, slug)
+    except ObjectNotFound as error:
+        raise _unknown(store, _saved_names(client, slug)) from error
 
 
 def _saved_names(client: SyncPrefectClient, slug: str) -> list[str]:

@@ -36,7 +36,7 @@ _POLL_S = 0.2
 _CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
 _HOME = Path(__file__).resolve().parents[1]
 _STATE: OutputState = "Cancelled"
-_MESSAGE = "stopped by SIGTERM: the run was cancelled, or its worker ended"
+STOPPED_BY_SIGTERM = "stopped by SIGTERM: the run was cancelled, or its worker ended"
 
 
 class _Order(BaseModel):
@@ -83,7 +83,7 @@ def _start(record: RunRecord) -> "subprocess.Popen[bytes]":
     order = _Order(
         run_id=record.run_id,
         job=record.job,
-        report=record.report(_STATE, _MESSAGE),
+        report=record.report(_STATE, STOPPED_BY_SIGTERM),
         facts=record.receipt_facts(_STATE),
     )
     root = record.workspace.root
@@ -135,7 +135,9 @@ def _explain_state(client: SyncPrefectClient, run_id: str, saved: tuple[str, ...
     deadline = time.monotonic() + _STATE_TIMEOUT_S
     while _state_type(client, run_id) != StateType.CANCELLED and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    message = f"{_MESSAGE}. Saved: {'; '.join(saved) or 'nothing, there was nothing to save'}"
+    message = (
+        f"{STOPPED_BY_SIGTERM}. Saved: {'; '.join(saved) or 'nothing, there was nothing to save'}"
+    )
     client.set_flow_run_state(UUID(run_id), Cancelled(message=message), force=True)
 
 

@@ -11,13 +11,14 @@ from typing import Any, cast
 from httpx import HTTPError
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.object_store import load_settings
 from flows.delivery import Delivery, delivery_of, holding, note_restarts
-from flows.finisher import Finisher
+from flows.finisher import STOPPED_BY_SIGTERM, Finisher
 from tasks.fetch_code import fetch_code
 from tasks.inject_hyperparameters import inject_hyperparameters
 from tasks.report import report
@@ -66,6 +67,16 @@ def _name_of(job: Any) -> str:
     return name if isinstance(name, str) else "training-job"
 
 
+def _is_cancelling() -> bool:
+    """Tell whether SIGTERM came since the run is cancelled, and not since its worker ends."""
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run.id).state
+    except HTTPError:
+        return False
+    return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
+
+
 # Parameters are not validated by Prefect: its message has one problem at a time and no advice.
 @flow(name="training-job", flow_run_name=_run_name, persist_result=True, validate_parameters=False)
 def training_job(job: TrainingJob) -> RunReport:
@@ -95,8 +106,10 @@ def training_job(job: TrainingJob) -> RunReport:
         return run.failed(error)
     except KeyboardInterrupt as error:
         return run.cancelled("stopped by the person who started it", error)
-    except TerminationSignal:
+    except TerminationSignal as error:
         run.terminated()
+        if _is_cancelling():
+            return run.cancelled_meanwhile(error)
         raise
     except Exception as error:  # the border of the process: nothing ends without a report
         run.tell("Failed", f"{type(error).__name__}: {error}")
@@ -167,7 +180,7 @@ class _Run:
     def held(self) -> AbstractContextManager[None]:
         """Hold on to the run, so that it is started again if this process is killed."""
         job, delivery = cast(TrainingJob, self.record.job), cast(Delivery, self._delivery)
-        return holding(delivery, is_restartable=self._num_restarts < job.limits.auto_restart)
+        return holding(delivery, is_restartable=job.limits.auto_restart > 0)
 
     def chain(self) -> str:
         """Run the five stages in order; return why the training ended."""
@@ -207,13 +220,17 @@ class _Run:
         return self._finisher.start()
 
     def terminated(self) -> None:
-        """See that what a terminated run leaves is saved; Prefect decides what state it gets."""
-        message = "stopped by SIGTERM: the run was cancelled, or its worker ended"
+        """See that what a terminated run leaves is saved, by this process or the finisher."""
         if self._finisher.start():
             self._finisher.wait()
-            return
-        self._save("Cancelled")
-        self.tell("Cancelled", message)
+        else:
+            self._save("Cancelled")
+            self.tell("Cancelled", STOPPED_BY_SIGTERM)
+
+    @staticmethod
+    def cancelled_meanwhile(error: BaseException) -> RunReport:
+        """Return the state of a run that its worker has not declared cancelled by itself."""
+        return cast(RunReport, Cancelled(message=STOPPED_BY_SIGTERM, data=error))
 
     def tell(self, state: str, error: BaseException | str | None) -> RunReport:
         """Tell the watchers how the run ended, and leave the report beside it."""

@@ -25,8 +25,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
 from deployments.automations import register_automations
-from tests.e2e.test_server_and_worker import Serve
 from tests.jobs import make_job
+from tests.serving import Serve
 
 ROOT = Path(__file__).parent.parent.parent
 DEAD_AFTER_S = 15

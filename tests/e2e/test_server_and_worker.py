@@ -3,11 +3,9 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,39 +19,10 @@ from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.jobs import make_job
+from tests.serving import Serve, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-
-
-class Serve:
-    """`python -m deployments.serve` on a free port, with its data below `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        env = os.environ | {
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_SERVER_API_PORT": str(self.port),
-            "TRAINJOB_WORKDIR": str(folder / "runs"),
-        }
-        self.log = folder / "serve.log"
-        command = [sys.executable, "-m", "deployments.serve"]
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=output, stderr=output
-            )
-
-    def wait_until_ready(self) -> None:
-        _wait_for(lambda: "Worker 'ProcessWorker" in self.log.read_text(), self.process, self.log)
-
-    def answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port)):
-                return True
-        except ConnectionRefusedError:
-            return False
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +86,7 @@ def test_an_interval_schedule_yields_runs(api: str) -> None:
             runs = client.read_flow_runs(flow_run_filter=of_this)
             return [run for run in runs if run.auto_scheduled]
 
-        _wait_for(lambda: bool(scheduled()))
+        wait_for(lambda: bool(scheduled()))
         client.delete_deployment_schedule(deployment, made.id)
         for run in scheduled():
             client.delete_flow_run(run.id)
@@ -156,7 +125,7 @@ def test_a_retried_run_goes_on_at_the_stage_that_failed(tmp_path: Path, api: str
     subprocess.run(command, env=env, check=True, capture_output=True)
 
     with get_client(sync_client=True) as client:
-        _wait_for(lambda: _is_final(client.read_flow_run(failed.id)))
+        wait_for(lambda: _is_final(client.read_flow_run(failed.id)))
         state = client.read_flow_run(failed.id).state
     assert state is not None
     assert state.is_completed(), state.message
@@ -171,24 +140,10 @@ def test_server_and_worker_end_when_what_started_them_is_killed(tmp_path: Path) 
     serve.process.kill()
 
     serve.process.wait()
-    _wait_for(lambda: not serve.answers())
-    _wait_for(lambda: "stopped!" in serve.log.read_text())
+    wait_for(lambda: not serve.answers())
+    wait_for(lambda: "stopped!" in serve.log.read_text())
 
 
 def _is_final(run: FlowRun) -> bool:
     # Right after the retry the run may still be in its old state of the first pass.
     return run.run_count > 1 and run.state is not None and run.state.is_final()
-
-
-def _wait_for(
-    condition: Callable[[], bool],
-    process: "subprocess.Popen[bytes] | None" = None,
-    log: Path | None = None,
-    timeout_s: float = 120.0,
-) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        ended = process is not None and process.poll() is not None
-        assert not ended, log.read_text() if log else "the process ended"
-        assert time.monotonic() < deadline, log.read_text() if log else "not in time"
-        time.sleep(0.1)

@@ -1,0 +1,55 @@
+"""A real server and worker, as `make serve` starts them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+class Serve:
+    """`python -m deployments.serve` on a free port, with its data below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        env = os.environ | {
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "TRAINJOB_WORKDIR": str(folder / "runs"),
+        }
+        self.log = folder / "serve.log"
+        command = [sys.executable, "-m", "deployments.serve"]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=output, stderr=output
+            )
+
+    def wait_until_ready(self) -> None:
+        wait_for(lambda: "Worker 'ProcessWorker" in self.log.read_text(), self.process, self.log)
+
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port)):
+                return True
+        except ConnectionRefusedError:
+            return False
+
+
+def wait_for(
+    condition: Callable[[], bool],
+    process: "subprocess.Popen[bytes] | None" = None,
+    log: Path | None = None,
+    timeout_s: float = 120.0,
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        ended = process is not None and process.poll() is not None
+        assert not ended, log.read_text() if log else "the process ended"
+        assert time.monotonic() < deadline, log.read_text() if log else "not in time"
+        time.sleep(0.1)
