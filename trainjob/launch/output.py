@@ -60,9 +60,10 @@ class _Follower:
     def _follow(self, *, is_final: bool) -> None:
         has_more = True
         while has_more:
+            # Before the lines, which are said to belong to the step that was reported last.
+            self._emit_progress()
             for rank, log in self._logs.items():
                 self._emit_lines(rank, log, is_final=is_final)
-            self._emit_progress()
             has_more = any(log.has_more for log in self._logs.values())
 
     def _emit_lines(self, rank: int | None, log: LogTail, *, is_final: bool) -> None:
@@ -71,13 +72,17 @@ class _Follower:
             emit(RankOutput(rank, tuple(lines)))
 
     def _emit_progress(self) -> None:
-        lines = self._progress.read()
-        if not lines:
-            return
-        try:
-            latest = json.loads(lines[-1])
-            step, total, epoch = (latest[key] for key in ("step", "total", "epoch"))
-            reported = StepReported(0, step, total, epoch, latest["metrics"])
-        except (ValueError, LookupError, TypeError):
-            return  # a line that a full disk cut short
-        emit(reported)
+        for line in self._progress.read():
+            reported = _step_in(line)
+            if reported is not None:
+                emit(reported)
+
+
+def _step_in(line: str) -> StepReported | None:
+    """Return what a line of progress says; None of one that a full disk cut short."""
+    try:
+        said = json.loads(line)
+        step, total, epoch = (said[key] for key in ("step", "total", "epoch"))
+        return StepReported(0, step, total, epoch, said["metrics"])
+    except (ValueError, LookupError, TypeError):
+        return None

@@ -12,7 +12,7 @@ from trainjob.values import format_duration
 _FRAME = re.compile(
     r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE
 )
-_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3|^<")
+_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3|/trainjob/launch/|^<")
 
 
 @dataclass(frozen=True, slots=True)
