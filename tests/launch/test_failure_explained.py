@@ -18,6 +18,7 @@ from trainjob.launch.failure import (
     training_error,
 )
 from trainjob.launch.records import RankRecords
+from trainjob.launch.stall import StalledRank
 from trainjob.launch.supervision import Finished
 
 
@@ -269,3 +270,13 @@ def test_a_stall_without_a_readable_record_is_still_a_stall(make_launch, said):
     found = stall_in(make_launch(world_size=3, stall_s=90.0), said)
 
     assert found.headline == "stalled: nothing was seen of the training for 1m30s"
+
+
+def test_a_stack_that_ends_in_our_own_code_names_the_line_of_the_user():
+    stack = """Current thread 0x01 (most recent call first):
+  File "/opt/trainjob/launch/user_script.py", line 9 in _leave_mpi
+  File "/work/code/train.py", line 7 in main
+"""
+    rank = StalledRank(0, 1, None, "is idle", 0.0, stack)
+
+    assert rank.where == "train.py:7 main"
