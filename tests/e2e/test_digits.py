@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.training_job import training_job
-from trainjob.job import TrainingJob
+from trainjob.job import Checkpoints, TrainingJob
 from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
 
@@ -34,6 +34,7 @@ def example(name: str, source: str, target: str, **hyperparameters: int) -> Trai
         update={
             "inputs": [data.model_copy(update={"url": source})],
             "outputs": [results.model_copy(update={"url": target})],
+            "checkpoints": Checkpoints(url=f"{target.rstrip('/')}-checkpoints/"),
             "hyperparameters": job.hyperparameters | hyperparameters,
         }
     )
@@ -66,7 +67,8 @@ def test_digits_by_both_launchers_on_s3(
     assert _accuracy(s3.get(bucket, "out/metrics.json")) >= 0.95
     verified = verify_receipt(f"s3://{bucket}/out/", StoreSettings.from_env())
     assert verified.problems == ()
-    assert verified.num_files == 2
+    assert verified.num_files == 5  # model.pt, metrics.json, and three files of metrics
+    assert b"step-00000450" in s3.get(bucket, "out-checkpoints/_trainjob/checkpoints.json")
 
 
 @pytest.mark.mpi
