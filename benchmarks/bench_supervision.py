@@ -50,7 +50,7 @@ def main() -> None:
     print_verdicts(
         [
             *steps.verdicts(),
-            starts.verdict(),
+            *starts.verdicts(),
             restarts.verdict(starts.own_s),
             *cancels.verdicts(),
             *writes.verdicts(),

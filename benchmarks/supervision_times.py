@@ -10,7 +10,7 @@ import time
 import uuid
 from pathlib import Path
 
-from measuring import Verdict, wait_until
+from measuring import Verdict, tenth_percentile, wait_until
 from running import NUM_RANKS, ROOT, job_of, report_of, start_bare, start_flow
 from usage import is_marked
 
@@ -54,11 +54,14 @@ class Starts:
         """How long the script takes from the start of torchrun to its first step."""
         return statistics.median(self._bare_step_s)
 
-    def verdict(self) -> Verdict:
+    def verdicts(self) -> list[Verdict]:
         """Return what became of the promise."""
-        ours_s, bare_s = statistics.median(self._ours_s), statistics.median(self._bare_s)
-        promise = f"start of {NUM_RANKS} ranks / bare ({ours_s:.2f} / {bare_s:.2f} s)"
-        return Verdict.at_most(promise, ours_s / bare_s, _MAX_START_RATIO, "{:.3f}")
+        verdicts = []
+        for name, of in (("10th percentile", tenth_percentile), ("median", statistics.median)):
+            ours_s, bare_s = of(self._ours_s), of(self._bare_s)
+            promise = f"start of {NUM_RANKS} ranks / bare, {name} ({ours_s:.2f} / {bare_s:.2f} s)"
+            verdicts.append(Verdict.at_most(promise, ours_s / bare_s, _MAX_START_RATIO, "{:.3f}"))
+        return verdicts
 
 
 class Restarts:

@@ -4,7 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
-from measuring import Verdict
+from measuring import Verdict, tenth_percentile
 from running import ROOT, job_of, report_of, start_bare, start_flow
 
 _SCRIPT = ROOT / "benchmarks" / "supervision_code" / "writing.py"
@@ -47,15 +47,13 @@ class Writes:
 
     def verdicts(self) -> list[Verdict]:
         """Return what became of the promises."""
-        ours_s, bare_s = statistics.mean(self._ours_s), statistics.mean(self._bare_s)
+        verdicts = []
+        for name, of in (("10th percentile", tenth_percentile), ("mean", statistics.mean)):
+            ours_s, bare_s = of(self._ours_s), of(self._bare_s)
+            times = f"{ours_s * 1000:.2f} / {bare_s * 1000:.2f} ms"
+            promise = f"printing 2,000 lines, 20 MB/s in all / bare, {name} ({times})"
+            verdicts.append(Verdict.at_most(promise, ours_s / bare_s, _MAX_RATIO, "{:.3f}"))
         rate = _MB / statistics.median(self._whole_s)
-        promise = f"printing 200 kB / bare, mean ({ours_s * 1000:.2f} / {bare_s * 1000:.2f} ms)"
-        return [
-            Verdict.at_most(promise, ours_s / bare_s, _MAX_RATIO, "{:.3f}"),
-            Verdict(
-                "a rank that prints 20 MB/s keeps its rate",
-                f"{rate:.2f} MB/s",
-                f">= {_MIN_RATE} MB/s",
-                rate >= _MIN_RATE,
-            ),
-        ]
+        promise = "a rank that prints 20 MB/s keeps its rate"
+        measured, limit = f"{rate:.2f} MB/s", f">= {_MIN_RATE} MB/s"
+        return [*verdicts, Verdict(promise, measured, limit, rate >= _MIN_RATE)]

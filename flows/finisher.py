@@ -1,4 +1,4 @@
-"""Finishes a run whose flow process is about to be killed: ``python -m flows.finisher FOLDER``.
+"""Finishes a run whose flow process is about to be killed: ``python -m flows.finisher FOLDER LOCK``.
 
 A worker kills a cancelled flow after 30 seconds (Prefect 3.8), whatever the grace of the job and
 however much is left to upload. So a flow that is told to end starts this process, in a session of
@@ -6,22 +6,27 @@ its own, and waits for it as long as it may. It waits until the ranks are gone, 
 what there is, and leaves the report beside the run.
 """
 
+import logging
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import StateType
+from httpx import HTTPError
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled
 from pydantic import BaseModel
 
 from blocks.object_store import load_settings
 from tasks.report import write_report
-from trainjob.events import listening
+from trainjob.errors import StoreUnavailable
+from trainjob.events import Noted, listening
 from trainjob.job import TrainingJob
 from trainjob.launch.waiting import wait_for_supervisor
 from trainjob.report import RunReport
@@ -30,8 +35,15 @@ from trainjob.saving import save_checkpoints_and_logs, save_outputs
 from trainjob.storage.receipt import OutputState
 from trainjob.workspace import Workspace
 
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 _KILL_TIMEOUT_S = 15.0
-_STATE_TIMEOUT_S = 60.0
+_STATE_TIMEOUT_S = 45.0
+"""By then a worker has set the last state of a run that it ends."""
+_STATE_POLL_S = 1.0
+_SERVER_PATIENCE_S = 600.0
+_SERVER_PAUSE_S = 2.0
 _POLL_S = 0.2
 _CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
 _HOME = Path(__file__).resolve().parents[1]
@@ -53,9 +65,13 @@ class Finisher:
 
     Args:
         record: What is known of the run; read when the process is started.
+
+    Attributes:
+        lock: The descriptor by which the flow holds the workspace; None while it does not.
     """
 
     def __init__(self, record: RunRecord) -> None:
+        self.lock: int | None = None
         self._record = record
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -64,22 +80,26 @@ class Finisher:
 
         Only a worker kills a flow that takes long to end.
         """
-        record = self._record
         is_under_worker = "PREFECT__FLOW_RUN_ID" in os.environ
-        if not is_under_worker or record.job is None or not record.workspace.root.exists():
+        if not is_under_worker or self._record.job is None or self.lock is None:
             return False
         if self._process is None:
-            self._process = _start(record)
+            try:
+                self._process = _start(self._record, self.lock)
+            except OSError:  # a full disk, or no more processes: the flow does what it can itself
+                _logger.exception("the finisher could not be started")
+                return False
         return True
 
-    def wait(self) -> None:
-        """Wait until everything is saved and reported."""
+    def wait(self) -> bool:
+        """Wait until everything is saved and reported; return whether it is."""
         order_file = _order_file(self._record.workspace.root)
         while self._process is not None and self._process.poll() is None and order_file.exists():
             time.sleep(_POLL_S)
+        return not order_file.exists()
 
 
-def _start(record: RunRecord) -> "subprocess.Popen[bytes]":
+def _start(record: RunRecord, lock: int) -> "subprocess.Popen[bytes]":
     order = _Order(
         run_id=record.run_id,
         job=record.job,
@@ -87,63 +107,92 @@ def _start(record: RunRecord) -> "subprocess.Popen[bytes]":
         facts=record.receipt_facts(_STATE),
     )
     root = record.workspace.root
+    record.workspace.logs.mkdir(parents=True, exist_ok=True)
     _order_file(root).write_text(order.model_dump_json(), encoding="utf-8")
-    record.workspace.logs.mkdir(exist_ok=True)
     with (record.workspace.logs / "finisher.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.finisher", str(root)],
+            [sys.executable, "-m", "flows.finisher", str(root), str(lock)],
             cwd=_HOME,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=[lock],  # so that no new process of the run begins before this one ends
         )
 
 
 def main() -> int:
-    """Finish the run whose workspace is the first argument."""
-    root = Path(sys.argv[1])
+    """Finish the run whose workspace is the first argument; the second holds the workspace."""
+    root, lock = Path(sys.argv[1]), int(sys.argv[2])
     order = _Order.model_validate_json(_order_file(root).read_text(encoding="utf-8"))
-    grace_s = order.job.limits.grace.total_seconds()
     workspace = Workspace(root)
     last = workspace.attempt_logs(workspace.next_attempt() - 1)
+    grace_s = order.job.limits.grace.total_seconds()
     wait_for_supervisor(last / "records", grace_s + _KILL_TIMEOUT_S)
     record = RunRecord(order.run_id, order.job.name, order.job)
     with listening(record.note):
-        settings = load_settings(order.job.store)
-        save_checkpoints_and_logs(order.job, order.run_id, settings)
-        save_outputs(order.job, order.run_id, settings, order.facts, _STATE)
+        try:
+            _save(order, record)
+        except Exception as error:  # the border of the process: the report says what is missing
+            _logger.exception("not everything could be saved")
+            record.note(Noted(f"not everything was saved, it is in {root}: {error}"))
     found = record.report(_STATE, None)
-    with get_client(sync_client=True) as client:
-        is_cancelled = _state_type(client, order.run_id) in _CANCELLED
-        report = replace(
-            order.report,
-            state=_STATE if is_cancelled else "Crashed",
-            saved=found.saved,
-            outputs=found.outputs,
-            logs=found.logs,
-        )
-        write_report(report, order.job)
-        _order_file(root).unlink()  # the flow may end
-        if is_cancelled:
-            _explain_state(client, order.run_id, found.saved)
+    run_id = UUID(order.run_id)
+    is_cancelled = _patiently(lambda: _state(run_id)).type in _CANCELLED
+    report = replace(
+        order.report,
+        state=_STATE if is_cancelled else "Crashed",
+        saved=found.saved,
+        notes=(*order.report.notes, *found.notes),
+        logs=found.logs,
+    )
+    _patiently(lambda: write_report(report, order.job))
+    _order_file(root).unlink()  # the flow may end, and
+    os.close(lock)  # a new process of the run may begin
+    if is_cancelled:
+        _explain_state(run_id, (*found.saved, *found.notes))
     return 0
 
 
-def _explain_state(client: SyncPrefectClient, run_id: str, saved: tuple[str, ...]) -> None:
-    """Put what was saved into the state of the run, once the worker has set it."""
+def _save(order: _Order, record: RunRecord) -> None:
+    """Take everything to its store; what is known of it is in the record."""
+    settings = _patiently(lambda: load_settings(order.job.store))
+    save_checkpoints_and_logs(order.job, record.run_id, settings)
+    save_outputs(order.job, record.run_id, settings, order.facts, _STATE)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Return an answer of the server, which may be away for some minutes."""
+    give_up_at = time.monotonic() + _SERVER_PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except (HTTPError, StoreUnavailable):
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(_SERVER_PAUSE_S)
+
+
+def _explain_state(run_id: UUID, saved: Sequence[str]) -> None:
+    """Put what was saved into the state of the run, and again after its worker's own word."""
+    text = f"{STOPPED_BY_SIGTERM}. Saved: {'; '.join(saved) or 'there was nothing to save'}"
     deadline = time.monotonic() + _STATE_TIMEOUT_S
-    while _state_type(client, run_id) != StateType.CANCELLED and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    message = (
-        f"{STOPPED_BY_SIGTERM}. Saved: {'; '.join(saved) or 'nothing, there was nothing to save'}"
-    )
-    client.set_flow_run_state(UUID(run_id), Cancelled(message=message), force=True)
+    while time.monotonic() < deadline:
+        _patiently(lambda: _explain_once(run_id, text))
+        time.sleep(_STATE_POLL_S)
 
 
-def _state_type(client: SyncPrefectClient, run_id: str) -> StateType | None:
-    state = client.read_flow_run(UUID(run_id)).state
-    return state.type if state else None
+def _explain_once(run_id: UUID, text: str) -> None:
+    state = _state(run_id)
+    if state.type == StateType.CANCELLED and state.message != text:
+        explained: State[None] = Cancelled(message=text)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run_id, explained, force=True)
+
+
+def _state(run_id: UUID) -> State[Any]:
+    with get_client(sync_client=True) as client:
+        return cast(State[Any], client.read_flow_run(run_id).state)
 
 
 def _order_file(root: Path) -> Path:

@@ -1,7 +1,7 @@
 """The flow of a training job: five stages, each a task that can be retried."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from httpx import HTTPError
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
@@ -27,13 +27,14 @@ from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
 from trainjob.check import job_problems
-from trainjob.errors import JobError, RunCancelled, RunLost, TrainingFailed, TrainjobError
-from trainjob.events import AttemptEnded, Event, RunEnded, emit, listening
+from trainjob.errors import JobError, RunCancelled, RunLost, StoreError, TrainjobError
+from trainjob.events import AttemptEnded, Event, Noted, RunEnded, emit, listening
 from trainjob.handover import handing_over_to
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport, StageReport
+from trainjob.run_lock import alone_in
 from trainjob.run_record import RunRecord
-from trainjob.saving import save_outputs
+from trainjob.saving import save_checkpoints_and_logs, save_outputs
 from trainjob.storage.receipt import OutputState
 from trainjob.values import counted
 
@@ -67,6 +68,14 @@ def _name_of(job: Any) -> str:
     return name if isinstance(name, str) else "training-job"
 
 
+def _refuse_problems(job: TrainingJob, source: str) -> None:
+    problems = job_problems(job, load_settings(job.store))
+    # What may pass is left to the stages, which try again.
+    lasting = [problem for problem in problems if not problem.may_pass]
+    if lasting:
+        raise JobError(source, lasting)
+
+
 def _is_cancelling() -> bool:
     """Tell whether SIGTERM came since the run is cancelled, and not since its worker ends."""
     try:
@@ -94,12 +103,15 @@ def training_job(job: TrainingJob) -> RunReport:
     Raises:
         TrainjobError: Why the run failed.
     """
-    run = _Run(RunRecord(str(flow_run.id), _name_of(job)))
+    with ExitStack() as held:
+        return _run_to_its_end(_Run(RunRecord(str(flow_run.id), _name_of(job)), held), job)
+
+
+def _run_to_its_end(run: "_Run", job: TrainingJob) -> RunReport:
     try:
         with listening(run.note), handing_over_to(run.hand_over):
             run.prepare(job)
-            with run.held():
-                reason = run.chain()
+            reason = run.chain()
     except RunCancelled as error:
         return run.cancelled(str(error), error)
     except TrainjobError as error:
@@ -118,12 +130,17 @@ def training_job(job: TrainingJob) -> RunReport:
 
 
 class _Run:
-    """One pass through the stages, and what is done when it ends in one way or another."""
+    """One pass through the stages, and what is done when it ends in one way or another.
 
-    def __init__(self, record: RunRecord) -> None:
+    Args:
+        record: What is known of the run.
+        held: Keeps what the run holds until everything of it is saved and told.
+    """
+
+    def __init__(self, record: RunRecord, held: ExitStack) -> None:
         self.record = record
+        self._held = held
         self._finisher = Finisher(record)
-        self._delivery: Delivery | None = None
         self._num_restarts = 0
 
     def note(self, event: Event) -> None:
@@ -133,7 +150,7 @@ class _Run:
             self._num_restarts += 1
             try:
                 note_restarts(self.record.run_id, self._num_restarts)
-            except HTTPError as error:  # the training goes on without a server
+            except (HTTPError, PrefectException) as error:  # the training goes on without it
                 get_run_logger().warning("the restart could not be counted: %s", error)
 
     def prepare(self, given: TrainingJob | dict[str, Any]) -> None:
@@ -141,30 +158,33 @@ class _Run:
         record = self.record
         source = f"job {record.name!r}"
         job = given if isinstance(given, TrainingJob) else TrainingJob.parse(given, source)
-        record.job = job.resolved(Path.cwd())
-        self._take_delivery(record.job)
+        record.job = job = job.resolved(Path.cwd())
+        delivery = delivery_of(record.run_id)
         # A retry goes on where the first pass stopped; its own output may lie half-uploaded.
-        is_resumed = (flow_run.run_count or 1) > 1
-        if is_resumed or _is_checked.get():
-            return
-        problems = job_problems(record.job, load_settings(job.store))
-        # What may pass is left to the stages, which try again.
-        lasting = [problem for problem in problems if not problem.may_pass]
-        if lasting:
-            raise JobError(source, lasting)
+        is_resumed = delivery.number > 1
+        if not is_resumed and not _is_checked.get():
+            _refuse_problems(job, source)
+        grace_s = job.limits.grace.total_seconds()
+        self._finisher.lock = self._held.enter_context(alone_in(record.workspace, grace_s=grace_s))
+        record.take_over()
+        self._take_delivery(job, delivery)
+        if job.tags:
+            with get_client(sync_client=True) as client:
+                known = client.read_flow_run(flow_run.id)
+                client.update_flow_run(flow_run.id, tags=sorted({*known.tags, *job.tags}))
+        is_restartable = job.limits.auto_restart > 0
+        self._held.enter_context(holding(delivery, is_restartable=is_restartable))
 
-    def _take_delivery(self, job: TrainingJob) -> None:
-        """Find out why this process was started, and count it if another one was killed.
+    def _take_delivery(self, job: TrainingJob, delivery: Delivery) -> None:
+        """Take into account why this process was started.
 
         Raises:
             RunCancelled: If the run was being cancelled.
             RunLost: If it was killed too often.
         """
-        self._delivery = delivery = delivery_of(self.record.run_id)
-        self.record.take_over()
+        self._num_restarts = delivery.restarts
         if delivery.was_cancelled:
             raise RunCancelled("cancelled; its process was killed while the run was being stopped")
-        self._num_restarts = delivery.restarts
         if delivery.is_redelivered and delivery.restarts > job.limits.auto_restart:
             raise RunLost(
                 "the process of the run was killed, and limits.auto_restart allows "
@@ -172,15 +192,6 @@ class _Run:
                 "to go on from its last checkpoint, or raise the limit"
             )
         note_restarts(self.record.run_id, self._num_restarts)
-        if job.tags:
-            with get_client(sync_client=True) as client:
-                known = client.read_flow_run(flow_run.id)
-                client.update_flow_run(flow_run.id, tags=sorted({*known.tags, *job.tags}))
-
-    def held(self) -> AbstractContextManager[None]:
-        """Hold on to the run, so that it is started again if this process is killed."""
-        job, delivery = cast(TrainingJob, self.record.job), cast(Delivery, self._delivery)
-        return holding(delivery, is_restartable=job.limits.auto_restart > 0)
 
     def chain(self) -> str:
         """Run the five stages in order; return why the training ended."""
@@ -206,7 +217,10 @@ class _Run:
 
     def failed(self, error: TrainjobError) -> RunReport:
         """Save what a failed training left, and return the state of the run."""
-        if isinstance(error, TrainingFailed):
+        if isinstance(error, StoreError):  # it was tried often enough
+            if self.record.attempts:
+                self.record.note(Noted(f"the outputs are in {self.record.workspace.outputs}"))
+        else:
             self._save("Failed")
         return self._ended(Failed, "Failed", str(error), error)
 
@@ -221,11 +235,10 @@ class _Run:
 
     def terminated(self) -> None:
         """See that what a terminated run leaves is saved, by this process or the finisher."""
-        if self._finisher.start():
-            self._finisher.wait()
-        else:
-            self._save("Cancelled")
-            self.tell("Cancelled", STOPPED_BY_SIGTERM)
+        if self._finisher.start() and self._finisher.wait():
+            return
+        self._save("Cancelled")
+        self.tell("Cancelled", STOPPED_BY_SIGTERM)
 
     @staticmethod
     def cancelled_meanwhile(error: BaseException) -> RunReport:
@@ -250,12 +263,18 @@ class _Run:
 
     def _save(self, state: OutputState) -> None:
         """Take to the stores what a run that did not end well left, without a word of success."""
-        job = self.record.job
-        if job is None or not self.record.attempts:
+        record, job = self.record, self.record.job
+        if job is None or not record.attempts:
             return
-        with listening(self.record.note):
-            facts = self.record.receipt_facts(state)
-            save_outputs(job, self.record.run_id, load_settings(job.store), facts, state)
+        with listening(record.note):
+            try:
+                settings = load_settings(job.store)
+                but = record.saved_labels
+                save_checkpoints_and_logs(job, record.run_id, settings, but=but)
+                save_outputs(job, record.run_id, settings, record.receipt_facts(state), state)
+            except (TrainjobError, OSError) as error:  # the report has to say how the run ended
+                where = record.workspace.root
+                record.note(Noted(f"not everything was saved, it is in {where}: {error}"))
 
     def _ended(
         self, state: Any, name: str, message: str, error: BaseException | None = None

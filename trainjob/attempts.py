@@ -41,6 +41,7 @@ class Attempts:
         num_restarts: How often earlier processes of the run started the training again.
         control: To stop the training from elsewhere.
         recorder: Records the metrics.
+        num_processes: How many processes of the run there were before, on whatever machine.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Attempts:
         num_restarts: int,
         control: Control,
         recorder: MetricsRecorder,
+        num_processes: int = 0,
     ) -> None:
         self._job = job
         self._workspace = workspace
@@ -61,7 +63,8 @@ class Attempts:
         self._control = control
         self._recorder = recorder
         self._num_restarts = num_restarts
-        self._trained_s = 0.0
+        self._first_attempt = max(num_processes, num_restarts)
+        self._trained_s = workspace.trained_s() if num_restarts else 0.0
 
     def run(self) -> Trained:
         """Train until an attempt ends well, or fails in a way that another one cannot help.
@@ -82,7 +85,7 @@ class Attempts:
         attempt = self._workspace.start_attempt(
             tuple(channel.name for channel in self._job.outputs),
             keeps_outputs=self._workspace.has_checkpoints(),
-            at_least=self._num_restarts,
+            at_least=self._first_attempt,
         )
         log_dir = str(self._workspace.attempt_logs(attempt))
         launch = launch_of(

@@ -88,6 +88,11 @@ class RunRecord:
             self.attempts = _ATTEMPTS.validate_json(self._attempts_file.read_bytes())
 
     @property
+    def saved_labels(self) -> frozenset[str]:
+        """Labels of what was taken to a store, or found missing there."""
+        return frozenset(self._saved)
+
+    @property
     def _attempts_file(self) -> Path:
         return self.workspace.root / "attempts.json"
 

@@ -3,41 +3,62 @@
 Called by the flow of a run that failed or was stopped, and by the process that finishes for it.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from trainjob.errors import StoreError
-from trainjob.events import Saved, emit
+from trainjob.events import Noted, Saved, emit
 from trainjob.job import TrainingJob, url_of_run
 from trainjob.metrics.publish import publish_metrics
 from trainjob.mirrors import mirrors_of, output_journal
 from trainjob.storage.output_mirror import OutputMirror
-from trainjob.storage.receipt import OutputState
+from trainjob.storage.receipt import OutputState, Receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync_thread import flush
 from trainjob.storage.upload import upload_tree
-from trainjob.training import saved_of
+from trainjob.training import FLUSH_S, saved_of
 from trainjob.workspace import Workspace
 
-FLUSH_S = 600.0
+_PATIENCE_S = 120.0
+"""How long a store may be away while outputs are saved."""
+_PAUSE_S = 2.0
 
 
-def save_checkpoints_and_logs(job: TrainingJob, run_id: str, settings: StoreSettings) -> None:
-    """Make the last copies of checkpoints and logs, and emit `Saved` for each."""
+def save_checkpoints_and_logs(
+    job: TrainingJob,
+    run_id: str,
+    settings: StoreSettings,
+    *,
+    but: Collection[str] = (),
+) -> None:
+    """Make the last copies of checkpoints and logs, and emit `Saved` for each.
+
+    Args:
+        job: The job of the run.
+        run_id: Which run's.
+        settings: How to reach their stores.
+        but: Labels of what is saved already.
+    """
     mirrors = [
         mirror
         for mirror in mirrors_of(job, Workspace.of_run(run_id), settings, run_id)
-        if not isinstance(mirror, OutputMirror)
+        if not isinstance(mirror, OutputMirror) and mirror.label not in but
     ]
     for report in flush(mirrors, FLUSH_S):
         emit(saved_of(report))
 
 
 def add_metrics(job: TrainingJob, workspace: Workspace) -> None:
-    """Put the metrics of the run among its outputs, in the first one."""
-    if job.outputs:
-        last = workspace.metrics_dir(workspace.next_attempt() - 1)
+    """Put the metrics of the run among its outputs, in the first one; no result depends on it."""
+    if not job.outputs:
+        return
+    last = workspace.metrics_dir(workspace.next_attempt() - 1)
+    try:
         publish_metrics(last, workspace.output_dir(job.outputs[0].name))
+    except OSError as error:
+        emit(Noted(f"the metrics are not among the outputs but in {last}: {error}"))
 
 
 def save_outputs(
@@ -62,19 +83,33 @@ def save_outputs(
         folder, url = workspace.output_dir(channel.name), url_of_run(channel.url, run_id)
         if not folder.is_dir():
             continue
+        upload = partial(
+            upload_tree,
+            folder,
+            url,
+            settings,
+            run_id=run_id,
+            facts=dict(facts),
+            label=channel.name,
+            state=state,
+            journal=output_journal(workspace, channel.name),
+        )
         try:
-            receipt = upload_tree(
-                folder,
-                url,
-                settings,
-                run_id=run_id,
-                facts=dict(facts),
-                label=channel.name,
-                state=state,
-                journal=output_journal(workspace, channel.name),
-            )
+            receipt = _tried_again(upload)
         except StoreError as error:
             emit(Saved(channel.name, url, 0, 0, (str(error), f"the files are in {folder}")))
         else:
             sizes = [file.size_bytes for file in receipt.files]
             emit(Saved(channel.name, url, len(sizes), sum(sizes)))
+
+
+def _tried_again(upload: Callable[[], Receipt]) -> Receipt:
+    """Upload, again and again while the store is away, but not for ever."""
+    give_up_at = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return upload()
+        except StoreError as error:
+            if not error.retryable or time.monotonic() > give_up_at:
+                raise
+            time.sleep(_PAUSE_S)

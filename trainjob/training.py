@@ -16,14 +16,18 @@ from trainjob.job import TrainingJob, url_of_run
 from trainjob.launch.training import Control
 from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.metrics.target import TargetWatch
-from trainjob.mirrors import checkpoint_journal, mirrors_of
+from trainjob.mirrors import checkpoint_journal, mirrors_of, output_journal
 from trainjob.plan import Program
-from trainjob.storage.checkpoint_restore import restore_checkpoints
+from trainjob.storage.checkpoint_restore import restore_checkpoints, went_on_elsewhere
 from trainjob.storage.output_mirror import OutputMirror
+from trainjob.storage.output_restore import restore_outputs
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync import Mirror, SyncReport
 from trainjob.storage.sync_thread import Sync, syncing
 from trainjob.workspace import Workspace
+
+FLUSH_S = 900.0
+"""How long the last copies of checkpoints and logs may take, a store that is away included."""
 
 
 def train_job(
@@ -34,6 +38,7 @@ def train_job(
     *,
     run_id: str,
     num_restarts: int,
+    num_processes: int = 0,
 ) -> Trained:
     """Train until it ends well or cannot be helped.
 
@@ -44,6 +49,7 @@ def train_job(
         recorder: Records the metrics.
         run_id: The run.
         num_restarts: How often the training was started again by earlier processes of the run.
+        num_processes: How many processes of the run there were before.
 
     Raises:
         TrainingFailed: The last attempt failed.
@@ -51,6 +57,8 @@ def train_job(
         StoreError: The checkpoints to go on from cannot be had.
     """
     workspace = Workspace.of_run(run_id)
+    if num_restarts and not workspace.next_attempt():
+        _bring_back_outputs(job, workspace, settings, run_id)
     _bring_back_checkpoints(job, workspace, settings, run_id)
     mirrors = mirrors_of(job, workspace, settings, run_id)
     with ExitStack() as stack:
@@ -66,6 +74,7 @@ def train_job(
             num_restarts=num_restarts,
             control=control,
             recorder=recorder,
+            num_processes=num_processes,
         )
         try:
             trained = attempts.run()
@@ -85,17 +94,33 @@ def _leave_saving_to_another(sync: Sync) -> None:
 def _bring_back_checkpoints(
     job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
 ) -> None:
-    """Fetch what the training goes on from, unless this machine has the newer state of the run."""
-    if job.checkpoints is None or workspace.has_checkpoints():
+    """Fetch what the training goes on from, unless this machine has the newest of it."""
+    if job.checkpoints is None:
+        return
+    url = url_of_run(job.checkpoints.url, run_id)
+    journal = checkpoint_journal(workspace)
+    if workspace.has_checkpoints() and not went_on_elsewhere(
+        url, settings, job=job.name, run_id=run_id, journal=journal
+    ):
         return
     restore_checkpoints(
-        url_of_run(job.checkpoints.url, run_id),
-        workspace.checkpoints,
-        settings,
-        job=job.name,
-        run_id=run_id,
-        journal=checkpoint_journal(workspace),
+        url, workspace.checkpoints, settings, job=job.name, run_id=run_id, journal=journal
     )
+
+
+def _bring_back_outputs(
+    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
+) -> None:
+    """Fetch what the run has written on another machine, so that its outputs stay whole."""
+    for channel in job.outputs:
+        restore_outputs(
+            url_of_run(channel.url, run_id),
+            workspace.output_dir(channel.name),
+            settings,
+            run_id=run_id,
+            journal=output_journal(workspace, channel.name),
+            label=channel.name,
+        )
 
 
 @contextmanager
@@ -106,8 +131,14 @@ def _saving(mirrors: Sequence[Mirror]) -> Iterator[Sync]:
     """
     sync = Sync()
     try:
-        with syncing(mirrors, on_problem=_note_problem) as sync:
-            yield sync
+        with syncing(mirrors, on_problem=_note_problem, flush_s=FLUSH_S) as sync:
+            try:
+                yield sync
+            except Exception:
+                raise
+            except BaseException:  # told to end, not only while the ranks are waited for
+                _leave_saving_to_another(sync)
+                raise
     finally:
         outputs = {mirror.label for mirror in mirrors if isinstance(mirror, OutputMirror)}
         for report in sync.reports:

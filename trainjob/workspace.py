@@ -92,6 +92,16 @@ class Workspace:
         taken = (int(p.name.removeprefix("attempt-")) for p in self.logs.glob("attempt-*"))
         return max(taken, default=-1) + 1
 
+    def trained_s(self) -> float:
+        """Return for how many seconds the attempts on this machine trained, killed ones too."""
+        total_s = 0.0
+        for folder in self.logs.glob("attempt-*"):
+            begun = folder / "records" / "order.json"
+            if begun.exists():
+                last = max(path.stat().st_mtime for path in folder.rglob("*"))
+                total_s += max(0.0, last - begun.stat().st_mtime)
+        return total_s
+
     def has_checkpoints(self) -> bool:
         """Tell whether the script has saved anything that an attempt may go on from."""
         folder = self.checkpoints

@@ -264,7 +264,7 @@ def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
     """
     outputs = [{"name": "train_url", "url": str(folder / "out" / "{run_id}")}]
     fault = {"fault": "wait", "fault_at": FAULT_AT, "steps": LAST}
-    job = watched_job(folder, fault, outputs=outputs)
+    job = watched_job(folder, fault, outputs=outputs, limits={"grace": "1s"})
     env = {"PREFECT_API_URL": api_url, "TRAINJOB_WORKDIR": str(folder / "runs")}
     with started(folder, job, env) as process:
         wait_until(lambda: FAULT_AT in stored_steps(folder / "checkpoints"))

@@ -135,6 +135,12 @@ class Story:
         wait_until(lambda: "Saved: " in self.message or self.state.is_failed())
         return self
 
+    def last_message(self) -> str:
+        """Return the message in which the run stays, after its worker had its word too."""
+        with suppress(AssertionError):
+            wait_until(lambda: "Saved: " in self.message, timeout_s=5)
+        return self.message
+
 
 class SlowStore:
     """Rules of a store for the bucket of one run: a put can be made to wait, and all to fail."""
@@ -267,7 +273,7 @@ def test_a_run_that_is_cancelled_while_it_trains_saves_what_there_is(stories: St
     assert verify_receipt(out, None).problems == ()
     assert read_receipt(out, None).state == "Cancelled"
     assert stored_steps(story.folder / "checkpoints")[-1] == stopped_at
-    for told_of in (story.message, page_of(story.run_id, "cancelled")):
+    for told_of in (story.last_message(), page_of(story.run_id, "cancelled")):
         assert "MISSING" not in told_of
         assert out in told_of
         assert str(story.folder / "checkpoints") in told_of
@@ -284,7 +290,7 @@ def test_a_run_that_is_cancelled_while_it_uploads_is_finished_by_another_process
     assert verify_receipt(url, s3.settings).problems == ()
     files = {file.path for file in read_receipt(url, s3.settings).files}
     assert files >= {"model.txt", "starts.txt"}
-    for told_of in (story.message, page_of(story.run_id, "uploading")):
+    for told_of in (story.last_message(), page_of(story.run_id, "uploading")):
         assert "MISSING" not in told_of
         assert f"train_url: {len(files)} files" in told_of
         assert f"at {url}" in told_of
@@ -298,7 +304,7 @@ def test_a_run_that_is_cancelled_and_cannot_upload_says_what_is_missing(stories:
     left = story.workspace / "outputs" / "train_url"
     assert (left / "model.txt").read_text() == "3"
     assert stored_steps(story.folder / "checkpoints")[-1] == 3
-    for told_of in (story.message, page_of(story.run_id, "denied")):
+    for told_of in (story.last_message(), page_of(story.run_id, "denied")):
         assert "train_url: 0 files" in told_of
         assert "MISSING" in told_of
         assert str(left) in told_of

@@ -84,7 +84,8 @@ def test_copies_are_removed_after_a_completed_run_and_logs_stay(tmp_path: Path) 
     report = training_job(TrainingJob.parse(make_job(tmp_path)))
 
     workspace = Workspace.of_run(report.run_id)
-    assert sorted(path.name for path in workspace.root.iterdir()) == ["logs", "params.json"]
+    left = sorted(path.name for path in workspace.root.iterdir())
+    assert left == ["attempts.json", "lock", "logs", "params.json"]
     assert "result 42" in (workspace.attempt_logs(0) / "rank-0.log").read_text()
 
 

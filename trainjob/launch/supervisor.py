@@ -36,7 +36,8 @@ _REQUEST_SHARE = 2 / 3
 """Of the grace, what ranks that listen to a request have to save before they get SIGTERM."""
 _FAILED_GRACE_S = 10.0
 """How long other ranks may go on after one failed: what they save together cannot be complete."""
-_ORPHANED_GRACE_S = 2.0
+_ORPHANED_GRACE_S = 10.0
+"""Time to save what a new process of the run goes on from, which starts after 20 s at least."""
 _LAUNCHER_GRACE_S = 5.0
 _LEFTOVER_GRACE_S = 1.0
 _KILL_TIMEOUT_S = 10.0

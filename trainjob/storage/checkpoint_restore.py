@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import CorruptData
+from trainjob.storage.checkpoint_index import index_of_job, refuse_other_run
 from trainjob.storage.checkpoint_store import CheckpointStore
 from trainjob.storage.checkpoint_units import newest_step, step_of, unit_of
 from trainjob.storage.failures import local_failures
@@ -21,6 +22,7 @@ from trainjob.storage.meter import Meter
 from trainjob.storage.paths import check_paths
 from trainjob.storage.replace import check_space, replacing
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.store import open_store
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -89,6 +91,39 @@ def restore_checkpoints(
     size_bytes = sum(file.size_bytes for file in files)
     step = newest_step(file.path for file in files)
     return Restored(step, len(files), size_bytes, tuple(damaged))
+
+
+def went_on_elsewhere(
+    url: str,
+    settings: StoreSettings | None,
+    *,
+    job: str,
+    run_id: str,
+    journal: Path,
+) -> bool:
+    """Say whether the store holds checkpoints that this machine has neither sent nor fetched.
+
+    Then what lies here is that of an earlier time of the run, or of its job.
+
+    Args:
+        url: Where the checkpoints are kept.
+        settings: How to reach an object store; absent: the AWS_* environment.
+        job: Name of the job.
+        run_id: This run.
+        journal: The file of the `CheckpointMirror` of this machine.
+
+    Raises:
+        CheckpointsOfAnother: If the folder belongs to another job, or another run has taken it
+            over.
+        StoreError: For everything else that a store can do wrong.
+    """
+    sent = Journal(journal, url, run_id)
+    with open_store(url, settings) as store:
+        index = index_of_job(store, job)
+        if index is None:
+            return False
+        refuse_other_run(store, index, run_id)
+    return not all(sent.has_sent(file.path, file.sha256) for file in index.files)
 
 
 def _fetch_all(remote: CheckpointStore, target: Path, label: str) -> list[str]:

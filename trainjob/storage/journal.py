@@ -41,6 +41,10 @@ class Journal:
         """Say whether any version of a file was sent."""
         return path in self._sent
 
+    def has_sent(self, path: str, sha256: str) -> bool:
+        """Say whether what was sent of a file had this content."""
+        return path in self._sent and self._sent[path][1].sha256 == sha256
+
     def remember(self, entry: Entry, record: FileRecord) -> None:
         """Note that this version of a file was sent."""
         self._sent[entry.path] = (entry.version, record)
