@@ -16,6 +16,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.table import Column
 
 from trainjob.events import (
@@ -240,10 +242,15 @@ class Terminal:
         if event.rank is not None and self._only_rank not in (None, event.rank):
             return
         source = "launcher" if event.rank is None else f"rank {event.rank}"
-        color = _RANK_COLORS[(event.rank or 0) % len(_RANK_COLORS)]
-        prefix = f"      [{color}]{source} |[/] "
-        text = "\n".join(prefix + escape(_harmless(line)) for line in event.lines)
-        self._console.print(text, highlight=False, soft_wrap=True)
+        color = Style(color=_RANK_COLORS[(event.rank or 0) % len(_RANK_COLORS)])
+        # Not as markup: parsing every line took a twentieth of a core at 2,000 lines/s.
+        prefix = (Segment("      "), Segment(f"{source} |", color))
+        segments = [
+            segment
+            for line in event.lines
+            for segment in (*prefix, Segment(f" {_harmless(line)}\n"))
+        ]
+        self._console.print(Segments(segments), end="", soft_wrap=True)
 
     def _bar(self, key: str, label: str, total: int | None, detail: str) -> TaskID:
         if key not in self._bars:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from logging import Logger, LoggerAdapter
 
 from prefect import get_run_logger
-from prefect.runtime import flow_run
 
 from blocks.object_store import load_settings
 from tasks.live import live_artifacts

@@ -87,7 +87,18 @@ def test_saving_needs_torch_and_the_standard_library_only() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "folder_growth", "liveness", "processes", "stacks", "supervisor", "user_script"])
+BESIDE_RANKS = (
+    "bootstrap",
+    "folder_growth",
+    "liveness",
+    "processes",
+    "stacks",
+    "supervisor",
+    "user_script",
+)
+
+
+@pytest.mark.parametrize("name", BESIDE_RANKS)
 def test_what_runs_beside_a_rank_needs_the_standard_library_only(name: str) -> None:
     file = ROOT / "trainjob" / "launch" / f"{name}.py"
 

@@ -4,6 +4,7 @@ What happens when flow processes are killed is told by `test_redelivery`.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -78,6 +79,9 @@ class Machine:
             process.terminate()
         for process in (self.worker, self.server):
             process.wait(60)
+        for pid in processes_with(os.fsencode(self.folder)):  # finishers, which look out for long
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _start_server(self) -> "subprocess.Popen[bytes]":
         server = self._start("prefect", "server", "start")
@@ -93,6 +97,16 @@ class Machine:
         with suppress(httpx.TransportError):
             return httpx.get(f"{self.api_url}/health", timeout=5).is_success
         return False
+
+
+def processes_with(word: bytes) -> list[int]:
+    """Return the processes that have the word on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if word in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
 
 
 @dataclass(frozen=True)
