@@ -1,9 +1,9 @@
-"""Finishes a run whose flow process is about to be killed: ``python -m flows.finisher FOLDER LOCK``.
+"""Finishes a run whose flow process is about to be killed.
 
 A worker kills a cancelled flow after 30 seconds (Prefect 3.8), whatever the grace of the job and
 however much is left to upload. So a flow that is told to end starts this process, in a session of
 its own, and waits for it as long as it may. It waits until the ranks are gone, takes to the stores
-what there is, and leaves the report beside the run.
+what there is, and leaves the report beside the run. ``python -m flows.finisher FOLDER LOCK``
 """
 
 import logging

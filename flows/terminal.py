@@ -248,7 +248,7 @@ class Terminal:
         segments = [
             segment
             for line in event.lines
-            for segment in (*prefix, Segment(f" {_harmless(line)}\n"))
+            for segment in (*prefix, Segment(f" {_harmless(line).expandtabs()}\n"))
         ]
         self._console.print(Segments(segments), end="", soft_wrap=True)
 

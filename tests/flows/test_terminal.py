@@ -82,7 +82,7 @@ def test_one_rank_can_be_shown_alone() -> None:
     ],
 )
 def test_control_characters_of_a_rank_do_not_reach_the_terminal(line: str, shown: str) -> None:
-    assert told(RankOutput(0, (line,))) == f"      rank 0 | {shown}\n".expandtabs(8)
+    assert told(RankOutput(0, (line,))) == f"      rank 0 | {shown.expandtabs()}\n"
 
 
 def test_bars_are_live_in_a_terminal_and_rare_lines_elsewhere() -> None:
