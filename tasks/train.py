@@ -10,7 +10,7 @@ from prefect import get_run_logger
 from blocks.object_store import load_settings
 from tasks.live import live_artifacts
 from tasks.stage import stage
-from trainjob.attempts import Trained
+from trainjob.attempts import OUTCOMES, Trained
 from trainjob.errors import TrainjobError
 from trainjob.events import Event, RankOutput, listening
 from trainjob.job import TrainingJob
@@ -28,12 +28,7 @@ _MAX_LINES_A_BATCH_TIME = 1000
 
 
 def _summary(trained: Trained) -> str:
-    reasons = {
-        "finished": "every rank finished",
-        "auto_stop": "stopped by limits.auto_stop",
-        "target": "stopped by limits.target",
-    }
-    return reasons[trained.result.reason]
+    return OUTCOMES[trained.result.reason]
 
 
 @stage(_summary, not_in_key="num_restarts")

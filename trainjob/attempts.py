@@ -20,6 +20,13 @@ from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.plan import Program, launch_of
 from trainjob.workspace import Workspace
 
+OUTCOMES = {
+    "finished": "every rank finished",
+    "auto_stop": "stopped by limits.auto_stop",
+    "target": "stopped by limits.target",
+}
+"""How an attempt ended that did not fail, by the reason that its supervisor gave."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from trainjob.attempts import OUTCOMES
 from trainjob.events import (
     AttemptEnded,
     AttemptStarted,
@@ -25,11 +26,6 @@ from trainjob.versions import installed_versions
 from trainjob.workspace import Workspace
 
 _ATTEMPTS = TypeAdapter(list[AttemptReport])
-_OUTCOMES = {
-    "finished": "every rank finished",
-    "auto_stop": "stopped by limits.auto_stop",
-    "target": "stopped by limits.target",
-}
 
 
 @dataclass
@@ -160,5 +156,5 @@ def _ended(event: AttemptEnded, begun: AttemptReport) -> AttemptReport:
     if event.error is not None:
         outcome = str(event.error).partition("\n")[0]
     else:
-        outcome = _OUTCOMES.get(event.reason or "", "interrupted")
+        outcome = OUTCOMES.get(event.reason or "", "interrupted")
     return replace(begun, seconds=event.seconds, outcome=outcome)

@@ -164,7 +164,7 @@ def _stopping_at_target(job: TrainingJob, control: Control) -> Iterator[None]:
     if job.limits.target is None:
         yield
         return
-    watch = TargetWatch(job.limits.target, lambda: control.stop("target"))
+    watch = TargetWatch(job.limits.target, control.stop_at_target)
     with listening(watch):
         yield
     if problem := watch.problem():

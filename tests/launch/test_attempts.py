@@ -1,6 +1,8 @@
 """Attempts with real ranks: what is started again, from where, and how often."""
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,21 @@ def test_the_time_of_all_attempts_counts_for_auto_stop(make_run: MakeRun) -> Non
 
     assert trained.result.reason == "auto_stop"
     assert 2 <= trained.result.seconds < 5
+
+
+def test_the_time_of_killed_processes_counts_for_auto_stop(make_run: MakeRun) -> None:
+    run = make_run(
+        COUNT + "import time; time.sleep(60)", auto_restart=1, auto_stop="1m", grace="1s"
+    )
+    records = run.workspace.attempt_logs(0) / "records"
+    records.mkdir(parents=True)
+    for name, age_s in (("order.json", 100), ("progress-0.jsonl", 30)):
+        (records / name).write_text("{}")
+        os.utime(records / name, (time.time() - age_s,) * 2)
+    os.utime(records, (0, 0))
+    os.utime(records.parent, (0, 0))
+
+    trained = run.train(num_restarts=1)
+
+    assert trained.result.reason == "auto_stop"
+    assert 70 <= trained.result.seconds < 80

@@ -67,7 +67,7 @@ def run_until_all_are_ready(launch: Launch) -> TrainingResult:
 
     def stop() -> None:
         wait_until(lambda: all(log.exists() and b"ready" in log.read_bytes() for log in logs), 20)
-        control.stop("target")
+        control.stop_at_target()
 
     thread = threading.Thread(target=stop)
     thread.start()
@@ -215,7 +215,7 @@ def test_a_training_is_stopped_at_its_target_from_any_thread(make_launch, run_un
     result = run_until(
         launch,
         "ready",
-        lambda: threading.Thread(target=control.stop, args=("target",)).start(),
+        lambda: threading.Thread(target=control.stop_at_target).start(),
         control=control,
     )
 
@@ -225,12 +225,12 @@ def test_a_training_is_stopped_at_its_target_from_any_thread(make_launch, run_un
 
 def test_a_target_that_is_reached_before_the_start_stops_the_training(make_launch):
     control = Control()
-    control.stop("target")
+    control.stop_at_target()
 
     result = run_training(make_launch(DEAF), control)
 
     assert result.reason == "target"
-    control.stop("target")
+    control.stop_at_target()
 
 
 def test_an_interruption_is_told_before_the_ranks_have_left(make_launch, run_until):
@@ -292,5 +292,5 @@ def test_a_killed_flow_that_asked_for_nothing_leaves_its_ranks_little_time(make_
         wait_until(lambda: launch.rank_log(0).exists() and lines(launch) == ["ready"])
         caller.kill()
 
-    wait_until(lambda: not marked_processes(launch), timeout_s=5)
+    wait_until(lambda: not marked_processes(launch), timeout_s=20)
     assert read_record(launch, "outcome")["reason"] == "orphaned"

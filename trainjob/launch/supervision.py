@@ -59,13 +59,8 @@ class Control:
         self._send: Callable[[bytes], None] | None = None
         self._is_stopped = False
 
-    def stop(self, reason: Literal["target"]) -> None:
-        """Have the training stopped; one that has not started yet is stopped when it does.
-
-        Args:
-            reason: What the result of the training gives as its reason.
-        """
-        del reason  # there is one so far; a caller says it for the reader
+    def stop_at_target(self) -> None:
+        """Have the training stopped, for its target is reached; before its start, too."""
         with self._lock:
             self._is_stopped = True
             if self._send is not None:
