@@ -5,6 +5,7 @@ Exit codes: 0 completed, 1 failed, 2 the job file is wrong, 130 stopped.
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from flows.preview import preview, preview_text
 from flows.reference import job_file_reference
-from flows.terminal import Terminal
+from flows.terminal import Terminal, WarningLines
 from trainjob.check import job_problems
 from trainjob.errors import JobError, TrainjobError
 from trainjob.events import listening
@@ -33,6 +34,10 @@ _PREFECT_DEFAULTS = {
     # The terminal tells the story; Prefect's own lines beside it would tell it twice.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # 20 is short for a busy laptop
+    # The server of `make serve`, which may share the database, calls a run dead after 90 s.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # What the core warns of stands in the log of the run, too.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "trainjob",
     # No outbound calls: a self-hosted product does not phone anyone.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -95,6 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
     terminal.introduce(job)
     _refuse_problems(job, arguments.job)
     _stop_by_signals(terminal)
+    logging.getLogger("trainjob").addHandler(WarningLines(terminal))
     with terminal.live(), listening(terminal):
         code, report = _run_flow(job, terminal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python drops our handler while it exits

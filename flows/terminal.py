@@ -1,5 +1,6 @@
 """The story of a run in a terminal: live bars when it is one, plain lines when not."""
 
+import logging
 import re
 import threading
 import time
@@ -262,6 +263,19 @@ class Terminal:
         for bar in self._bars.values():
             self._progress.remove_task(bar)
         self._bars.clear()
+
+
+class WarningLines(logging.Handler):
+    """Shows warnings of the core, such as a store that is away, as lines of the story."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__(logging.WARNING)
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one warning. A terminal that is gone is no reason to end a run."""
+        with suppress(OSError):
+            self._terminal.say(f"      warning: {_harmless(record.getMessage())}", style="yellow")
 
 
 def _harmless(line: str) -> str:

@@ -44,7 +44,19 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: Any) -> li
     rest = copy.deepcopy(data)
     for path in sorted({_data_path(d["loc"], data) for d in details}, key=_depth, reverse=True):
         _remove(rest, path)
-    return _unique([*problems, *_problems_across_fields(model, rest)])
+    told = [problem.field for problem in problems]
+    across = (
+        problem
+        for problem in _problems_across_fields(model, rest)
+        # Where something was taken out, the rules would find fault with what is left.
+        if not any(_is_within(field, problem.field) for field in told)
+    )
+    return _unique([*problems, *across])
+
+
+def _is_within(field: str, other: str) -> bool:
+    """Tell whether a field is the other one or a part of it."""
+    return field == other or field.startswith((f"{other}.", f"{other}["))
 
 
 def _problems_across_fields(model: type[BaseModel], data: Any) -> list[Problem]:

@@ -16,7 +16,7 @@ def _limited(value: timedelta) -> timedelta:
 
 
 def _off_as_none(value: Any) -> Any:
-    return None if value in ("off", False) else value  # YAML 1.1 readers make `off` False
+    return None if value == "off" or value is False else value  # YAML 1.1 makes `off` False
 
 
 LimitedDuration = Annotated[Duration, AfterValidator(_limited)]

@@ -25,6 +25,7 @@ from trainjob.values import counted, format_size
 from trainjob.versions import installed_versions
 from trainjob.workspace import Workspace
 
+_MAX_MISSING = 5
 _ATTEMPTS = TypeAdapter(list[AttemptReport])
 
 
@@ -142,7 +143,10 @@ def saved_line(saved: Saved) -> str:
     if not saved.num_files and not saved.missing:
         return f"{saved.label}: there was nothing to save"
     files = f"{counted(saved.num_files, 'file')}, {format_size(saved.size_bytes)}"
-    missing = f"; MISSING: {', '.join(saved.missing)}" if saved.missing else ""
+    shown = ", ".join(saved.missing[:_MAX_MISSING])
+    more = len(saved.missing) - _MAX_MISSING
+    missing = f"; MISSING: {shown}" if saved.missing else ""
+    missing += f" and {more} more" if more > 0 else ""
     return f"{saved.label}: {files} at {saved.url}{missing}"
 
 

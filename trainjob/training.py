@@ -154,7 +154,7 @@ def saved_of(report: SyncReport) -> Saved:
     """Return what a mirror came to as an event."""
     why = (str(report.error),) if report.error else ()
     return Saved(
-        report.label, report.url, report.num_files, report.size_bytes, report.missing + why
+        report.label, report.url, report.num_files, report.size_bytes, why + report.missing
     )
 
 

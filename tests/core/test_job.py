@@ -235,6 +235,21 @@ def test_all_mistakes_are_told_at_once_those_across_fields_included() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"limits": {"target": {"metric": "a", "at_least": "hi"}}}, "limits.target.at_least"),
+        ({"metrics": [{"name": "a"}]}, "metrics[0].regex"),
+        ({"metrics": [{"name": "?", "regex": "(a)"}]}, "metrics[0].name"),
+        ({"limits": {"stall": 0}}, "limits.stall"),
+    ],
+)
+def test_what_is_left_of_a_wrong_part_is_not_found_fault_with(
+    change: dict[str, object], field: str
+) -> None:
+    assert [problem.partition(":")[0] for problem in problems_in(MINIMAL | change)] == [field]
+
+
 def test_problems_of_the_other_kind_of_algorithm_are_not_told() -> None:
     problems = problems_in({"name": "x", "algorithm": {"kind": "command", "code": {"url": "c"}}})
 

@@ -1,12 +1,13 @@
 """The story of a run in a terminal, by the lines that a person sees."""
 
 import io
+import logging
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from flows.terminal import Terminal
+from flows.terminal import Terminal, WarningLines
 from tests.jobs import make_job
 from trainjob.errors import StoreUnavailable, TrainingFailed
 from trainjob.events import (
@@ -277,3 +278,16 @@ def test_a_terminal_that_is_gone_does_not_end_the_run() -> None:
             raise OSError("Input/output error")
 
     Terminal(Console(file=Gone()))(RankOutput(0, ("line",)))
+
+
+def test_warnings_of_the_core_are_lines_of_the_story() -> None:
+    console = Console(record=True, width=80, file=io.StringIO())
+    logger = logging.getLogger("test-of-warnings")
+    handler = WarningLines(Terminal(console))
+    logger.addHandler(handler)
+
+    logger.warning("%s: away\x07", "s3://b")
+    logger.info("no matter")
+
+    logger.removeHandler(handler)
+    assert console.export_text() == "      warning: s3://b: away\n"

@@ -114,7 +114,7 @@ def test_a_program_that_only_has_the_name_is_no_mpirun(only_on_path):
 def test_devices_that_are_not_there_are_told(monkeypatch):
     monkeypatch.setattr(preflight, "num_devices", lambda device, environ: 0)
 
-    assert messages(job(resources={"device": "npu"})) == [
+    assert messages(job(resources={"device": "npu"}, logs={"url": "/logs"})) == [
         "resources.device: asked for npu, found none on this machine; "
         "use device cpu, or check the driver and ASCEND_RT_VISIBLE_DEVICES"
     ]
