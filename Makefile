@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/python -m flows run examples/digits/job.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check

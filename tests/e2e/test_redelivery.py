@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -178,10 +178,13 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Fut
         with temporary_settings({PREFECT_API_URL: url}), ThreadPoolExecutor() as pool:
             with get_client(sync_client=True) as client:
                 register_automations(client, DEAD_AFTER_S, HOLD_S)
-            yield {
+            told = {
                 story.__name__: pool.submit(copy_context().run, story, folder / story.__name__, env)
                 for story in STORIES
             }
+            # Otherwise the processes of one story would count as left by the test of another.
+            wait(told.values())
+            yield told
     finally:
         serve.process.send_signal(signal.SIGTERM)
         serve.process.wait(60)
