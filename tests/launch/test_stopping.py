@@ -185,7 +185,7 @@ def test_a_run_that_ends_before_its_time_limit_is_finished(make_launch):
 
 def test_a_rank_that_fails_is_a_failure_even_if_the_others_use_up_the_time(make_launch):
     script = "import os\nif os.environ['RANK'] == '1': raise ValueError('x')\n" + STUBBORN
-    launch = make_launch(script, world_size=2, auto_stop_s=3.0, grace_s=2.0)
+    launch = make_launch(script, launcher="mpi", world_size=2, auto_stop_s=3.0, grace_s=4.0)
 
     with pytest.raises(TrainingFailed, match="rank 1 of 2 failed first: ValueError: x"):
         run_training(launch)
