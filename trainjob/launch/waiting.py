@@ -5,6 +5,8 @@ import os
 import select
 from pathlib import Path
 
+from trainjob.launch.processes import read_process
+
 
 def wait_for_supervisor(records_dir: Path, timeout_s: float) -> bool:
     """Wait until the supervisor of an attempt has ended, and with it everything below it.
@@ -22,18 +24,10 @@ def wait_for_supervisor(records_dir: Path, timeout_s: float) -> bool:
     except (OSError, ValueError):
         return True
     try:
+        found = read_process(record["pid"])
         # Its number may belong to another process by now; that one began at another time.
-        if _start_ticks(record["pid"]) != record["start_ticks"]:
+        if found is None or found.start_ticks != record["start_ticks"]:
             return True
         return bool(select.select([process], [], [], timeout_s)[0])
     finally:
         os.close(process)
-
-
-def _start_ticks(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since the machine started (proc(5))."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    return int(stat.rpartition(b")")[2].split()[19])
