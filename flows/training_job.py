@@ -19,6 +19,7 @@ from prefect.states import Cancelled, Completed, Failed
 from blocks.object_store import load_settings
 from flows.delivery import Delivery, delivery_of, holding, note_restarts
 from flows.finisher import STOPPED_BY_SIGTERM, Finisher
+from flows.outliving import outlive_worker
 from tasks.fetch_code import fetch_code
 from tasks.inject_hyperparameters import inject_hyperparameters
 from tasks.report import report
@@ -103,6 +104,7 @@ def training_job(job: TrainingJob) -> RunReport:
     Raises:
         TrainjobError: Why the run failed.
     """
+    outlive_worker()
     with ExitStack() as held:
         return _run_to_its_end(_Run(RunRecord(str(flow_run.id), _name_of(job)), held), job)
 
