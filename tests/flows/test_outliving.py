@@ -7,11 +7,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 LOG_INTO_A_BROKEN_PIPE = """\
 import logging, sys
-import prefect
+
 from flows.outliving import outlive_worker
-prefect.get_run_logger  # the logging of Prefect is set up by its import
+from prefect.logging.configuration import setup_logging
+setup_logging()
 outlive_worker()
-logger = logging.getLogger("prefect.flow_runs")
+logger = logging.getLogger("prefect.engine")
 input()
 for number in range(3):
     logger.warning("line %d", number)
