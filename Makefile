@@ -10,7 +10,9 @@ demo: $(STAMP)
 	$(BIN)/python -m flows run examples/digits/job.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/e2e/test_redelivery.py
+	# Alone, since its stories are about who hears of whom in time.
+	$(BIN)/python -m pytest tests/e2e/test_redelivery.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check
