@@ -28,8 +28,8 @@ from tasks.report import write_report
 from trainjob.errors import StoreUnavailable
 from trainjob.events import Noted, listening
 from trainjob.job import TrainingJob
-from trainjob.launch.waiting import wait_for_supervisor
 from trainjob.report import RunReport
+from trainjob.run_lock import wait_for_ranks
 from trainjob.run_record import RunRecord
 from trainjob.saving import save_checkpoints_and_logs, save_outputs
 from trainjob.storage.receipt import OutputState
@@ -125,10 +125,8 @@ def main() -> int:
     """Finish the run whose workspace is the first argument; the second holds the workspace."""
     root, lock = Path(sys.argv[1]), int(sys.argv[2])
     order = _Order.model_validate_json(_order_file(root).read_text(encoding="utf-8"))
-    workspace = Workspace(root)
-    last = workspace.attempt_logs(workspace.next_attempt() - 1)
     grace_s = order.job.limits.grace.total_seconds()
-    wait_for_supervisor(last / "records", grace_s + _KILL_TIMEOUT_S)
+    wait_for_ranks(Workspace(root), grace_s + _KILL_TIMEOUT_S)
     record = RunRecord(order.run_id, order.job.name, order.job)
     with listening(record.note):
         try:

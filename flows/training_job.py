@@ -193,7 +193,8 @@ class _Run:
                 f"{counted(job.limits.auto_restart, 'restart')}, which is used up; retry the run "
                 "to go on from its last checkpoint, or raise the limit"
             )
-        note_restarts(self.record.run_id, self._num_restarts)
+        if delivery.number > 1:  # the server counts none for a first process
+            note_restarts(self.record.run_id, self._num_restarts)
 
     def chain(self) -> str:
         """Run the five stages in order; return why the training ended."""

@@ -4,12 +4,10 @@ from typing import Any
 
 from blocks.object_store import load_settings
 from tasks.stage import stage
-from trainjob.job import TrainingJob, url_of_run
-from trainjob.mirrors import output_journal
+from trainjob.job import TrainingJob
 from trainjob.report import OutputReport
-from trainjob.saving import add_metrics
+from trainjob.saving import add_metrics, upload_output
 from trainjob.storage.receipt import OutputState
-from trainjob.storage.upload import upload_tree
 from trainjob.values import counted, format_size
 from trainjob.workspace import Workspace
 
@@ -36,21 +34,5 @@ def upload_outputs(
         state: How the training ended.
     """
     settings = load_settings(job.store)
-    workspace = Workspace.of_run(run_id)
-    add_metrics(job, workspace)
-    uploaded = []
-    for channel in job.outputs:
-        url = url_of_run(channel.url, run_id)
-        receipt = upload_tree(
-            workspace.output_dir(channel.name),
-            url,
-            settings,
-            run_id=run_id,
-            facts=facts,
-            label=channel.name,
-            state=state,
-            journal=output_journal(workspace, channel.name),
-        )
-        sizes = [file.size_bytes for file in receipt.files]
-        uploaded.append(OutputReport(channel.name, url, len(sizes), sum(sizes)))
-    return uploaded
+    add_metrics(job, Workspace.of_run(run_id))
+    return [upload_output(channel, run_id, settings, facts, state) for channel in job.outputs]

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from trainjob.events import Saved
 from trainjob.job import TrainingJob, url_of_run
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 from trainjob.storage.log_mirror import LogMirror
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.settings import StoreSettings
-from trainjob.storage.sync import Mirror
+from trainjob.storage.sync import Mirror, SyncReport
 from trainjob.workspace import Workspace
+
+FLUSH_S = 900.0
+"""How long the last copies of checkpoints and logs may take, a store that is away included."""
 
 
 def mirrors_of(
@@ -58,6 +62,14 @@ def mirrors_of(
         for channel in job.outputs
     )
     return mirrors
+
+
+def saved_of(report: SyncReport) -> Saved:
+    """Return what a mirror came to as an event."""
+    why = (str(report.error),) if report.error else ()
+    return Saved(
+        report.label, report.url, report.num_files, report.size_bytes, why + report.missing
+    )
 
 
 def checkpoint_journal(workspace: Workspace) -> Path:

@@ -38,11 +38,16 @@ def alone_in(workspace: Workspace, *, grace_s: float, timeout_s: float = 900.0) 
     lock = os.open(workspace.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _take(lock, workspace, timeout_s)
-        last = workspace.attempt_logs(workspace.next_attempt() - 1)
-        wait_for_supervisor(last / "records", grace_s)
+        wait_for_ranks(workspace, grace_s)
         yield lock
     finally:
         os.close(lock)
+
+
+def wait_for_ranks(workspace: Workspace, timeout_s: float) -> None:
+    """Wait until no process of the last attempt is left, or the time is over."""
+    last = workspace.attempt_logs(workspace.last_attempt)
+    wait_for_supervisor(last / "records", timeout_s)
 
 
 def _take(lock: int, workspace: Workspace, timeout_s: float) -> None:

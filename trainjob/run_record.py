@@ -38,7 +38,7 @@ class RunRecord:
         name: Name of its job, as far as it can be read.
         job: The job; None until it was read.
         stages: The stages that ended, in order.
-        attempts: The attempts to train that ended, in order.
+        attempts: The attempts to train, in order, the one that goes on included.
         outputs: The outputs that are in their stores, verified.
         command: What every rank executes.
         facts: What receipts say of the run beside job, stages and versions; JSON values.

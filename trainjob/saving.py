@@ -10,15 +10,15 @@ from typing import Any
 
 from trainjob.errors import StoreError
 from trainjob.events import Noted, Saved, emit
-from trainjob.job import TrainingJob, url_of_run
+from trainjob.job import OutputChannel, TrainingJob, url_of_run
 from trainjob.metrics.publish import publish_metrics
-from trainjob.mirrors import mirrors_of, output_journal
+from trainjob.mirrors import FLUSH_S, mirrors_of, output_journal, saved_of
+from trainjob.report import OutputReport
 from trainjob.storage.output_mirror import OutputMirror
-from trainjob.storage.receipt import OutputState, Receipt
+from trainjob.storage.receipt import OutputState
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync_thread import flush
 from trainjob.storage.upload import upload_tree
-from trainjob.training import FLUSH_S, saved_of
 from trainjob.workspace import Workspace
 
 _PATIENCE_S = 120.0
@@ -54,7 +54,7 @@ def add_metrics(job: TrainingJob, workspace: Workspace) -> None:
     """Put the metrics of the run among its outputs, in the first one; no result depends on it."""
     if not job.outputs:
         return
-    last = workspace.metrics_dir(workspace.next_attempt() - 1)
+    last = workspace.metrics_dir(workspace.last_attempt)
     try:
         publish_metrics(last, workspace.output_dir(job.outputs[0].name))
     except OSError as error:
@@ -80,30 +80,54 @@ def save_outputs(
     workspace = Workspace.of_run(run_id)
     add_metrics(job, workspace)
     for channel in job.outputs:
-        folder, url = workspace.output_dir(channel.name), url_of_run(channel.url, run_id)
+        folder = workspace.output_dir(channel.name)
         if not folder.is_dir():
             continue
-        upload = partial(
-            upload_tree,
-            folder,
-            url,
-            settings,
-            run_id=run_id,
-            facts=dict(facts),
-            label=channel.name,
-            state=state,
-            journal=output_journal(workspace, channel.name),
-        )
         try:
-            receipt = _tried_again(upload)
+            saved = _tried_again(partial(upload_output, channel, run_id, settings, facts, state))
         except StoreError as error:
+            url = url_of_run(channel.url, run_id)
             emit(Saved(channel.name, url, 0, 0, (str(error), f"the files are in {folder}")))
         else:
-            sizes = [file.size_bytes for file in receipt.files]
-            emit(Saved(channel.name, url, len(sizes), sum(sizes)))
+            emit(Saved(saved.name, saved.url, saved.num_files, saved.size_bytes))
 
 
-def _tried_again(upload: Callable[[], Receipt]) -> Receipt:
+def upload_output(
+    channel: OutputChannel,
+    run_id: str,
+    settings: StoreSettings,
+    facts: Mapping[str, Any],
+    state: OutputState,
+) -> OutputReport:
+    """Upload one output of a run and return what lies in its store.
+
+    Args:
+        channel: The output.
+        run_id: Which run's; the receipt names it.
+        settings: How to reach its store.
+        facts: What the receipt says of the run beside its files.
+        state: How the training ended.
+
+    Raises:
+        StoreError: As `trainjob.storage.upload.upload_tree` does.
+    """
+    workspace = Workspace.of_run(run_id)
+    url = url_of_run(channel.url, run_id)
+    receipt = upload_tree(
+        workspace.output_dir(channel.name),
+        url,
+        settings,
+        run_id=run_id,
+        facts=dict(facts),
+        label=channel.name,
+        state=state,
+        journal=output_journal(workspace, channel.name),
+    )
+    sizes = [file.size_bytes for file in receipt.files]
+    return OutputReport(channel.name, url, len(sizes), sum(sizes))
+
+
+def _tried_again(upload: Callable[[], OutputReport]) -> OutputReport:
     """Upload, again and again while the store is away, but not for ever."""
     give_up_at = time.monotonic() + _PATIENCE_S
     while True:

@@ -10,24 +10,27 @@ from functools import partial
 
 from trainjob.attempts import Attempts, Trained
 from trainjob.errors import StoreError, TrainjobError
-from trainjob.events import MetricsSummarised, Noted, Saved, emit, listening
+from trainjob.events import MetricsSummarised, Noted, emit, listening
 from trainjob.handover import hand_over
 from trainjob.job import TrainingJob, url_of_run
 from trainjob.launch.training import Control
 from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.metrics.target import TargetWatch
-from trainjob.mirrors import checkpoint_journal, mirrors_of, output_journal
+from trainjob.mirrors import (
+    FLUSH_S,
+    checkpoint_journal,
+    mirrors_of,
+    output_journal,
+    saved_of,
+)
 from trainjob.plan import Program
 from trainjob.storage.checkpoint_restore import restore_checkpoints, went_on_elsewhere
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.output_restore import restore_outputs
 from trainjob.storage.settings import StoreSettings
-from trainjob.storage.sync import Mirror, SyncReport
+from trainjob.storage.sync import Mirror
 from trainjob.storage.sync_thread import Sync, syncing
 from trainjob.workspace import Workspace
-
-FLUSH_S = 900.0
-"""How long the last copies of checkpoints and logs may take, a store that is away included."""
 
 
 def train_job(
@@ -148,14 +151,6 @@ def _saving(mirrors: Sequence[Mirror]) -> Iterator[Sync]:
 
 def _note_problem(error: StoreError) -> None:
     emit(Noted(str(error)))
-
-
-def saved_of(report: SyncReport) -> Saved:
-    """Return what a mirror came to as an event."""
-    why = (str(report.error),) if report.error else ()
-    return Saved(
-        report.label, report.url, report.num_files, report.size_bytes, why + report.missing
-    )
 
 
 @contextmanager

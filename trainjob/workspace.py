@@ -87,10 +87,15 @@ class Workspace:
         """Return the file that notes what of `name` was sent to its store."""
         return self.root / "sync" / f"{name}.json"
 
+    @property
+    def last_attempt(self) -> int:
+        """The number of the last attempt, counted from 0; -1 if there was none."""
+        taken = (int(p.name.removeprefix("attempt-")) for p in self.logs.glob("attempt-*"))
+        return max(taken, default=-1)
+
     def next_attempt(self) -> int:
         """Return the number of the attempt that would come next, counted from 0."""
-        taken = (int(p.name.removeprefix("attempt-")) for p in self.logs.glob("attempt-*"))
-        return max(taken, default=-1) + 1
+        return self.last_attempt + 1
 
     def trained_s(self) -> float:
         """Return for how many seconds the attempts on this machine trained, killed ones too."""

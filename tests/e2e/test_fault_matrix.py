@@ -21,13 +21,13 @@ import pytest
 
 from tests.e2e.watched_runs import (
     Ended,
-    marked_processes,
     run,
     started,
     stored_steps,
     wait_until,
     watched_job,
 )
+from tests.processes import marked_processes
 from tests.s3_faults import Fault, fault_proxy
 from trainjob.events import AttemptEnded, AttemptStarted, Event
 from trainjob.storage.receipt import verify_receipt

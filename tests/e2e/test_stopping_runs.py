@@ -20,7 +20,6 @@ from tests.e2e.watched_runs import (
     ROOT,
     Ended,
     local_steps,
-    marked_processes,
     page_of,
     run,
     started,
@@ -28,6 +27,7 @@ from tests.e2e.watched_runs import (
     wait_until,
     watched_job,
 )
+from tests.processes import marked_processes
 from trainjob.storage.receipt import read_receipt, verify_receipt
 
 MANY = {"steps": 1000, "step_s": 0.05}

@@ -29,12 +29,12 @@ from prefect.states import Cancelling
 from tests.e2e.watched_runs import (
     ROOT,
     local_steps,
-    marked_processes,
     page_of,
     stored_steps,
     wait_until,
     watched_job,
 )
+from tests.processes import marked_processes
 from tests.s3_faults import Fault, fault_proxy
 from trainjob.storage.receipt import read_receipt, verify_receipt
 

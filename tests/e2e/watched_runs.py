@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
 from flows.training_job import training_job
 from tasks.report import artifact_key
 from tests.jobs import make_job
+from tests.processes import marked_processes
 from trainjob.checkpoint_folder import complete_checkpoints
 from trainjob.events import AttemptEnded, Event, RunEnded, listening
 from trainjob.failure import Failure
@@ -119,31 +120,23 @@ def page_of(run_id: str, job_name: str) -> str:
     return str(page.data)
 
 
-def marked_processes(run_id: str) -> dict[int, str]:
-    """Return the command lines of all living processes of a run by their pid."""
-    mark = f"TRAINJOB_RUN_ID={run_id}".encode()
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-    return found
-
-
 def stored_steps(folder: Path) -> list[int]:
-    """Return the complete steps in a store; each has all the files that the store promises."""
-    if not (folder / INDEX).exists():
-        return []
-    index = CheckpointIndex.model_validate_json((folder / INDEX).read_text())
-    promised = {file.path for file in index.files}
-    complete, damaged = complete_checkpoints(folder)
-    assert not damaged
-    for saved in complete:
-        files = {f"{saved.path.name}/{name}" for name in (*saved.marker.files, "COMPLETE")}
-        assert files <= promised
-    return [saved.marker.step for saved in complete]
+    """Return the steps that the index of a store names; each of them is there and complete.
+
+    What the index does not name means nothing: it is being sent, or was when its run was killed.
+    """
+    while True:
+        text = (folder / INDEX).read_text() if (folder / INDEX).exists() else None
+        complete = {saved.path.name: saved.marker for saved in complete_checkpoints(folder)[0]}
+        if text is None:
+            return []
+        if text == (folder / INDEX).read_text():
+            break
+    promised = {file.path for file in CheckpointIndex.model_validate_json(text).files}
+    steps = sorted(path.removesuffix("/COMPLETE") for path in promised if "COMPLETE" in path)
+    for step in steps:
+        assert {f"{step}/{name}" for name in complete[step].files} <= promised
+    return [complete[step].step for step in steps]
 
 
 def local_steps(runs: Path, run_id: str = "*") -> list[int]:

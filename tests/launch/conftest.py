@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import processes
 from trainjob.events import Event, RankOutput, StepReported, listening
 from trainjob.launch.launch import Launch
 from trainjob.launch.training import Control, TrainingResult, run_training
@@ -122,12 +123,4 @@ def read_record(launch: Launch, name: str) -> Any:
 
 def marked_processes(launch: Launch) -> dict[int, str]:
     """Return the command lines of all living processes of a launch by their pid."""
-    mark = f"TRAINJOB_RUN_ID={launch.run_id}".encode()
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-    return found
+    return processes.marked_processes(launch.run_id)
