@@ -4,10 +4,10 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from rich.console import Console
+from rich.console import COLOR_SYSTEMS, Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -218,6 +218,8 @@ class Terminal:
         return f"{training.attempt_text}: {cause}restarting {where}"
 
     def _show_training(self) -> None:
+        if self._waits_for_plain_line():
+            return
         training = self._training
         step = "" if training.step is None else f"step {training.step}"
         total = f"/{training.total}" if step and training.total else ""
@@ -233,25 +235,28 @@ class Terminal:
         if self._console.is_terminal:
             bar = self._bar(label, label, total=total, detail=escape(detail))
             self._progress.update(bar, completed=completed)
-            return
-        now = self._clock()
-        if now - self._last_plain_line >= _PLAIN_INTERVAL_S:
-            self._last_plain_line = now
+        elif not self._waits_for_plain_line():
+            self._last_plain_line = self._clock()
             self.say(f"      {label}  {detail}")
+
+    def _waits_for_plain_line(self) -> bool:
+        """Tell whether there are no bars and the last line of their kind is not long ago."""
+        waits = self._clock() - self._last_plain_line < _PLAIN_INTERVAL_S
+        return waits and not self._console.is_terminal
 
     def _rank_output(self, event: RankOutput) -> None:
         if event.rank is not None and self._only_rank not in (None, event.rank):
             return
         source = "launcher" if event.rank is None else f"rank {event.rank}"
         color = Style(color=_RANK_COLORS[(event.rank or 0) % len(_RANK_COLORS)])
-        # Not as markup: parsing every line took a twentieth of a core at 2,000 lines/s.
-        prefix = (Segment("      "), Segment(f"{source} |", color))
-        segments = [
-            segment
-            for line in event.lines
-            for segment in (*prefix, Segment(f" {_harmless(line).expandtabs()}\n"))
-        ]
-        self._console.print(Segments(segments), end="", soft_wrap=True)
+        colors = COLOR_SYSTEMS.get(self._console.color_system or "")
+        head = f"      {color.render(f'{source} |', color_system=colors)} "
+        lines: Iterable[str] = event.lines
+        if not "".join(lines).isprintable():
+            lines = (_harmless(line).expandtabs() for line in lines)
+        # As one piece: markup or a piece a line took a twentieth of a core at 2,000 lines/s.
+        text = "".join([f"{head}{line}\n" for line in lines])
+        self._console.print(Segments([Segment(text)]), end="", soft_wrap=True)
 
     def _bar(self, key: str, label: str, total: int | None, detail: str) -> TaskID:
         if key not in self._bars:

@@ -64,6 +64,7 @@ class _Quiet:
         sample_at: When to take stacks next.
         waiting: Stacks of ranks that wait in a call of communication.
         moving: Ranks that were seen elsewhere, or in two different calls.
+        busy: Ranks that used their core, as of the last time that this was asked.
     """
 
     def __init__(self, since: float, processes: dict[int, Process], sample_at: float) -> None:
@@ -72,6 +73,7 @@ class _Quiet:
         self.sample_at = sample_at
         self.waiting: dict[int, str] = {}
         self.moving: set[int] = set()
+        self.busy: set[int | None] = set()
 
 
 class Liveness:
@@ -167,7 +169,8 @@ class Liveness:
         used = self._used(quiet, self._ranks())
         if any(cpu.below_s >= enough_s for cpu in used.values()):
             return True
-        busy = {number for number, cpu in used.items() if sum(cpu) >= enough_s}
+        # Before the many looks below: they cost a rank more than a little, which is not its work.
+        busy = quiet.busy = {number for number, cpu in used.items() if sum(cpu) >= enough_s}
         doubt_until = time.monotonic() + min(_MAX_DOUBT_S, self._stall_s * _DOUBT_SHARE)
         while busy <= quiet.waiting.keys() - quiet.moving:
             if not busy or time.monotonic() >= doubt_until:
@@ -216,14 +219,9 @@ class Liveness:
     def _say_stalled(self, quiet: _Quiet, now: float) -> None:
         """Record what every rank was doing."""
         ranks = self._ranks()
-        stacks, used = self._stacks(ranks), self._used(quiet, ranks)
-        enough_s = _COMPUTING * (now - quiet.since)
+        stacks = self._stacks(ranks)
         said = [
-            self._say_rank(
-                rank,
-                stacks.get(rank.number),
-                computes=sum(used.get(rank.number, _Cpu())) >= enough_s,
-            )
+            self._say_rank(rank, stacks.get(rank.number), computes=rank.number in quiet.busy)
             for rank in ranks
         ]
         told = {"quiet_s": now - quiet.since, "behind": rank_behind(said), "ranks": said}

@@ -14,7 +14,7 @@ from trainjob.events import RankOutput, StepReported, emit
 from trainjob.launch.launch import Launch
 from trainjob.launch.rank_log import LogTail
 
-_POLL_S = 0.1
+_POLL_S = 0.2  # for a person, that is at once
 
 
 @contextmanager

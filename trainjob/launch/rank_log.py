@@ -46,16 +46,17 @@ class LogTail:
         """
         size = self._path.stat().st_size if self._path.exists() else 0
         notice = self._skip(size) if size - self._offset > _MAX_BEHIND_BYTES else []
-        lines: list[bytes] = []
+        lines: list[str] = []
         if size > self._offset:
-            *lines, partial = (self._partial + self._next_chunk()).split(b"\n")
+            ended, newline, partial = (self._partial + self._next_chunk()).rpartition(b"\n")
+            lines = _lines(ended) if newline else []
             self._partial = _folded(partial)
         self.has_more = self._offset < size
         is_too_long = len(self._partial) > _MAX_LINE_BYTES
         if self._partial and (is_too_long or (is_final and not self.has_more)):
-            lines.append(self._partial)
+            lines.append(_text(self._partial))
             self._partial = b""
-        return [*notice, *self._without_shown(list(map(_text, lines))), *self._state()]
+        return [*notice, *self._without_shown(lines), *self._state()]
 
     def _without_shown(self, lines: list[str]) -> list[str]:
         """Drop the end of a rewritten line if it was handed out as its state already."""
@@ -126,9 +127,18 @@ def _folded(line: bytes) -> bytes:
     return mark + state + line[len(body) :]
 
 
+def _lines(content: bytes) -> list[str]:
+    """Return whole lines as text, and of those that were rewritten the last state."""
+    lines = content.decode("utf-8", "replace").split("\n")
+    return list(map(_last_state, lines)) if b"\r" in content else lines
+
+
 def _text(line: bytes) -> str:
-    """Return a line as text, and of one that was rewritten the last state."""
-    return line.decode("utf-8", "replace").removesuffix("\r").rpartition("\r")[2]
+    return _last_state(line.decode("utf-8", "replace"))
+
+
+def _last_state(line: str) -> str:
+    return line.removesuffix("\r").rpartition("\r")[2]
 
 
 def _cut(text: str) -> str:

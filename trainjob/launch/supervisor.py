@@ -195,13 +195,13 @@ class Supervisor:
             if rank in self._ended:
                 continue
             if rank not in self._began:
-                begin = _read_json(self._records_dir / f"begin-{rank}.json")
+                begin = _read_json(f"{self._records_dir}/begin-{rank}.json")
                 if begin is None:
                     continue
                 self._began[rank] = begin
             # In this order: the stub records the end before it ends itself.
-            is_there = Path(f"/proc/{self._began[rank]['pid']}").exists()
-            ended = _read_json(self._records_dir / f"exit-{rank}.json")
+            is_there = os.access(f"/proc/{self._began[rank]['pid']}", os.F_OK)
+            ended = _read_json(f"{self._records_dir}/exit-{rank}.json")
             if ended is None and is_there:
                 continue
             self._ended.add(rank)
@@ -294,10 +294,12 @@ def _catches_request(pid: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: str) -> Any:
+    if not os.access(file, os.F_OK):  # a tenth of the time of Path, at every look at every rank
+        return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or a script has written into it
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a script has written into it
         return None
 
 

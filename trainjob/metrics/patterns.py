@@ -6,8 +6,10 @@ a pattern must keep are here too: the model of the job asks for them.
 
 import logging
 import re
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 # Through Prefect it is there anyway. Unlike re it gives up after a time: a pattern such as (a+)+$
@@ -20,6 +22,9 @@ _logger = logging.getLogger(__name__)
 _MAX_LINE_CHARS = 2000
 _TIMEOUT_S = 0.5
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_LOOKS_AROUND = re.compile(r"(?<!\[)\^|\$|\\[AZzGK]|\(\?(?!:|P<|i\))|\(\*|[*+?}]\+|\{[^\d,]")
+"""Anything by which a match may depend on what stands before or behind it; rather too much."""
+
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")  # ECMA-48 SGR
 
 
@@ -94,6 +99,22 @@ class MetricPatterns:
         self._patterns = {metric.name: regex.compile(metric.regex) for metric in metrics}
         self._said: set[str] = set()
 
+    def find_all(self, lines: Sequence[str]) -> list[Found]:
+        """Return what `find` returns of each line that has metrics, in their order.
+
+        Most lines have none, and asking each costs most of the time: a search with a timeout asks
+        for the CPU time of all threads. So all lines are searched at once for those worth asking.
+        """
+        if not self._patterns:
+            return []
+        texts = [self._readable(line) for line in lines]
+        starts = list(accumulate((len(text) + 1 for text in texts), initial=0))
+        block = "\n".join(texts)
+        chosen: set[int] = set()
+        for pattern in self._patterns.values():
+            chosen.update(_lines_to_ask(pattern, block, starts))
+        return [found for i in sorted(chosen) if (found := self.find(texts[i])) is not None]
+
     def find(self, line: str) -> Found | None:
         """Return the metrics in a line, or None if there are none.
 
@@ -102,9 +123,14 @@ class MetricPatterns:
         """
         values: dict[str, float] = {}
         step: int | None = None
-        text = self._readable(line) if self._patterns else ""
-        for name, pattern in tuple(self._patterns.items()):
-            match = self._search(name, pattern, text)
+        line = self._readable(line)
+        for name, pattern in self._patterns.items():
+            try:
+                # Not concurrent: letting go of the interpreter takes longer than most searches.
+                match = pattern.search(line, timeout=_TIMEOUT_S, concurrent=False)
+            except TimeoutError:
+                self._give_up(name, pattern, line)
+                continue
             if match is None:
                 continue
             number = self._number_in(name, match)
@@ -122,19 +148,14 @@ class MetricPatterns:
             line = line[:_MAX_LINE_CHARS]
         return _COLOR.sub("", line) if "\x1b" in line else line
 
-    def _search(
-        self, name: str, pattern: "regex.Pattern[str]", text: str
-    ) -> "regex.Match[str] | None":
-        try:
-            return pattern.search(text, timeout=_TIMEOUT_S)
-        except TimeoutError:
-            del self._patterns[name]
-            _logger.warning(
-                "metric %r is not read from here on: its regex %r took more than %s s on the line "
-                "%r; write it without a repeat inside a repeat",
-                *(name, pattern.pattern, _TIMEOUT_S, text[:200]),
-            )
-            return None
+    def _give_up(self, name: str, pattern: "regex.Pattern[str]", text: str) -> None:
+        # A new one, since somebody goes through the old one.
+        self._patterns = {other: of for other, of in self._patterns.items() if other != name}
+        _logger.warning(
+            "metric %r is not read from here on: its regex %r took more than %s s on the line "
+            "%r; write it without a repeat inside a repeat",
+            *(name, pattern.pattern, _TIMEOUT_S, text[:200]),
+        )
 
     def _number_in(self, name: str, match: "regex.Match[str]") -> float | None:
         text = _value_of(match)
@@ -153,6 +174,35 @@ class MetricPatterns:
         if key not in self._said:
             self._said.add(key)
             _logger.warning("%s", message)
+
+
+def _lines_to_ask(
+    pattern: "regex.Pattern[str]", block: str, starts: Sequence[int]
+) -> Iterable[int]:
+    """Return the numbers of all lines in which a pattern matches, and perhaps of some more.
+
+    Args:
+        pattern: What is looked for.
+        block: The lines.
+        starts: Where each begins in it, and where another one would.
+    """
+    all_lines = range(len(starts) - 1)
+    if _LOOKS_AROUND.search(pattern.pattern):
+        return all_lines
+    asked = []
+    start = 0
+    try:
+        while start <= len(block):
+            match = pattern.search(block, start, timeout=_TIMEOUT_S, concurrent=False)
+            if match is None:
+                break
+            # It may go over the end of a line and hide what matches in the next one.
+            line = bisect(starts, match.start()) - 1
+            asked.append(line)
+            start = starts[line + 1]
+    except TimeoutError:
+        return all_lines  # on so much text at once that says nothing against the pattern
+    return asked
 
 
 def parse_number(text: str) -> float | None:

@@ -161,7 +161,7 @@ class MetricsRecorder:
             self._read_lines(event.rank, event.lines)
 
     def _read_lines(self, rank: int, lines: Sequence[str]) -> None:
-        found = [one for line in lines if (one := self._patterns.find(line)) is not None]
+        found = self._patterns.find_all(lines)
         if not found:
             return
         with self._lock:

@@ -3,6 +3,8 @@ import time
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainjob.job import TrainingJob
 from trainjob.metrics.patterns import MetricPatterns, metric_problems, parse_number
@@ -110,6 +112,57 @@ def test_only_the_beginning_of_a_huge_line_is_looked_at_and_that_is_said_once(ca
     assert second is None
     [record] = caplog.records
     assert "the first 2,000 of a line of 1,000,009 characters" in record.message
+
+
+@given(
+    regexes=st.lists(
+        st.sampled_from(
+            [
+                r"loss[= ]+([0-9.e+-]+)",
+                r"^loss=(\d)",
+                r"loss=(\d)$",
+                r"(?i)LOSS\s+(\d)",
+                r"\s+loss=(\d)",
+                r"loss(?!\s*val)=(\d)(?!\s+val)",
+                r"(?<!val )loss=(\d)",
+                r"loss\s*+=(\d)",
+                r"\b(\d)?\bval",
+                r"[^\d]+(\d) val",
+                r"step (?P<step>\d)(?:\s|x)*loss=(\d)",
+                r"(?s)val.*(\d)",
+                r"\Aval (\d)\Z",
+                r"(?:val){e<=1} (\d)",
+            ]
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    lines=st.lists(
+        st.lists(
+            st.sampled_from(
+                ["loss=", "loss", " ", "1", "2", "val ", "step 3", "\t", "\r", "\x1b[1m"]
+            )
+        ).map("".join),
+        max_size=8,
+    ),
+)
+def test_lines_that_are_searched_together_say_what_each_says_alone(regexes, lines):
+    patterns = MetricPatterns([Named(f"m{i}", regex) for i, regex in enumerate(regexes)])
+
+    found = patterns.find_all(lines)
+
+    assert found == [one for line in lines if (one := patterns.find(line)) is not None]
+
+
+def test_a_regex_that_would_take_years_is_dropped_and_said_once_for_many_lines(caplog):
+    caplog.set_level(logging.WARNING)
+    patterns = MetricPatterns([Named("endless", r"(?:\w*\w*\w*\w*)*x=([0-9])|never"), LOSS])
+
+    found = patterns.find_all(["loss=0.5 " + "a" * 1500] * 3)
+
+    assert [one.values for one in found] == [{"loss": 0.5}] * 3
+    [record] = caplog.records
+    assert "metric 'endless' is not read from here on" in record.message
 
 
 def test_a_regex_that_would_take_years_is_dropped_and_said_once(caplog):
