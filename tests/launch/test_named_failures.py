@@ -167,7 +167,7 @@ def test_a_failure_is_told_on_one_screen(make_launch):
     assert str(launch.log_dir) in card
 
 
-def test_a_full_disk_is_named_though_nothing_can_be_recorded_on_it(make_launch, tmp_path):
+def test_a_rank_that_fills_its_disk_is_named_with_its_traceback(make_launch, tmp_path):
     """The rank's log and its record of the error are on the disk that it fills."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -183,3 +183,6 @@ def test_a_full_disk_is_named_though_nothing_can_be_recorded_on_it(make_launch, 
     assert failed.failure.rule is not None, str(failed)
     assert failed.failure.rule.name == "no space left on device"
     assert any("free" in line for line in failed.failure.evidence)
+    no_space = "OSError: [Errno 28] No space left on device"
+    assert failed.failure.headline == f"rank 0 of 1 failed: {no_space} (exit code 1)"
+    assert "print('x' * 2**22)" in failed.failure.traceback

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 _LAUNCH_ERROR = "trainjob.LaunchError"
 
+_ROOM_BYTES = 32 * 2**10
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _WATCHED = {
@@ -44,6 +45,7 @@ def main() -> NoReturn:
     os.environ["TRAINJOB_PROGRESS_FILE"] = str(records.path("progress", "jsonl"))
     os.environ["TRAINJOB_LISTENS_FILE"] = str(records.listens_file)
     _check_world_size(order["world_size"], records)
+    records.make_room()
 
     # Blocked from before the fork: a signal that comes now waits until it can be passed on.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
@@ -78,10 +80,30 @@ class Records:
         """The file whose presence says that the rank acts on requests to stop."""
         return self.folder / f"listens-{self.rank}"
 
+    def make_room(self) -> None:
+        """Set disk space aside for what the rank may die of: a full disk is to be on record."""
+        for event in ("error", "exit"):
+            with contextlib.suppress(OSError):
+                self.path(event, "room").write_bytes(b" " * _ROOM_BYTES)
+
+    def leave_room(self) -> None:
+        """Give back what was set aside and not needed."""
+        for event in ("error", "exit"):
+            with contextlib.suppress(OSError):
+                self.path(event, "room").unlink(missing_ok=True)
+
     def write(self, event: str, **fields: Any) -> None:
         """Record an event."""
+        content = json.dumps(fields).encode()
         temporary = self.path(event, f"{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(fields), encoding="utf-8")
+        try:
+            temporary.write_bytes(content)
+        except OSError:
+            if len(content) > _ROOM_BYTES:
+                raise
+            temporary = self.path(event, "room")
+            with temporary.open("r+b") as room:  # the blanks behind it are no harm in JSON
+                room.write(content)
         temporary.replace(self.path(event))
 
     def write_error(self, **fields: Any) -> None:
@@ -171,6 +193,7 @@ class Stub:
             terminated_ns=self._terminated_ns,
             orphaned=self._orphaned,
         )
+        self._records.leave_room()
         self._wait_for_group()
         if not self._orphaned and (code or self._terminated_ns is not None):
             self._linger()
