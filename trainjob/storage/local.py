@@ -13,7 +13,7 @@ from trainjob.errors import StoreDenied, TreeChanged
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local_tree import copy_file, list_folder, walk
-from trainjob.storage.manifest import FileRecord
+from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 
 PARTIAL = "_trainjob/partial-"
@@ -49,9 +49,20 @@ class LocalStore:
         with self._told():
             return self._root.exists() and not self._root.is_dir()
 
-    def download(self, files: Sequence[Entry], target: Path, meter: Meter) -> list[FileRecord]:
+    def download(
+        self,
+        files: Sequence[Entry],
+        target: Path,
+        meter: Meter,
+        done: OnFile | None = None,
+    ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`; what was executable stays so."""
-        return [self._copy_out(entry, target / entry.path, meter) for entry in files]
+        records = []
+        for entry in files:
+            records.append(self._copy_out(entry, target / entry.path, meter))
+            if done is not None:
+                done(records[-1])
+        return records
 
     def digest(self, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
         """Read `files` and return what they hold."""

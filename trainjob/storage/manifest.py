@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -13,6 +13,10 @@ class FileRecord:
     path: str
     size_bytes: int
     sha256: str
+
+
+OnFile = Callable[[FileRecord], None]
+"""Hears of a file that is complete and verified."""
 
 
 def fingerprint(files: Iterable[FileRecord]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 from trainjob.errors import StoreNotFound, UnsafeKey
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry, Listing
-from trainjob.storage.manifest import FileRecord
+from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.s3_client import S3Client, each, objects
 from trainjob.storage.s3_errors import s3_failures
@@ -52,9 +52,15 @@ class S3Store:
         except StoreNotFound:
             return False
 
-    def download(self, files: Sequence[Entry], target: Path, meter: Meter) -> list[FileRecord]:
+    def download(
+        self,
+        files: Sequence[Entry],
+        target: Path,
+        meter: Meter,
+        done: OnFile | None = None,
+    ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`, checked by MD5 where the store tells it."""
-        return self._client.run(self._transfer(meter).download(files, target))
+        return self._client.run(self._transfer(meter).download(files, target, done))
 
     def digest(self, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
         """Read `files` and return what arrives."""

@@ -25,7 +25,7 @@ from trainjob.errors import (
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import changed, digest_file, version_of
-from trainjob.storage.manifest import FileRecord
+from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.s3_client import S3Client, each
 from trainjob.storage.s3_errors import s3_failures
@@ -53,7 +53,9 @@ class Transfer:
         self._meter = meter
         self._part_slots = asyncio.Semaphore(_PARTS_AT_A_TIME)
 
-    async def download(self, files: Sequence[Entry], target: Path) -> list[FileRecord]:
+    async def download(
+        self, files: Sequence[Entry], target: Path, done: OnFile | None = None
+    ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`."""
 
         async def save(entry: Entry) -> FileRecord:
@@ -61,7 +63,10 @@ class Transfer:
             with local_failures(str(file)):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("wb") as copy:
-                    return await self._fetch(entry, copy)
+                    record = await self._fetch(entry, copy)
+            if done is not None:
+                done(record)
+            return record
 
         return await each(files, save)
 

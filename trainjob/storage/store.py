@@ -12,7 +12,7 @@ from trainjob.errors import StoreError
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local import LocalStore
-from trainjob.storage.manifest import FileRecord
+from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.s3 import S3Store
 from trainjob.storage.settings import StoreSettings
@@ -41,8 +41,17 @@ class Store(Protocol):
     def is_file(self) -> bool:
         """Say whether the url is a single file and not a folder."""
 
-    def download(self, files: Sequence[Entry], target: Path, meter: Meter) -> list[FileRecord]:
+    def download(
+        self, files: Sequence[Entry], target: Path, meter: Meter, done: OnFile | None = None
+    ) -> list[FileRecord]:
         """Copy exactly these versions of `files` to their paths below the folder `target`.
+
+        Args:
+            files: What to copy, as it was listed.
+            target: The folder. What is at the paths is replaced.
+            meter: Counts what is copied.
+            done: Called with each file as soon as it is there, complete and verified; on any one
+                thread.
 
         Raises:
             TreeChanged: If a file is no longer the one that was listed.
