@@ -10,6 +10,7 @@ import pytest
 
 from flows.training_job import training_job
 from trainjob.job import Checkpoints, TrainingJob
+from trainjob.storage.checkpoint_index import INDEXES
 from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
 
@@ -68,7 +69,8 @@ def test_digits_by_both_launchers_on_s3(
     verified = verify_receipt(f"s3://{bucket}/out/", StoreSettings.from_env())
     assert verified.problems == ()
     assert verified.num_files == 5  # model.pt, metrics.json, and three files of metrics
-    assert b"step-00000450" in s3.get(bucket, "out-checkpoints/_trainjob/checkpoints.json")
+    [index] = s3.keys(bucket, f"out-checkpoints/{INDEXES}")
+    assert b"step-00000450" in s3.get(bucket, index)
 
 
 @pytest.mark.mpi

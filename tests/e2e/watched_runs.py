@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ from trainjob.failure import Failure
 from trainjob.job import TrainingJob
 from trainjob.launch.failure import Explained
 from trainjob.report import RunReport
-from trainjob.storage.checkpoint_index import INDEX, CheckpointIndex
+from trainjob.storage.checkpoint_index import INDEXES, CheckpointIndex
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("fault_scripts.py")
@@ -125,18 +125,25 @@ def stored_steps(folder: Path) -> list[int]:
 
     What the index does not name means nothing: it is being sent, or was when its run was killed.
     """
-    while True:
-        text = (folder / INDEX).read_text() if (folder / INDEX).exists() else None
+    before, text = None, _newest_index(folder)
+    while text is not None and text != before:  # somebody may write while we look
         complete = {saved.path.name: saved.marker for saved in complete_checkpoints(folder)[0]}
-        if text is None:
-            return []
-        if text == (folder / INDEX).read_text():
-            break
+        before, text = text, _newest_index(folder)
+    if text is None:
+        return []
     promised = {file.path for file in CheckpointIndex.model_validate_json(text).files}
     steps = sorted(path.removesuffix("/COMPLETE") for path in promised if "COMPLETE" in path)
     for step in steps:
         assert {f"{step}/{name}" for name in complete[step].files} <= promised
     return [complete[step].step for step in steps]
+
+
+def _newest_index(folder: Path) -> str | None:
+    """Return the index of the run that took the folder over last."""
+    while files := sorted((folder / INDEXES).glob("*.json")):
+        with suppress(FileNotFoundError):  # another run deletes it as it takes over
+            return files[-1].read_text()
+    return None
 
 
 def local_steps(runs: Path, run_id: str = "*") -> list[int]:

@@ -1,25 +1,32 @@
 """What of a checkpoint folder in a store counts: one file that names a consistent, verified set.
 
-``_trainjob/checkpoints.json`` is replaced as a whole, so that a reader sees the set before or after
-a change, never a mixture. Files that it does not name are half sent or no longer wanted, and mean
-nothing. A file that is overwritten is kept in the place that it had until the index names the new
-content, which is in the other of two places until then: below the folder itself, or below
-``_trainjob/new/``.
+The index is replaced as a whole, so that a reader sees the set before or after a change, never a
+mixture. Files that it does not name are half sent or no longer wanted, and mean nothing. A file
+that is overwritten is kept in the place that it had until the index names the new content, which is
+in the other of two places until then: below the folder itself, or below ``_trainjob/new/``.
+
+Every run that takes the folder over (`checkpoint_claim`) begins an index of its own,
+``_trainjob/checkpoints/NNNNNNNN-RUN.json``, with the next number, as a copy of the one before. So
+nobody else writes to it, and what an earlier owner writes too late changes nothing.
 """
 
+import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trainjob.errors import CheckpointsOfAnother, CorruptData, StoreNotFound
+from trainjob.errors import CorruptData, StoreNotFound
+from trainjob.storage.checkpoint_claim import claim_of_job, files_in
 from trainjob.storage.failures import failure
-from trainjob.storage.local import PARTIAL
 from trainjob.storage.receipt import OWN_FOLDER
 from trainjob.storage.store import Store
 
-INDEX = f"{OWN_FOLDER}checkpoints.json"
+INDEXES = f"{OWN_FOLDER}checkpoints/"
 OTHER_PLACE = f"{OWN_FOLDER}new/"
+_NAME = re.compile(rf"{INDEXES}(\d{{8,}})-(.+)\.json")
 
 
 class SavedFile(BaseModel):
@@ -49,23 +56,17 @@ class SavedFile(BaseModel):
 
 
 class CheckpointIndex(BaseModel):
-    """The files of a checkpoint folder that count, and whose they are."""
+    """The files of a checkpoint folder that count."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     format: Literal[1] = 1
     """Version of this file's form."""
 
-    job: str
-    """The job that the folder belongs to."""
-
-    run_id: str
-    """The run that writes to it."""
-
     updated: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """When this was written, UTC, ISO 8601."""
 
-    files: tuple[SavedFile, ...] = ()
+    files: tuple[SavedFile, ...]
     """What a restore brings back."""
 
     pending: tuple[str, ...] = ()
@@ -73,59 +74,65 @@ class CheckpointIndex(BaseModel):
     or about to be deleted."""
 
 
-def read_index(store: Store) -> CheckpointIndex | None:
-    """Return the index of the folder; None if there is none.
+def next_index(paths: Iterable[str], run_id: str) -> str:
+    """Return where a run that takes over a folder with the files `paths` begins its index."""
+    number = max((int(match[1]) for match in map(_NAME.fullmatch, paths) if match), default=0)
+    return f"{INDEXES}{number + 1:08d}-{quote(run_id, safe='')}.json"
+
+
+def index_paths(paths: Iterable[str], owner: str) -> list[str]:
+    """Return the indexes among the files of a folder, the one that counts first.
+
+    That is the one of the run that owns the folder. It has none yet if it was killed when it took
+    the folder over; then it is the newest one of the runs before it.
+
+    Args:
+        paths: The files of the folder.
+        owner: The id of the run.
+    """
+    found = [match for match in map(_NAME.fullmatch, paths) if match]
+    found.sort(key=lambda match: (match[2] == quote(owner, safe=""), int(match[1])), reverse=True)
+    return [match[0] for match in found]
+
+
+def is_index_of(path: str, run_id: str) -> bool:
+    """Say whether a file of a folder is an index that this run began."""
+    match = _NAME.fullmatch(path)
+    return match is not None and match[2] == quote(run_id, safe="")
+
+
+def index_of_job(store: Store, job: str) -> CheckpointIndex | None:
+    """Return what counts in a folder that `job` may use; None if nothing was saved yet.
+
+    Raises:
+        CheckpointsOfAnother: If the folder belongs to another job or to other programs.
+        CorruptData: If the claim or the index cannot be read.
+    """
+    claim = claim_of_job(store, job)
+    found = standing_index(store, files_in(store), claim.run_id) if claim else None
+    return found[1] if found else None
+
+
+def standing_index(
+    store: Store, paths: Iterable[str], owner: str
+) -> tuple[str, CheckpointIndex] | None:
+    """Return what counts in a folder, and where that is written; None if nothing was saved yet.
+
+    Args:
+        store: The folder.
+        paths: Its files.
+        owner: The run that owns it.
 
     Raises:
         CorruptData: If it cannot be read.
     """
-    try:
-        return CheckpointIndex.model_validate_json(store.read(INDEX))
-    except StoreNotFound:
-        return None
-    except ValidationError as error:
-        found = f"an index of checkpoints ({INDEX}) that cannot be read"
-        do = "use the version of trainjob that wrote it, or another folder"
-        raise failure(CorruptData, store.url, found, do) from error
-
-
-def index_of_job(store: Store, job: str) -> CheckpointIndex | None:
-    """Return the index of a folder that `job` may use; None if nothing is in it.
-
-    Raises:
-        CheckpointsOfAnother: If the folder belongs to another job or to other programs.
-        CorruptData: If the index cannot be read.
-    """
-    index = read_index(store)
-    if index is None:
-        _refuse_foreign(store)
-    elif index.job != job:
-        do = f"use another folder, or name the job {index.job!r} to go on from them"
-        found = f"not empty but with checkpoints of the job {index.job!r}"
-        raise failure(CheckpointsOfAnother, store.url, found, do)
-    return index
-
-
-def refuse_other_run(store: Store, index: CheckpointIndex, run_id: str) -> None:
-    """See that the run that writes to the folder still is `run_id`.
-
-    Raises:
-        CheckpointsOfAnother: Naming the other run.
-    """
-    if index.run_id != run_id:
-        found = f"in use by the run {index.run_id}, which took it over from {run_id}"
-        do = "let one run at a time use it, or put {run_id} into the url"
-        raise failure(CheckpointsOfAnother, store.url, found, do)
-
-
-def _refuse_foreign(store: Store) -> None:
-    paths = [entry.path for entry in store.list_files().files]
-    foreign = [path for path in paths if not path.startswith(PARTIAL)]
-    found = None
-    if foreign:
-        found = f"not empty but {len(foreign)} files, such as {min(foreign)!r}"
-    elif not paths and store.is_file():
-        found = "a file of that name"
-    if found:
-        do = "use an empty folder, or one with checkpoints of this job"
-        raise failure(CheckpointsOfAnother, store.url, found, do)
+    for path in index_paths(paths, owner):
+        try:
+            return path, CheckpointIndex.model_validate_json(store.read(path))
+        except StoreNotFound:  # a run that took over since has deleted it, after it wrote its own
+            continue
+        except ValidationError as error:
+            found = f"an index of checkpoints ({path}) that cannot be read"
+            do = "use the version of trainjob that wrote it, or another folder"
+            raise failure(CorruptData, store.url, found, do) from error
+    return None

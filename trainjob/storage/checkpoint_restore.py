@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import CorruptData
-from trainjob.storage.checkpoint_index import index_of_job, refuse_other_run
+from trainjob.storage.checkpoint_claim import claim_of_job, files_in, refuse_other_run
+from trainjob.storage.checkpoint_index import standing_index
 from trainjob.storage.checkpoint_store import CheckpointStore
 from trainjob.storage.checkpoint_units import newest_step, step_of, unit_of
 from trainjob.storage.failures import local_failures
@@ -119,11 +120,13 @@ def went_on_elsewhere(
     """
     sent = Journal(journal, url, run_id)
     with open_store(url, settings) as store:
-        index = index_of_job(store, job)
-        if index is None:
+        claim = claim_of_job(store, job)
+        if claim is None:
             return False
-        refuse_other_run(store, index, run_id)
-    return not all(sent.has_sent(file.path, file.sha256) for file in index.files)
+        refuse_other_run(store, claim, run_id)
+        found = standing_index(store, files_in(store), run_id)
+    files = found[1].files if found else ()
+    return not all(sent.has_sent(file.path, file.sha256) for file in files)
 
 
 def _fetch_all(remote: CheckpointStore, target: Path, label: str) -> list[str]:
@@ -131,12 +134,14 @@ def _fetch_all(remote: CheckpointStore, target: Path, label: str) -> list[str]:
     entries = [Entry(saved.path, saved.size_bytes, "") for saved in remote.files.values()]
     meter = Meter(label, entries)
     steps = sorted({step for path in remote.files if (step := step_of(path)) is not None})
-    remote.fetch([path for path in remote.files if step_of(path) is None], target, meter)
+    with remote.blaming_other_run():
+        remote.fetch([path for path in remote.files if step_of(path) is None], target, meter)
     damaged: list[str] = []
     for step in reversed(steps):
         paths = [path for path in remote.files if step_of(path) == step]
         try:
-            remote.fetch(paths, target, meter)
+            with remote.blaming_other_run():
+                remote.fetch(paths, target, meter)
         except CorruptData as error:
             folder = unit_of(paths[0])
             damaged.append(folder)

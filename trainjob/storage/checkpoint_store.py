@@ -2,24 +2,47 @@
 
 Every change follows the same order: the index announces what will be written, the files are sent
 and read back, the index names them, and only then what it no longer names is deleted.
+
+Another run may take the folder over at any moment; from then on what it finds is what counts. It
+writes its claim first and reads the index after that. The run that loses looks at the claim before
+it deletes anything and after each write of its index, so it ends before its next change. What was
+under way at the moment of the claim still happens, and does no harm but in one case:
+
+- Its index. It is a file that nobody reads once the other run has begun its own. Read before that,
+  it names a whole set, too: the files were verified, and those that it no longer names still exist.
+- A delete. It meets files that no index named at the time of the claim. If the other run has sent
+  a file to the same name since, its next pass misses it there and sends it again.
+- The files of one `send`. Their names were announced, so the other run deletes them; what arrives
+  after that lies there unnamed. Only if the other run has sent a file to the same name meanwhile,
+  and within the time of this one `send`, is that overwritten. A restore finds it damaged: it
+  leaves a step out, and refuses to start with a file of another program.
 """
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from trainjob.errors import CorruptData
+from trainjob.errors import CorruptData, StoreNotFound, TreeChanged
+from trainjob.storage.checkpoint_claim import (
+    CheckpointClaim,
+    claim_of_job,
+    files_in,
+    read_claim,
+    refuse_other_run,
+    write_claim,
+)
 from trainjob.storage.checkpoint_index import (
-    INDEX,
     OTHER_PLACE,
     CheckpointIndex,
     SavedFile,
-    index_of_job,
-    read_index,
-    refuse_other_run,
+    index_paths,
+    is_index_of,
+    next_index,
+    standing_index,
 )
 from trainjob.storage.checkpoint_units import unit_of
 from trainjob.storage.failures import failure
@@ -31,6 +54,10 @@ from trainjob.storage.meter import Meter
 from trainjob.storage.read_back import read_back
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
+
+_STALE_S = 3600.0
+"""The age from which on a temporary file counts as left by a process that was killed. A younger one
+may be the claim of a run that is just taking the folder over."""
 
 
 class CheckpointStore:
@@ -51,6 +78,7 @@ class CheckpointStore:
         self._job = job
         self._run_id = run_id
         self._keys: set[str] = set()
+        self._path = ""
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
@@ -69,29 +97,37 @@ class CheckpointStore:
         A run that still is active notices it before its next change, and stops.
 
         Raises:
-            CheckpointsOfAnother: If the folder does not belong to the job.
+            CheckpointsOfAnother: If the folder does not belong to the job, or another run takes it
+                over at the same time.
         """
-        self._take(index_of_job(self.store, self._job))
-        self._write(takes_over=True)
+        self._claim(claim_of_job(self.store, self._job))
 
     def load(self) -> None:
         """Read what is there. Files that somebody deleted in the store do not count any longer.
 
+        An empty folder is claimed.
+
         Raises:
             CheckpointsOfAnother: If the folder belongs to another job or run.
         """
-        index = index_of_job(self.store, self._job)
-        self._take(index)
-        if index is None:
+        standing = claim_of_job(self.store, self._job)
+        if standing is None:
+            self._claim(None)
             return
-        refuse_other_run(self.store, index, self._run_id)
-        held = {entry.path: entry.size_bytes for entry in self.store.list_files().files}
+        refuse_other_run(self.store, standing, self._run_id)
+        held = files_in(self.store)
+        found = standing_index(self.store, held, self._run_id)
+        if found is not None and is_index_of(found[0], self._run_id):
+            self._path = found[0]
+            self._take(found[1])
+        else:  # this run was killed when it took the folder over
+            self._begin(held, self._run_id)
         self.files = {
             path: saved
             for path, saved in self.files.items()
-            if held.get(saved.key) == saved.size_bytes
+            if saved.key in held and held[saved.key].size_bytes == saved.size_bytes
         }
-        self._keys |= {path for path in held if path.startswith(PARTIAL)}
+        self._keys |= {path for path, entry in held.items() if _is_left_over(entry)}
 
     def send(self, source: Path, entries: Sequence[Entry]) -> list[tuple[Entry, FileRecord]]:
         """Send files, prove them, and let them count from now on.
@@ -111,8 +147,9 @@ class CheckpointStore:
         for place, store in self._places.items():
             chosen = [entry for entry in entries if places[entry.path] == place]
             if chosen:
-                sent = store.upload(source, chosen, Meter(None, chosen), changed)
-                read_back(store, sent, None)
+                with self.blaming_other_run():
+                    sent = store.upload(source, chosen, Meter(None, chosen), changed)
+                    read_back(store, sent, None)
                 records |= {record.path: record for record in sent}
         broken = {unit_of(path) for path in changed}
         done = [entry for entry in entries if unit_of(entry.path) not in broken]
@@ -136,7 +173,7 @@ class CheckpointStore:
             CorruptData: If one of them is not what was saved.
             TreeChanged: If somebody changes them meanwhile.
         """
-        held = {entry.path: entry for entry in self.store.list_files().files}
+        held = files_in(self.store)
         for path in paths:
             saved = self.files[path]
             if saved.key not in held or held[saved.key].size_bytes != saved.size_bytes:
@@ -168,19 +205,48 @@ class CheckpointStore:
             self._write()
 
     def check_run(self) -> None:
-        """See that no other run has taken the folder over.
+        """See that no other run has taken the folder over; claim it again if it was emptied.
 
         Raises:
             CheckpointsOfAnother: If one has.
         """
-        standing = read_index(self.store)
-        if standing is not None:
+        standing = read_claim(self.store)
+        if standing is None:  # somebody has emptied the folder, so it is free
+            write_claim(self.store, self._job, self._run_id)
+        else:
             refuse_other_run(self.store, standing, self._run_id)
 
-    def _take(self, index: CheckpointIndex | None) -> None:
-        files = index.files if index else ()
-        self.files = {saved.path: saved for saved in files}
-        self._keys = {saved.key for saved in files} | set(index.pending if index else ())
+    @contextmanager
+    def blaming_other_run(self) -> Iterator[None]:
+        """Raise `CheckpointsOfAnother` for files that are gone or changed if that is why."""
+        try:
+            yield
+        except (CorruptData, StoreNotFound, TreeChanged):
+            self.check_run()
+            raise
+
+    def _claim(self, standing: CheckpointClaim | None) -> None:
+        # First the claim: what the other run deletes after it did not count when the index is read.
+        write_claim(self.store, self._job, self._run_id)
+        self._begin(files_in(self.store), standing.run_id if standing else self._run_id)
+
+    def _begin(self, held: Iterable[str], owner: str) -> None:
+        """Begin the index of this run with what counts in the folder, and end those before it.
+
+        Args:
+            held: The files of the folder, listed after it was claimed.
+            owner: The run whose index counts until now.
+        """
+        found = standing_index(self.store, held, owner)
+        self._path = next_index(held, self._run_id)
+        self._take(found[1] if found else CheckpointIndex(files=()))
+        self._write()
+        # Before anything else is deleted: who still takes one of these finds all that it names.
+        self.store.delete(index_paths(held, owner))
+
+    def _take(self, index: CheckpointIndex) -> None:
+        self.files = {saved.path: saved for saved in index.files}
+        self._keys = {saved.key for saved in index.files} | set(index.pending)
 
     def _free_place(self, path: str) -> str:
         """Return the place in which the new content of a file hides nothing that counts."""
@@ -194,13 +260,21 @@ class CheckpointStore:
     def _uncounted(self) -> list[str]:
         return sorted(self._keys - {saved.key for saved in self.files.values()})
 
-    def _write(self, *, takes_over: bool = False) -> None:
-        if not takes_over:
-            self.check_run()
+    def _write(self) -> None:
         index = CheckpointIndex(
-            job=self._job,
-            run_id=self._run_id,
             files=tuple(self.files[path] for path in sorted(self.files)),
             pending=tuple(self._uncounted()),
         )
-        self.store.write(INDEX, index.model_dump_json(indent=1).encode())
+        self.store.write(self._path, index.model_dump_json(indent=1).encode())
+        self.check_run()
+
+
+def _is_left_over(entry: Entry) -> bool:
+    """Say whether a file of a listing is a temporary one of a process that was killed."""
+    if not entry.path.startswith(PARTIAL):
+        return False
+    try:
+        written_ns = mtime_ns_of(entry)
+    except (IndexError, ValueError):  # a copy of it in an object store
+        return True
+    return time.time_ns() - written_ns > _STALE_S * 1e9

@@ -7,6 +7,7 @@ folder is refused by name, never skipped: a copy without it would be silently in
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,8 +48,11 @@ def walk(root: Path, links_inside: bool = False) -> Iterator[Entry | str]:
     pending = [(root, "", frozenset([real_root]))]
     while pending:
         folder, prefix, above = pending.pop()
-        with os.scandir(folder) as found:
-            items = sorted(found, key=lambda item: item.name)
+        try:
+            with os.scandir(folder) as found:
+                items = sorted(found, key=lambda item: item.name)
+        except FileNotFoundError:  # deleted since it was seen
+            continue
         for item in items:
             path = prefix + item.name
             real = Path(item.path).resolve() if item.is_symlink() else None
@@ -61,7 +65,8 @@ def walk(root: Path, links_inside: bool = False) -> Iterator[Entry | str]:
                 yield path
                 pending.append((Path(item.path), path + "/", above | {real}))
             elif item.is_file():
-                yield entry_of(path, item.stat())
+                with suppress(FileNotFoundError):  # deleted since it was seen
+                    yield entry_of(path, item.stat())
             else:
                 what = "leads to nothing" if item.is_symlink() else "is not a regular file"
                 raise _refused(root, path, what)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trainjob.storage import checkpoint_store
-from trainjob.storage.checkpoint_index import INDEX
+from trainjob.storage.checkpoint_claim import OWNER
+from trainjob.storage.checkpoint_index import INDEXES
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 from trainjob.storage.checkpoint_restore import Restored, restore_checkpoints
 from trainjob.storage.store import open_store
@@ -37,8 +38,21 @@ def files_of(paths) -> list[str]:
 
 
 def index_of(place) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads(place.get(INDEX))
+    index: dict[str, Any] = json.loads(place.get(index_path_of(place)))
     return index
+
+
+def index_path_of(place) -> str:
+    path: str = max(path for path in place.paths() if path.startswith(INDEXES))
+    return path
+
+
+def owner_of(place) -> str:
+    return str(json.loads(place.get(OWNER))["run_id"])
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing below the test catches it."""
 
 
 class HookedStore:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.core.storage.checkpoints import (
+    Killed,
     hook,
     mirror,
     restore,
@@ -21,10 +22,6 @@ from trainjob.errors import StoreDenied
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 
 REPOSITORY = Path(__file__).parents[3]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing below the test catches it."""
 
 
 @pytest.fixture

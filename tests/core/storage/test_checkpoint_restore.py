@@ -11,13 +11,15 @@ from tests.core.storage.checkpoints import (
     files_of,
     hook,
     index_of,
+    index_path_of,
     mirror,
     restore,
     save_step,
 )
 from trainjob.errors import CheckpointsOfAnother, CorruptData, StoreError
 from trainjob.events import Transferred, listening
-from trainjob.storage.checkpoint_index import INDEX
+from trainjob.storage.checkpoint_claim import OWNER
+from trainjob.storage.checkpoint_index import next_index
 from trainjob.storage.checkpoint_restore import Restored
 
 
@@ -49,8 +51,8 @@ def test_nothing_saved_yet_restores_nothing_and_leaves_the_folder(place, folder,
     assert restore(place, folder) == Restored(None, 0, 0)
 
     assert read_tree(folder) == {"own.pt": b"1"}
-    assert place.paths() == [INDEX]
-    assert index_of(place)["run_id"] == "run-1"
+    assert place.paths() == [index_path_of(place), OWNER]
+    assert json.loads(place.get(OWNER))["run_id"] == "run-1"
 
 
 def test_after_a_restore_nothing_is_sent_again_and_deletes_are_known(place, folder, tmp_path):
@@ -96,14 +98,18 @@ def test_a_folder_with_files_of_others_is_refused_and_untouched(place, folder, t
     assert place.paths() == ["precious"]
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b'{"format": 2, "job": "digits", "run_id": "x"}'])
-def test_an_index_that_cannot_be_read_is_not_overwritten(place, folder, text):
-    place.put(INDEX, text)
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b'{"format": 2, "job": "j", "run_id": "x", "files": []}']
+)
+@pytest.mark.parametrize("name", [OWNER, next_index([], "run-1")])
+def test_bookkeeping_that_cannot_be_read_is_not_overwritten(place, folder, tmp_path, name, text):
+    restore(place, tmp_path / "back")
+    place.put(name, text)
 
     with pytest.raises(CorruptData, match="use the version of trainjob that wrote it"):
         mirror(folder, place).push(is_final=False)
 
-    assert place.get(INDEX) == text
+    assert place.get(name) == text
 
 
 def test_a_run_that_takes_the_folder_over_stops_the_other_one(place, folder, tmp_path):
@@ -208,7 +214,8 @@ def test_what_the_index_does_not_name_is_not_restored_and_is_swept(place, folder
     mirror(folder, place).push(is_final=True)
     index = index_of(place)
     place.put("step-00000002/model.pt", b"half")
-    place.put(INDEX, json.dumps({**index, "pending": ["step-00000002/model.pt"]}).encode())
+    index["pending"] = ["step-00000002/model.pt"]
+    place.put(index_path_of(place), json.dumps(index).encode())
 
     assert restore(place, tmp_path / "back").step == 1
     mirror(tmp_path / "back", place).push(is_final=False)
@@ -219,7 +226,8 @@ def test_what_the_index_does_not_name_is_not_restored_and_is_swept(place, folder
 def test_a_hostile_path_in_an_index_is_refused(place, folder, tmp_path):
     save_step(folder, 1)
     mirror(folder, place).push(is_final=True)
-    place.put(INDEX, place.get(INDEX).replace(b"step-00000001/model.pt", b"../../evil"))
+    path = index_path_of(place)
+    place.put(path, place.get(path).replace(b"step-00000001/model.pt", b"../../evil"))
 
     with pytest.raises(StoreError, match=r"has . or .. as a part"):
         restore(place, tmp_path / "back")

@@ -11,6 +11,7 @@ from tests.core.storage.checkpoints import (
     files_of,
     hook,
     index_of,
+    index_path_of,
     mirror,
     save_step,
 )
@@ -18,7 +19,7 @@ from tests.core.storage.conftest import LocalPlace
 from tests.s3_faults import fault_proxy
 from trainjob.errors import CorruptData, StoreError
 from trainjob.storage import checkpoint_mirror, live_tree
-from trainjob.storage.checkpoint_index import INDEX
+from trainjob.storage.checkpoint_claim import OWNER
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 
 
@@ -101,7 +102,7 @@ def test_what_changes_while_it_is_sent_waits_for_the_next_pass(place, folder, mo
     sync.look()
 
     def change(name: str) -> None:
-        if name == "upload" and place.paths() == [INDEX]:
+        if name == "upload" and files_of(place.paths()) == []:
             (folder / "a.pt").write_bytes(b"changed")
 
     hook(monkeypatch, change)
@@ -220,7 +221,7 @@ def test_the_last_content_of_every_file_is_under_its_name_at_the_end(place, fold
 
     sync.push(is_final=True)
 
-    assert place.paths() == [INDEX, "last.pt"]
+    assert place.paths() == [index_path_of(place), OWNER, "last.pt"]
     assert place.get("last.pt") == b"four"
 
 

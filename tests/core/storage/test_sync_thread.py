@@ -13,7 +13,7 @@ import pytest
 from tests.core.storage.conftest import LocalPlace
 from tests.s3_faults import FaultProxy, fault_proxy
 from trainjob.errors import CheckpointsOfAnother, StoreDenied, StoreError, StoreUnavailable
-from trainjob.storage.checkpoint_index import INDEX
+from trainjob.storage.checkpoint_claim import OWNER
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 from trainjob.storage.checkpoint_restore import restore_checkpoints
 from trainjob.storage.deadline import Deadline, ending_at
@@ -111,7 +111,7 @@ def test_an_outage_is_told_once_and_overcome(mirror, folder, s3_place, network, 
 
 def test_an_outage_at_the_end_is_waited_for(mirror, folder, s3_place, network):
     with syncing([mirror], **QUICK, flush_s=20) as sync:
-        until(lambda: INDEX in s3_place.paths() or network.proxy.requests)
+        until(lambda: OWNER in s3_place.paths() or network.proxy.requests)
         network.fault = "gone"
         (folder / "last.pt").write_bytes(b"1")
         mender = threading.Timer(1.0, lambda: setattr(network, "fault", None))
@@ -331,7 +331,7 @@ def test_what_is_handed_over_ends_at_once_without_a_final_pass(
     network.fault = fault
 
     with syncing([mirror], **QUICK) as sync:
-        until(lambda: network.proxy.stalled.is_set() or INDEX in s3_place.paths() or not fault)
+        until(lambda: network.proxy.stalled.is_set() or OWNER in s3_place.paths() or not fault)
         sync.abandon()
         (folder / "last.pt").write_bytes(b"1")
         left = time.monotonic()
