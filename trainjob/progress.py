@@ -15,16 +15,21 @@ Both are cheap enough for every step. Outside of a run they do nothing, so a scr
 without us.
 """
 
+import atexit
 import json
+import operator
 import os
 import time
 from contextlib import suppress
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 _INTERVAL_S = 0.1  # nobody reads faster, and the file of a long training stays small
 _MAX_KINDS = 100
+_WHOLE_NUMBERS = ("time_ns", "step", "total", "epoch")
 _last_written: dict[tuple[str, ...], float] = {}
 """When metrics of these names were last written: rare ones are not lost behind frequent ones."""
+_held_back: dict[tuple[str, ...], dict[str, Any]] = {}
+"""What was said last of them and not written, for it came too soon; written when Python ends."""
 
 _look_at = 0.0
 _is_asked_to_stop = False
@@ -36,7 +41,7 @@ def report(
     """Say that this rank has finished a step. Of rank 0, the last one said is shown.
 
     Of calls with the same metrics that follow faster than ten a second some are left out, but never
-    that of the last step.
+    the last one.
 
     Args:
         step: How many steps are done, all epochs together.
@@ -52,23 +57,17 @@ def report(
         return
     _keep_step(path, step)
     now, kind = time.monotonic(), tuple(metrics)
+    said = {"time_ns": time.time_ns(), "step": step, "total": total, "epoch": epoch}
     if now - _last_written.get(kind, -_INTERVAL_S) < _INTERVAL_S and step != total:
+        # A tensor as it is: asking for its number would make the script wait for its device.
+        _held_back[kind] = said | {"metrics": {name: _alone(metrics[name]) for name in metrics}}
         return
     if len(_last_written) >= _MAX_KINDS:
+        _write_held_back()
         _last_written.clear()
     _last_written[kind] = now
-    line = json.dumps(
-        {
-            "time_ns": time.time_ns(),
-            "step": int(step),
-            "total": None if total is None else int(total),
-            "epoch": None if epoch is None else int(epoch),
-            "metrics": {name: _number(name, value) for name, value in metrics.items()},
-        }
-    )
-    # A full disk must not end a training over its progress.
-    with suppress(OSError):
-        _append(path, f"{line}\n".encode())
+    _held_back.pop(kind, None)
+    _write(path, said | {"metrics": metrics})
 
 
 def should_stop() -> bool:
@@ -103,6 +102,35 @@ def _keep_step(path: str, step: int) -> None:
             os.pwrite(file, b"%20d" % int(step), 0)
         finally:
             os.close(file)
+
+
+@atexit.register
+def _write_held_back() -> None:
+    """Write what would be lost otherwise."""
+    path = os.environ.get("TRAINJOB_PROGRESS_FILE")
+    held_back = sorted(_held_back.values(), key=operator.itemgetter("time_ns"))
+    _held_back.clear()
+    for said in held_back:
+        if path is not None:
+            with suppress(TypeError):  # not raised when it was said, so not now either
+                _write(path, said)
+
+
+os.register_at_fork(after_in_child=_held_back.clear)  # the parent writes it
+
+
+def _write(path: str, said: dict[str, Any]) -> None:
+    whole = {key: None if said[key] is None else int(said[key]) for key in _WHOLE_NUMBERS}
+    metrics = {name: _number(name, value) for name, value in said["metrics"].items()}
+    line = json.dumps(whole | {"metrics": metrics})
+    # A full disk must not end a training over its progress.
+    with suppress(OSError):
+        _append(path, f"{line}\n".encode())
+
+
+def _alone(value: Any) -> Any:
+    """Return a tensor without the computation that led to it, which would stay in memory."""
+    return value.detach() if hasattr(value, "detach") else value
 
 
 def _number(name: str, value: SupportsFloat) -> float:

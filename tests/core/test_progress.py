@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 import timeit
 from pathlib import Path
@@ -19,6 +20,7 @@ def progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRAINJOB_PROGRESS_FILE", str(file))
     monkeypatch.setattr(progress, "_INTERVAL_S", 0.0)
     monkeypatch.setattr(progress, "_last_written", {})
+    progress._held_back.clear()
     return file
 
 
@@ -199,3 +201,25 @@ def test_only_the_standard_library_is_needed():
     )
 
     assert done.stdout.strip() == "['trainjob']"
+
+
+def test_the_last_report_of_a_script_is_written_when_it_ends(tmp_path):
+    file = tmp_path / "progress-0.jsonl"
+    script = """
+        from trainjob.progress import report
+        for step in range(1, 1001):
+            report(step, loss=1 / step)
+            if step % 100 == 0:
+                report(step, accuracy=step / 1000)
+    """
+    env = os.environ | {"TRAINJOB_PROGRESS_FILE": str(file)}
+
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=env, check=True)
+
+    said: dict[str, object] = {}
+    for record in records(file):
+        metrics = record["metrics"]
+        assert isinstance(metrics, dict)
+        said |= metrics
+    assert said == {"loss": 0.001, "accuracy": 1.0}
+    assert records(file)[-1]["step"] == 1000
