@@ -1,5 +1,6 @@
 """Folders of this machine as a store."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -18,6 +19,9 @@ from trainjob.storage.meter import Meter
 
 PARTIAL = "_trainjob/partial-"
 """Start of the temporary names: in the tree, so that a rename stays on one file system."""
+
+_NO_LINKS = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What file systems without hard links, such as FAT and some of FUSE, say: link(2)."""
 
 
 class LocalStore:
@@ -117,17 +121,47 @@ class LocalStore:
         with self._told(path), self._new_file(path) as file:
             file.write(data)
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file under a temporary name and link it, which fails if there is one."""
+        file = self._root / path
+        with self._told(path), self._partial() as opened:
+            opened.write(data)
+            _sync(opened)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(opened.name, file)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                Path(opened.name).replace(file)
+        return True
+
+    def make_folders(self, paths: Sequence[str]) -> None:
+        """Make folders, and those above them."""
+        for path in paths:
+            with self._told(path):
+                (self._root / path).mkdir(parents=True, exist_ok=True)
+
     def delete(self, paths: Sequence[str]) -> None:
         """Delete files and the folders that this leaves empty."""
         for path in paths:
             file = self._root / path
-            with self._told(path):
-                file.unlink(missing_ok=True)
+            if path.endswith("/"):
+                file /= "-"  # so that the folder is the first of those above
+            else:
+                with self._told(path):
+                    file.unlink(missing_ok=True)
             with suppress(OSError):  # it is not empty, or not there
                 for folder in file.parents:
                     if folder == self._root:
                         break
                     folder.rmdir()
+
+    def discard_unfinished(self) -> int:
+        """Return 0: what was half written has a name here, and is deleted like any file."""
+        return 0
 
     def prove_writing(self) -> None:
         """Make an unnamed file in the nearest folder that exists; the others are made there."""
@@ -152,19 +186,28 @@ class LocalStore:
     def _new_file(self, path: str) -> Iterator[BinaryIO]:
         """Give an open file that takes the name `path` when the block ends well."""
         file = self._root / path
+        with self._partial() as opened:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            yield opened
+            _sync(opened)
+            Path(opened.name).replace(file)
+
+    @contextmanager
+    def _partial(self) -> Iterator[BinaryIO]:
+        """Give an open file of a temporary name, which is gone when the block ends."""
         partial = self._root / f"{PARTIAL}{uuid.uuid4().hex}"
         partial.parent.mkdir(parents=True, exist_ok=True)
-        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("xb") as opened:
                 yield opened
-                opened.flush()
-                os.fsync(opened.fileno())
-            partial.replace(file)
-        except BaseException:
-            with suppress(OSError):
+        finally:
+            with suppress(OSError):  # it has another name now
                 partial.unlink()
-            raise
 
     def _told(self, path: str = "") -> AbstractContextManager[None]:
         return local_failures(f"{self.url}{path}")
+
+
+def _sync(opened: BinaryIO) -> None:
+    opened.flush()
+    os.fsync(opened.fileno())

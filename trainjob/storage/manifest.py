@@ -3,16 +3,29 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+Proof = Literal["", "etag", "read back"]
+"""How it was proved that a store holds what was sent: its ETag is the one that follows from the
+sent bytes, or they were read again; empty: not yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file of a tree: `path` below its root with ``/`` between the parts, size and digest."""
+    """One file of a tree: `path` below its root with ``/`` between the parts, size and digest.
+
+    Attributes:
+        etag: The ETag that S3 gives to exactly the bytes that were sent, computed from them and
+            never taken from a store; empty if nothing was sent or it was not computed.
+        verified: How it was proved that a store holds the file.
+    """
 
     path: str
     size_bytes: int
     sha256: str
+    etag: str = field(default="", compare=False)
+    verified: Proof = field(default="", compare=False)
 
 
 OnFile = Callable[[FileRecord], None]

@@ -1,8 +1,10 @@
 """Which keys can be files below a folder. Asked before the first byte is copied."""
 
+import unicodedata
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from trainjob.errors import UnsafeKey
 from trainjob.storage.failures import failure
@@ -32,6 +34,32 @@ def check_paths(url: str, files: Sequence[str], folders: Iterable[str] = ()) -> 
     for path in files:
         if path in parents:
             raise _refused(url, path, "is both a file and a folder")
+
+
+def check_case(url: str, files: Iterable[str]) -> None:
+    """Refuse paths that are one file on a disk that ignores case; see `folds_case`.
+
+    Raises:
+        UnsafeKey: Naming the first such path, and the one that it would hide.
+    """
+    paths: dict[str, str] = {}
+    for file in files:
+        for path in (file, *map(str, PurePosixPath(file).parents)):
+            # Such disks take the two forms of an accented letter for one as well.
+            other = paths.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+            if other != path:
+                reason = f"is the same as {other!r} on this disk, which ignores case"
+                raise _refused(url, path, reason)
+
+
+def folds_case(folder: Path) -> bool:
+    """Tell whether the disk of `folder`, which must be one to write to, ignores case."""
+    probe = folder / f".case-{uuid.uuid4().hex}"
+    probe.mkdir()
+    try:
+        return probe.with_name(probe.name.upper()).exists()
+    finally:
+        probe.rmdir()
 
 
 def unsafe(path: str) -> str | None:

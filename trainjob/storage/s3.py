@@ -2,10 +2,13 @@
 
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from trainjob.errors import StoreNotFound, UnsafeKey
+from botocore.exceptions import ClientError
+
+from trainjob.errors import StoreError, StoreNotFound, UnsafeKey
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord, OnFile
@@ -92,6 +95,27 @@ class S3Store:
         """Write a small object."""
         self._run(self._call("put_object", path, Body=data), path)
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small object if there is none of that key, where the store knows `If-None-Match`.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+        """
+        try:
+            self._run(self._call("put_object", path, Body=data, IfNoneMatch="*"), path)
+        except StoreError as error:
+            status = _status_of(error)
+            if status in (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.CONFLICT):
+                return False
+            if status != HTTPStatus.NOT_IMPLEMENTED:
+                raise
+            self.write(path, data)
+        return True
+
+    def make_folders(self, paths: Sequence[str]) -> None:
+        """Put the empty objects that stand for folders in consoles of stores."""
+        for path in paths:
+            self.write(f"{path}/", b"")
+
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects, one a request: the request for many needs a checksum that some lack."""
 
@@ -100,6 +124,10 @@ class S3Store:
                 await self._call("delete_object", path)
 
         self._client.run(each(paths, delete))
+
+    def discard_unfinished(self) -> int:
+        """Abort the multipart uploads below the prefix."""
+        return self._run(self._abort_uploads())
 
     def prove_writing(self) -> None:
         """Put an empty object and delete it."""
@@ -134,6 +162,22 @@ class S3Store:
                 return True
         return False
 
+    async def _abort_uploads(self) -> int:
+        where = {"Bucket": self._bucket, "Prefix": self._prefix}
+        num_aborted, marker = 0, dict[str, str]()
+        while True:
+            page = await self._client.call("list_multipart_uploads", **where, **marker)
+            for upload in page.get("Uploads", ()):
+                key = upload["Key"][len(self._prefix) :]
+                await self._call("abort_multipart_upload", key, UploadId=upload["UploadId"])
+                num_aborted += 1
+            if not page.get("IsTruncated"):
+                return num_aborted
+            marker = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page["NextUploadIdMarker"],
+            }
+
     async def _is_file(self) -> bool:
         key = self._prefix.rstrip("/")
         await self._client.call("head_object", Bucket=self._bucket, Key=key)
@@ -143,6 +187,14 @@ class S3Store:
         answer = await self._call("get_object", path)
         async with answer["Body"] as body:
             return bytes(await body.read())
+
+
+def _status_of(error: StoreError) -> int:
+    """Return the HTTP status of the answer that a failure comes from; 0 if there was none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ClientError):
+        cause = cause.__cause__
+    return int(cause.response["ResponseMetadata"]["HTTPStatusCode"]) if cause else 0
 
 
 def _is_marker(item: dict[str, Any]) -> bool:

@@ -159,6 +159,7 @@ class Transfer:
             found = "the object was deleted while the tree was copied"
             raise failure(TreeChanged, url, found, _RUN_AGAIN) from error
         if entry.version and answer.get("ETag") != entry.version:
+            answer["Body"].close()  # what comes is not wanted
             # A store that does not know If-Match answers with the new version.
             raise failure(TreeChanged, url, "the object changed while it was copied", _RUN_AGAIN)
         return answer

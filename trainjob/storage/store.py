@@ -4,7 +4,9 @@ A store moves and reads files and nothing more; what a complete tree is, and who
 `stage`, `upload` and `receipt`, which know no other store than this protocol.
 """
 
+import os
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -14,8 +16,10 @@ from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local import LocalStore
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
-from trainjob.storage.s3 import S3Store
 from trainjob.storage.settings import StoreSettings
+
+ENGINE = "TRAINJOB_STORAGE_ENGINE"
+"""Variable of the environment: ``fsspec`` has S3 stores reached over s3fs instead of libcurl."""
 
 
 class Store(Protocol):
@@ -98,8 +102,29 @@ class Store(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Write a small file, complete or not at all."""
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file if there is none of that name, in one step; say whether it was done.
+
+        A store that knows no such condition writes it each time. So who asks twice for the same
+        file, and is told yes twice, knows that it proves nothing here.
+        """
+
+    def make_folders(self, paths: Sequence[str]) -> None:
+        """Make folders that hold nothing, so that a listing names them."""
+
     def delete(self, paths: Sequence[str]) -> None:
-        """Delete files, and folders that become empty; one that is not there is no error."""
+        """Delete files, and folders that become empty; one that is not there is no error.
+
+        Args:
+            paths: Files; one that ends in ``/`` is a folder, which is deleted if it holds nothing.
+        """
+
+    def discard_unfinished(self) -> int:
+        """Throw away uploads below the url that nobody completed, and return how many.
+
+        Their parts are stored, and paid for, though no listing names them. Only for who owns the
+        folder, and only while nothing is sent to it.
+        """
 
     def prove_writing(self) -> None:
         """Write and delete something of a unique name, leaving nothing behind.
@@ -113,22 +138,59 @@ def open_store(url: str, settings: StoreSettings | None = None) -> Store:
     """Return the store for the folder at `url`; nothing is reached yet. Use it in a ``with``.
 
     Args:
-        url: ``s3://bucket/prefix/``, ``file:///path`` or an absolute path. A prefix is a folder:
-            ``s3://bucket/data`` is never ``s3://bucket/database``. Nothing in it is decoded.
-        settings: How to reach an object store; absent: the AWS_* environment.
+        url: ``s3://bucket/prefix/``, ``file:///path``, an absolute path, or a url of another scheme
+            that fsspec knows, such as ``gs://``. A prefix is a folder: ``s3://bucket/data`` is
+            never ``s3://bucket/database``. Nothing in it is decoded.
+        settings: How to reach an S3 store; absent: the AWS_* environment.
 
     Raises:
         StoreError: If the url is none of these.
     """
     scheme, separator, rest = url.partition("://")
-    if separator and scheme == "s3" and rest.partition("/")[0]:
-        return S3Store(url, settings or StoreSettings.from_env())
-    path = Path(rest if scheme == "file" and separator else url)
-    if not path.is_absolute():
-        raise failure(
-            StoreError,
-            url,
-            "not a place that is known",
-            "give s3://bucket/prefix/, file:///path or an absolute path",
-        )
-    return LocalStore(path)
+    if not separator:
+        return _local(url, url)
+    if scheme == "file":
+        return _local(url, rest)
+    if scheme == "s3":
+        if not rest.partition("/")[0]:
+            raise _unknown(url)
+        return _s3(url, settings or StoreSettings.from_env())
+    # Inside, since most runs need none of the drivers, which take long to load.
+    from trainjob.storage.fsspec_driver import is_known
+    from trainjob.storage.fsspec_store import FsspecStore
+
+    if not is_known(scheme):
+        raise _unknown(url)
+    return FsspecStore(url)
+
+
+def _local(url: str, path: str) -> LocalStore:
+    if not Path(path).is_absolute():
+        raise _unknown(url)
+    return LocalStore(Path(path))
+
+
+def _s3(url: str, settings: StoreSettings) -> Store:
+    """Return the store over libcurl, or over s3fs where pycurl is missing or not wanted."""
+    if os.environ.get(ENGINE) != "fsspec" and _has_curl():
+        # Inside, since pycurl may be missing.
+        from trainjob.storage.curl.store import CurlStore
+
+        return CurlStore(url, settings)
+    # Inside, since s3fs takes a second and 60 MB to load and is needed for this only.
+    from trainjob.storage.s3 import S3Store
+
+    return S3Store(url, settings)
+
+
+def _has_curl() -> bool:
+    try:
+        import_module("pycurl")
+    except ImportError:  # or it is there, and a library that it needs is not
+        return False
+    return True
+
+
+def _unknown(url: str) -> StoreError:
+    do = "give s3://bucket/prefix/, file:///path or an absolute path, or a url that fsspec knows"
+    return failure(StoreError, url, "not a place that is known", do)

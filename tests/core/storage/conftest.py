@@ -1,12 +1,16 @@
 """Places that hold trees: the same promises are tested on a folder and on a real S3 store."""
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from tests.core.storage.engines import ENGINES, use_engine
+from tests.core.storage.scripted_store import Reply, ScriptedStore, scripted_store
 from tests.s3_server import S3Server
+from trainjob.storage.curl.transport import Transport
 from trainjob.storage.settings import StoreSettings
 
 NASTY_NAMES = (
@@ -84,12 +88,32 @@ def shared_bucket(s3: S3Server) -> str:
     return s3.new_bucket()
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "curl"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A folder, or a prefix behind the engine that is used unless somebody wants another one."""
     if request.param == "file":
         return LocalPlace(tmp_path / "place")
     s3_place: S3Place = request.getfixturevalue("s3_place")
     return s3_place
+
+
+@pytest.fixture(params=["file", *ENGINES])
+def any_place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    """As `place`, with every engine: for the promises of a store itself."""
+    if request.param == "file":
+        return LocalPlace(tmp_path / "place")
+    use_engine(monkeypatch, request.param)
+    s3_place: S3Place = request.getfixturevalue("s3_place")
+    return s3_place
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine behind ``s3://`` in this test."""
+    use_engine(monkeypatch, request.param)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -128,3 +152,23 @@ def folder(tmp_path: Path) -> Path:
     """The folder of a run that is kept in a store."""
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
+
+
+@pytest.fixture
+def replies() -> list[Reply]:
+    """What the store `scripted` answers next; afterwards an empty 200."""
+    return []
+
+
+@pytest.fixture
+def scripted(replies: list[Reply]) -> Iterator[ScriptedStore]:
+    with scripted_store(lambda _: replies.pop(0) if replies else Reply()) as store:
+        yield store
+
+
+@pytest.fixture
+def transport(scripted: ScriptedStore) -> Iterator[Transport]:
+    """Connections to a bucket of `scripted`."""
+    transport = Transport("b", scripted.settings)
+    yield transport
+    transport.close()

@@ -281,3 +281,11 @@ def test_a_store_that_is_away_may_be_back_for_checkpoints_and_logs(s3, s3_place,
     (problem,) = ask("inputs[0].url", s3_place.url, settings)
 
     assert problem.may_pass
+
+
+def test_a_single_file_is_an_input_where_one_will_do(place):
+    place.put("data.zip", b"1")
+
+    url = f"{place.url}/data.zip"
+    assert input_problems("inputs[0].url", url, place.settings, may_be_file=True) == []
+    assert "found a single file; " in told(input_problems("inputs[0].url", url, place.settings))

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 
+from tests.core.storage.engines import shorten_pauses, use_engine
 from tests.s3_faults import fault_proxy, times
 from trainjob.errors import (
     CorruptData,
@@ -24,17 +25,26 @@ from trainjob.errors import (
 )
 from trainjob.events import listening
 from trainjob.storage import s3_transfer
+from trainjob.storage.curl import arriving_file, large_file, upload
 from trainjob.storage.receipt import SUCCESS, verify_receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.stage import stage_tree
 from trainjob.storage.upload import upload_tree
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 @pytest.fixture
 def small_parts(monkeypatch):
     """Multipart from 5 MiB, the smallest part that S3 takes."""
-    monkeypatch.setattr(s3_transfer, "MULTIPART_BYTES", 5 << 20)
-    monkeypatch.setattr(s3_transfer, "PART_BYTES", 5 << 20)
+    for module, names in (
+        (s3_transfer, ("MULTIPART_BYTES", "PART_BYTES")),
+        (upload, ("MULTIPART_BYTES",)),
+        (large_file, ("PART_BYTES",)),
+        (arriving_file, ("PART_BYTES",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, 5 << 20)
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def big_output(tmp_path) -> tuple[Path, bytes]:
 
 @pytest.fixture
 def quick_tries(monkeypatch):
-    monkeypatch.setattr(s3_transfer, "_FIRST_PAUSE_S", 0.001)
+    shorten_pauses(monkeypatch)
 
 
 def through(proxy, settings: StoreSettings) -> StoreSettings:
@@ -150,6 +160,7 @@ def test_a_tree_makes_the_round_trip_with_either_kind_of_checksums(
     assert verify_receipt(s3_place.url, settings).problems == ()
 
 
+@pytest.mark.usefixtures("quick_tries")
 def test_parts_survive_a_busy_store(s3, s3_place, small_parts, big_output):
     source, data = big_output
 
@@ -160,6 +171,7 @@ def test_parts_survive_a_busy_store(s3, s3_place, small_parts, big_output):
     assert s3_place.get("model.pt") == data
 
 
+@pytest.mark.usefixtures("quick_tries")
 def test_parts_that_are_not_completed_are_not_left_in_the_store(
     s3, s3_place, small_parts, big_output
 ):
@@ -175,6 +187,7 @@ def test_parts_that_are_not_completed_are_not_left_in_the_store(
     assert SUCCESS not in s3_place.paths()
 
 
+@pytest.mark.usefixtures("quick_tries")
 def test_an_upload_that_broke_off_is_completed_by_the_same_run(s3, s3_place, tmp_path, write_tree):
     source = write_tree(tmp_path / "outputs", {f"{i}": b"%d" % i for i in range(20)})
 
@@ -191,7 +204,10 @@ def test_an_upload_that_broke_off_is_completed_by_the_same_run(s3, s3_place, tmp
 
 
 @pytest.mark.usefixtures("quick_tries")
-def test_bytes_that_come_back_wrong_are_no_complete_upload(s3, s3_place, tmp_path, write_tree):
+def test_bytes_that_come_back_wrong_are_no_complete_upload(
+    s3, s3_place, tmp_path, write_tree, monkeypatch
+):
+    use_engine(monkeypatch, "s3fs")  # the other one knows by the ETag what arrived
     source = write_tree(tmp_path / "outputs", {"model.pt": b"weights"})
 
     with fault_proxy(s3.port, times(99, "flip", "GET", "/model.pt")) as proxy:

@@ -1,0 +1,28 @@
+"""The engines behind ``s3://``, and what makes their patience fit into a test."""
+
+import pytest
+from botocore.retries.standard import ExponentialBackoff
+
+from trainjob.storage import s3_client, s3_transfer
+from trainjob.storage.curl import handle, retry
+
+ENGINES = ("curl", "s3fs")
+
+
+def use_engine(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    """Let stores of ``s3://`` that are opened from now on have this engine."""
+    if engine == "s3fs":
+        monkeypatch.setenv("TRAINJOB_STORAGE_ENGINE", "fsspec")
+
+
+def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let both engines wait for next to nothing before they ask again."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(s3_transfer, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.001)
+
+
+def shorten_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let both engines give an answer up that does not go on for a second."""
+    monkeypatch.setattr(handle, "STALL_S", 1)
+    monkeypatch.setattr(s3_client, "_READ_TIMEOUT_S", 1)

@@ -1,0 +1,142 @@
+"""What is tried again over libcurl, and what a store that refuses means."""
+
+import threading
+import time
+
+import pytest
+
+from tests.core.storage.engines import shorten_pauses
+from tests.core.storage.scripted_store import Asked, Reply, error
+from trainjob.errors import CorruptData, StoreDenied, StoreError, StoreNotFound, TreeChanged
+from trainjob.storage.curl import retry
+from trainjob.storage.curl.request import Request
+from trainjob.storage.curl.transport import Transport
+from trainjob.storage.settings import StoreSettings
+
+
+@pytest.fixture(autouse=True)
+def quick_tries(monkeypatch):
+    shorten_pauses(monkeypatch)
+
+
+def test_a_pause_that_the_store_asks_for_is_kept(transport, replies):
+    replies[:] = [error(503, "SlowDown", Retry_After="1")]
+    begun = time.monotonic()
+
+    transport.ask(Request("GET", "k"))
+
+    assert time.monotonic() - begun >= 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_status_that_passes_is_tried_again(transport, replies, scripted, status):
+    replies[:] = [Reply(status), Reply(status), Reply(200, b"data")]
+
+    answer = transport.ask(Request("GET", "k"))
+
+    assert (answer.body, len(scripted.asked)) == (b"data", 3)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 412, 416])
+def test_another_refusal_is_final(transport, replies, scripted, status):
+    replies[:] = [Reply(status)] * 9
+
+    with pytest.raises(StoreError) as caught:
+        transport.ask(Request("GET", "k"))
+
+    assert str(caught.value).startswith("s3://b/k: ")
+    assert len(scripted.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "text"),
+    [
+        (error(403, "RequestTimeTooSkewed"), StoreDenied, "set the clock of this machine"),
+        (error(400, "ExpiredToken"), StoreDenied, "get new temporary credentials"),
+        (error(403, "AccessDenied"), StoreDenied, r"not allowed to do this \(GetObject: Acc"),
+        (error(403, "SignatureDoesNotMatch"), StoreDenied, "refuses these credentials"),
+        (error(404, "NoSuchBucket"), StoreNotFound, "no bucket of that name"),
+        (error(404, "NoSuchKey"), StoreNotFound, "no such object; check the url"),
+        (error(412, "PreconditionFailed"), TreeChanged, "changed while it was copied"),
+        (error(400, "InvalidPart"), CorruptData, "received other bytes than were sent"),
+        (error(403, "SecondLevelDomainForbidden"), StoreError, "addressing_style to virtual"),
+        (
+            error(400, "AuthorizationHeaderMalformed", "<Region>eu-west-3</Region>"),
+            StoreError,
+            "the bucket is in the region 'eu-west-3' .* set this region",
+        ),
+        (
+            error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-3"),
+            StoreError,
+            "the bucket is in the region 'eu-west-3'",
+        ),
+        (Reply(307), StoreError, "the bucket is in another place"),
+        (error(400, "Odd", "<Message>;\n</Message>"), StoreError, r"refuses the request \(Odd: no"),
+    ],
+)
+def test_a_refusal_says_what_to_do(transport, replies, reply, kind, text):
+    replies[:] = [reply] * 9
+
+    with pytest.raises(kind, match=text) as caught:
+        transport.ask(Request("GET", "k"))
+
+    assert not caught.value.retryable or kind in (TreeChanged, CorruptData)
+
+
+def test_an_error_in_a_good_answer_is_none(transport, replies, scripted):
+    replies[:] = [error(200, "InternalError"), Reply(200, b"<CompleteMultipartUploadResult/>")]
+
+    answer = transport.ask(Request("POST", "k", query={"uploadId": "1"}, body=b"<x/>"))
+
+    assert b"Result" in answer.body
+    assert len(scripted.asked) == 2
+
+
+def test_new_keys_are_taken_when_the_store_says_that_the_old_ones_are_over(
+    scripted, monkeypatch, tmp_path
+):
+    config = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(config))
+
+    def write_key(name: str) -> None:
+        new = tmp_path / f"{threading.get_ident()}"
+        new.write_text(f"[default]\naws_access_key_id={name}\naws_secret_access_key=s\n")
+        new.replace(config)
+
+    def reply(asked: Asked) -> Reply:
+        if "Credential=new/" in asked.headers["Authorization"]:
+            return Reply()
+        write_key("new")
+        return error(400, "ExpiredToken")
+
+    write_key("old")
+    scripted.reply = reply
+    transport = Transport("b", StoreSettings(endpoint_url=scripted.endpoint_url))
+
+    transport.run((Request("GET", str(n)) for n in range(8)), lambda _: None)
+    transport.close()
+
+    assert sum("Credential=new/" in asked.headers["Authorization"] for asked in scripted.asked) == 8
+
+
+def test_without_keys_nothing_is_signed_and_a_refusal_asks_for_them(scripted, replies):
+    transport = Transport("b", StoreSettings(endpoint_url=scripted.endpoint_url))
+    transport.ask(Request("GET", "public"))
+    replies[:] = [error(403, "AccessDenied")]
+
+    with pytest.raises(StoreDenied, match="no complete credentials for the store"):
+        transport.ask(Request("GET", "private"))
+    transport.close()
+
+    assert all("Authorization" not in asked.headers for asked in scripted.asked)
+
+
+def test_pauses_grow_and_vary(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 1)
+
+    pauses = [{retry.pause_s(tries) for _ in range(20)} for tries in (1, 2, 3, 20)]
+
+    assert all(len(some) > 1 for some in pauses[:3])
+    assert [max(some) <= 2**n for n, some in enumerate(pauses[:3])] == [True] * 3
+    assert max(pauses[3]) == retry.pause_s(1, "999") == 30
+    assert retry.pause_s(1, "Wed, 21 Oct 2026 07:28:00 GMT") <= 1

@@ -1,0 +1,179 @@
+"""What happens to the machine while a dataset is staged: a full disk, kills, forks, company.
+
+What is published is exact; what could not be finished is not there.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.core.storage.conftest import S3Place
+from tests.s3_faults import fault_proxy
+from tests.s3_server import S3Server
+from trainjob.errors import StoreError
+from trainjob.storage.meter import Meter
+from trainjob.storage.stage import stage_channel
+from trainjob.storage.store import open_store
+
+_STAGER = """
+import sys
+from pathlib import Path
+from trainjob.storage.stage import stage_channel
+url, target = sys.argv[1:]
+stage_channel(url, Path(target), None, label="data", holder=target)
+"""
+
+
+@pytest.fixture
+def tree(s3_place: S3Place) -> dict[str, bytes]:
+    """Small objects, and one that is copied in ranges."""
+    content = random.Random(4)
+    tree = {f"folder/{number}": content.randbytes(1000) for number in range(40)}
+    tree["large"] = content.randbytes(20 << 20)
+    for name, data in tree.items():
+        s3_place.put(name, data)
+    return tree
+
+
+@pytest.fixture
+def start(s3: S3Server, engine: str, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Start a stager in a process of its own, with the cache that they share."""
+
+    def start(url: str, name: str, endpoint_url: str) -> subprocess.Popen[bytes]:
+        env = os.environ | s3.env | {"AWS_ENDPOINT_URL": endpoint_url}
+        env["TRAINJOB_CACHE_DIR"] = str(tmp_path / "cache")
+        command = [sys.executable, "-c", _STAGER, url, str(tmp_path / name)]
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+
+    return start
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_kills_at_any_moment_publish_nothing_and_lose_little(
+    s3, s3_place, tree, start, tmp_path, read_tree
+):
+    fetched: list[str] = []
+    kill_at, running, lock = [0], threading.Event(), threading.Lock()
+    process: list[subprocess.Popen[bytes]] = []
+
+    def kill(method: str, path: str) -> None:
+        if method != "GET" or "list-type" in path:
+            return
+        with lock:
+            fetched.append(path)
+            kill_at[0] -= 1
+            if kill_at[0] == 0:
+                running.wait()
+                process[0].kill()
+
+    with fault_proxy(s3.port, kill) as proxy:
+        for count in (1, 20, 30, 10_000):
+            kill_at[0] = count
+            running.clear()
+            process[:] = [start(s3_place.url, "data", proxy.endpoint_url)]
+            running.set()
+            _, said = process[0].communicate()
+            killed = process[0].returncode == -signal.SIGKILL
+            assert killed == (count != 10_000), said
+            assert (tmp_path / "data").exists() != killed
+
+    assert read_tree(tmp_path / "data") == tree
+    # Each killed process had at most what its connections were fetching to lose.
+    assert len(fetched) <= len(tree) + 3 * 64
+
+
+def test_stagers_in_company_get_the_same_exact_tree(s3, s3_place, tree, start, tmp_path, read_tree):
+    names = ("one", "two", "three")
+
+    processes = [start(s3_place.url, name, s3.endpoint_url) for name in names]
+    said = [process.communicate()[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert all(read_tree(tmp_path / name) == tree for name in names)
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_disk_that_fills_up_is_named_and_nothing_is_published(
+    s3, s3_place, small_disk, tmp_path, monkeypatch
+):
+    for number in range(3):
+        s3_place.put(f"{number}", bytes(1 << 20))
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(small_disk / "cache"))
+
+    def fill(method: str, path: str) -> None:
+        if method == "GET" and "list-type" not in path:
+            with suppress(OSError):
+                (small_disk / "of another").write_bytes(bytes(3 << 20))
+
+    with fault_proxy(s3.port, fill) as proxy:
+        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        with pytest.raises(StoreError) as caught:
+            stage_channel(s3_place.url, tmp_path / "data", settings, label="data", holder="job")
+
+    assert str(small_disk) in str(caught.value)
+    assert "No space left on device; see that the disk" in str(caught.value)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_dataset_larger_than_the_disk_is_refused_before_the_first_byte(
+    s3, s3_place, small_disk, tmp_path, monkeypatch
+):
+    s3_place.put("large", bytes(5 << 20))
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(small_disk / "cache"))
+
+    with fault_proxy(s3.port, lambda method, path: None) as proxy:
+        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        with pytest.raises(StoreError, match=r"free for 5.0 MiB") as caught:
+            stage_channel(s3_place.url, tmp_path / "data", settings, label="data", holder="job")
+
+    assert str(small_disk) in str(caught.value)
+    assert not any("/large" in path for _, path in proxy.requests)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["a new store", "the same store"])
+def test_a_process_that_forks_after_use_and_its_child_both_go_on(
+    s3, s3_place, tmp_path, engine, is_new
+):
+    if engine == "s3fs" and not is_new:
+        pytest.skip("a loop of fsspec stays in the process that began it")
+    for number in range(20):
+        s3_place.put(f"{number}", b"x" * 10_000)
+
+    def fetch(store, target: Path) -> bool:
+        files = store.list_files().files
+        store.download(files, target, Meter(None, files))
+        return sum(file.stat().st_size for file in target.iterdir()) == 200_000
+
+    with open_store(s3_place.url, s3.settings) as store:
+        assert fetch(store, tmp_path / "before")
+        if not (child := os.fork()):
+            try:
+                signal.alarm(20)
+                used = open_store(s3_place.url, s3.settings) if is_new else store
+                os._exit(0 if fetch(used, tmp_path / "child") else 1)
+            finally:
+                os._exit(2)
+        assert fetch(store, tmp_path / "parent")
+        _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -1,0 +1,257 @@
+"""What a network, a proxy or a busy store does to a copy: exact bytes or one clear error.
+
+Never a file that is wrong and told as complete. Both engines, and a size that is copied in one
+request and one that the engine for libcurl copies in ranges.
+"""
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.core.storage.engines import shorten_pauses, shorten_stalls
+from tests.s3_faults import Fault, FaultProxy, Rule, fault_proxy, times
+from tests.s3_server import S3Server
+from trainjob.errors import (
+    CorruptData,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+    TreeChanged,
+)
+from trainjob.storage.deadline import Deadline, ending_at
+from trainjob.storage.local_tree import list_folder
+from trainjob.storage.manifest import FileRecord
+from trainjob.storage.meter import Meter
+from trainjob.storage.store import Store, open_store
+
+SIZES = {"200 KB": 200_000, "24 MB": 24 << 20}
+NUM_KEYS = 1_001  # the store lists 1,000 a page
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    return {name: random.Random(name).randbytes(size) for name, size in SIZES.items()}
+
+
+@pytest.fixture(scope="module")
+def folders(s3: S3Server, shared_bucket: str, contents: dict[str, bytes]) -> str:
+    """A folder for every size, with one object."""
+    for name, data in contents.items():
+        s3.put(shared_bucket, f"faults/{name}/object", data)
+    return f"s3://{shared_bucket}/faults"
+
+
+@pytest.fixture(scope="module")
+def many_keys(s3: S3Server, shared_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder, url = tmp_path_factory.mktemp("many"), f"s3://{shared_bucket}/many"
+    for number in range(NUM_KEYS):
+        (folder / f"{number:04}").touch()
+    files = list_folder(folder).files
+    with open_store(url, s3.settings) as store:
+        store.upload(folder, files, Meter(None, files))
+    return url
+
+
+@pytest.fixture
+def engine(engine: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As everywhere, with little patience."""
+    shorten_pauses(monkeypatch)
+    return engine
+
+
+@pytest.fixture(params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(s3.port, lambda method, path: None) as proxy:
+        yield proxy
+
+
+class Copy:
+    """A copy of one folder through the proxy, and all that was said of it."""
+
+    def __init__(self, s3: S3Server, proxy: FaultProxy, url: str, target: Path) -> None:
+        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        self.store: Store = open_store(url, settings)
+        self.target = target
+        self.told: list[FileRecord] = []
+
+    def make(self, rule: Rule, proxy: FaultProxy) -> dict[str, bytes]:
+        """List in peace, copy under the rule, and return what was told as complete."""
+        with self.store as store:
+            files = store.list_files().files
+            proxy.rule = rule
+            records = store.download(files, self.target, Meter(None, files), self.told.append)
+        assert sorted(self.told, key=str) == sorted(records, key=str)
+        assert {r.path: r.sha256 for r in records} == {
+            r.path: hashlib.sha256((self.target / r.path).read_bytes()).hexdigest() for r in records
+        }
+        return {r.path: (self.target / r.path).read_bytes() for r in records}
+
+
+@pytest.fixture
+def copy(s3: S3Server, proxy: FaultProxy, folders: str, size: str, tmp_path: Path) -> Copy:
+    return Copy(s3, proxy, f"{folders}/{size}", tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["503", "500", "429", "reset", "cut", "short", "gone", "flip"])
+@pytest.mark.usefixtures("engine")
+def test_a_copy_is_exact_after_a_fault_that_passes(copy, proxy, contents, size, fault):
+    got = copy.make(times(2, fault, "GET", "/object"), proxy)
+
+    assert got == {"object": contents[size]}
+
+
+@pytest.mark.parametrize("size", ["24 MB"], indirect=True)  # libcurl looks at some seconds
+@pytest.mark.usefixtures("engine")
+def test_a_copy_is_exact_after_a_stall(copy, proxy, contents, size, monkeypatch):
+    shorten_stalls(monkeypatch)
+
+    got = copy.make(times(1, "stall", "GET", "/object"), proxy)
+
+    assert got == {"object": contents[size]}
+
+
+@pytest.mark.parametrize(
+    ("fault", "errors"),
+    [
+        ("503", StoreUnavailable),
+        ("reset", StoreUnavailable),
+        ("cut", StoreUnavailable),
+        ("short", StoreUnavailable),
+        ("gone", StoreUnavailable),
+        ("flip", CorruptData),
+        ("page", TreeChanged),
+    ],
+)
+@pytest.mark.usefixtures("engine")
+def test_a_fault_that_stays_is_one_error_that_names_the_object(copy, proxy, fault, errors):
+    with pytest.raises(errors) as caught:
+        copy.make(times(10_000, fault, "GET", "/object"), proxy)
+
+    assert caught.value.retryable
+    assert str(caught.value).startswith(f"{copy.store.url}object: ")
+    assert "; " in str(caught.value)
+    assert copy.told == []
+    assert len(proxy.requests) < 40
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_an_object_that_is_replaced_on_the_way_is_never_mixed(
+    s3, shared_bucket, proxy, tmp_path, contents, engine, size, is_known
+):
+    """The store knows If-Match, or answers with whatever it holds."""
+    key = f"replaced/{engine}/{size}/{is_known}/object"
+    s3.put(shared_bucket, key, contents[size])
+    num_gets, lock = [0], threading.Lock()
+    # Between two ranges, where the engine reads ranges.
+    last = 2 if (engine, size) == ("curl", "24 MB") else 1
+
+    def replace(method: str, path: str) -> Fault:
+        with lock:
+            num_gets[0] += method == "GET"
+            if num_gets[0] == last:
+                s3.put(shared_bucket, key, bytes(len(contents[size])))
+        return None if is_known else "unconditional"
+
+    def presign(path: str) -> str:
+        url = s3.client.generate_presigned_url("get_object", {"Bucket": shared_bucket, "Key": key})
+        return str(url).removeprefix(s3.endpoint_url)
+
+    proxy.presign = presign
+    copy = Copy(s3, proxy, f"s3://{shared_bucket}/{key.removesuffix('/object')}", tmp_path)
+
+    with pytest.raises(TreeChanged, match="changed while it was copied; run again"):
+        copy.make(replace, proxy)
+
+    assert copy.told == []
+
+
+@pytest.mark.parametrize("size", ["200 KB"], indirect=True)
+@pytest.mark.parametrize(
+    ("fault", "error", "found"),
+    [
+        ("expired", StoreDenied, "ExpiredToken.*get new temporary credentials"),
+        ("skew", StoreDenied, "RequestTimeTooSkewed.*set the clock of this machine"),
+        ("region", StoreError, "in the region 'eu-west-1'.*set this region"),
+        ("301", StoreError, "another place; set the endpoint and the region"),
+        ("403", StoreDenied, "not allowed to do this.*ask for the right"),
+        ("400", StoreError, "InvalidRequest.*check the url and the settings"),
+    ],
+)
+@pytest.mark.parametrize("asked", ["/object", "list-type=2"])
+@pytest.mark.usefixtures("engine")
+def test_a_refusal_is_told_at_once_with_what_to_do(copy, proxy, asked, fault, error, found):
+    proxy.rule = times(10_000, fault, "GET", asked)
+
+    with pytest.raises(error, match=found) as caught:
+        copy.make(proxy.rule, proxy)
+
+    assert not caught.value.retryable
+    assert copy.told == []
+    assert len(proxy.requests) <= 6
+
+
+@pytest.mark.parametrize("fault", ["503", "gone", "cut", "reset", "short", "page"])
+def test_a_listing_is_whole_after_a_fault_between_its_pages(
+    s3, proxy, many_keys, tmp_path, engine, fault
+):
+    store = Copy(s3, proxy, many_keys, tmp_path).store
+    proxy.rule = times(2, fault, "GET", "continuation-token")
+
+    with store:
+        files = store.list_files().files
+
+    assert [entry.path for entry in files] == [f"{number:04}" for number in range(NUM_KEYS)]
+
+
+@pytest.mark.parametrize("fault", ["503", "gone", "cut", "short", "page"])
+def test_a_listing_that_stays_broken_is_an_error_and_never_the_half(
+    s3, proxy, many_keys, tmp_path, engine, fault
+):
+    store = Copy(s3, proxy, many_keys, tmp_path).store
+    proxy.rule = times(10_000, fault, "GET", "continuation-token")
+
+    with store, pytest.raises(StoreUnavailable) as caught:
+        store.list_files()
+
+    assert str(caught.value).startswith(f"{many_keys}/: ")
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_store_that_stalls_is_left_at_the_deadline(copy, proxy, monkeypatch):
+    threads = set(threading.enumerate())
+    begun = time.monotonic()
+
+    with ending_at(Deadline(0.4)), pytest.raises(StoreUnavailable, match="in the time that was"):
+        copy.make(times(10_000, "hang", "GET", "/object"), proxy)
+
+    assert time.monotonic() - begun < 5
+    assert copy.told == []
+    left = set(threading.enumerate()) - threads
+    assert [t.name for t in left if "process_request" not in t.name and t.name != "fsspecIO"] == []
+
+
+@pytest.mark.parametrize("fault", ["503", "gone", "cut", "429"])
+@pytest.mark.usefixtures("engine")
+def test_an_upload_is_exact_after_a_fault_that_passes(
+    s3, s3_place, proxy, tmp_path, contents, size, fault
+):
+    (tmp_path / "object").write_bytes(contents[size])
+    files = list_folder(tmp_path).files
+    settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+    proxy.rule = times(2, fault, "PUT", "/object")
+
+    with open_store(s3_place.url, settings) as store:
+        records = store.upload(tmp_path, files, Meter(None, files))
+
+    assert s3_place.get("object") == contents[size]
+    assert [r.sha256 for r in records] == [hashlib.sha256(contents[size]).hexdigest()]

@@ -1,0 +1,70 @@
+"""What can be said of an object that arrived: whether it is the one that was listed, and whole."""
+
+import hashlib
+import re
+
+from trainjob.errors import CorruptData, StoreError, StoreUnavailable, TreeChanged
+from trainjob.storage.curl.request import Answer
+from trainjob.storage.failures import failure
+from trainjob.storage.listing import Entry
+from trainjob.storage.refusals import changed_object
+
+GONE = 404
+CHANGED = 412
+PARTIAL = 206
+ANSWERS = frozenset({GONE, CHANGED})
+"""Statuses that `check_version` turns into errors."""
+
+_MD5 = re.compile(r'"([0-9a-f]{32})"', re.IGNORECASE)  # OSS writes it in capitals
+
+
+def condition(entry: Entry) -> dict[str, str]:
+    """Return the header that asks for the version that was listed and no other."""
+    return {"if-match": entry.version} if entry.version else {}
+
+
+def check_version(answer: Answer, entry: Entry, url: str) -> None:
+    """See that the answer is about the version that was listed.
+
+    Raises:
+        TreeChanged: If it is not, or the object is gone.
+    """
+    if answer.status == GONE:
+        found = "the object was deleted while the tree was copied"
+        raise failure(TreeChanged, url, found, "run again when nothing writes to it")
+    if answer.status == CHANGED or (entry.version and answer.etag != entry.version):
+        # A store that does not know If-Match answers with the new version.
+        raise changed_object(url)
+
+
+def md5_in(etag: str) -> str:
+    """Return the MD5 that an ETag is; empty if it is something else, as for several parts."""
+    match = _MD5.fullmatch(etag)
+    return match[1].lower() if match else ""
+
+
+def digest_md5(data: bytes) -> str:
+    """Return the MD5 of what arrived."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def is_encrypted(answer: Answer) -> bool:
+    """Say whether the ETag is no MD5 of the bytes even if it looks like one.
+
+    So it is for objects that are encrypted with a key of a key service or of the client:
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    """
+    with_key = answer.header("x-amz-server-side-encryption-customer-algorithm")
+    return bool(with_key) or answer.header("x-amz-server-side-encryption") not in ("", "AES256")
+
+
+def too_short(url: str, received: int, entry: Entry) -> StoreError:
+    """Return the error for an object of which fewer, or more, bytes came than were listed."""
+    found = f"{received} of {entry.size_bytes} bytes arrived"
+    return failure(StoreUnavailable, url, found, "try again")
+
+
+def wrong_md5(url: str) -> StoreError:
+    """Return the error for bytes that are not those of the ETag."""
+    found = "the bytes that arrived do not have the MD5 that the store tells"
+    return failure(CorruptData, url, found, "try again, or put the object there again")

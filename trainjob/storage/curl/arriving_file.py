@@ -1,0 +1,164 @@
+"""A file that arrives in parts, in any order, and is digested in threads as it grows."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainjob.errors import StoreError
+from trainjob.storage.curl.arrival import too_short, wrong_md5
+from trainjob.storage.failures import local_failures
+from trainjob.storage.listing import Entry
+from trainjob.storage.local_tree import changed
+from trainjob.storage.manifest import FileRecord
+from trainjob.storage.meter import Meter
+
+PART_BYTES = 8 << 20
+
+_READ_BYTES = 1 << 20
+_DIGEST_BYTES = 64 << 20  # at a time, so that a thread does not outlive a stop by long
+_MAX_PIECES = 512  # a system call takes 1,024
+
+
+class ArrivingFile:
+    """The file at `path`, which is made and is to become the object of `entry`.
+
+    What was written is read back from the page cache to be digested, so that no byte is kept in
+    memory; a thread digests the parts in their order while later ones arrive.
+
+    Attributes:
+        digesting: The work of the thread that digests, if there was any yet.
+    """
+
+    def __init__(self, path: str, entry: Entry, meter: Meter, pool: ThreadPoolExecutor) -> None:
+        self.path = path
+        self.entry = entry
+        self.meter = meter
+        self.digesting: Future[None] | None = None
+        self._md5 = ""
+        self._pool = pool
+        with local_failures(path):
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._arrived: set[int] = set()
+        self._digested_bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._of_etag = hashlib.md5(usedforsecurity=False)
+        self._missing_bytes = entry.size_bytes
+
+    def parts(self) -> list["Part"]:
+        """Return what to ask for; one part is the whole object."""
+        starts = range(0, self.entry.size_bytes, PART_BYTES)
+        return [Part(self, at, min(at + PART_BYTES, self.entry.size_bytes)) for at in starts]
+
+    def complete(self, part: "Part", md5: str) -> bool:
+        """Take note of a part that is there as a whole; say whether it was the last.
+
+        Args:
+            part: The part.
+            md5: What the store tells of the whole file; empty if nothing.
+        """
+        self._md5 = md5
+        self._arrived.add(part.start)
+        self._missing_bytes -= part.end - part.start
+        self._digest_next()
+        return self._missing_bytes == 0
+
+    @property
+    def is_digested(self) -> bool:
+        """Whether every byte is there and was digested; if not, the next ones are."""
+        is_free = self._digest_next()
+        return is_free and self._digested_bytes == self.entry.size_bytes
+
+    def record(self, url: str) -> FileRecord:
+        """Return what arrived.
+
+        Raises:
+            CorruptData: If it is not what the store says that it holds.
+        """
+        if self._md5 and self._of_etag.hexdigest() != self._md5:
+            raise wrong_md5(url)
+        return FileRecord(self.entry.path, self.entry.size_bytes, self._sha256.hexdigest())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _digest_next(self) -> bool:
+        """Let a thread digest what has arrived, if none does; say if there was nothing to do."""
+        if self.digesting is not None and not self.digesting.done():
+            return False
+        if self.digesting is not None:
+            self.digesting.result()
+            self.digesting = None
+        start = end = self._digested_bytes
+        while end in self._arrived and end - start < _DIGEST_BYTES:
+            self._arrived.remove(end)
+            end = min(end + PART_BYTES, self.entry.size_bytes)
+        if end == start:
+            return True
+        self._digested_bytes = end
+        self.digesting = self._pool.submit(self._digest, start, end, bool(self._md5))
+        return False
+
+    def _digest(self, start: int, end: int, with_md5: bool) -> None:
+        while start < end:
+            data = os.pread(self.fd, min(_READ_BYTES, end - start), start)
+            if not data:
+                raise changed(Path(self.path))  # somebody made it shorter
+            self._sha256.update(data)
+            if with_md5:
+                self._of_etag.update(data)
+            start += len(data)
+
+
+@dataclass(slots=True)
+class Part:
+    """The bytes from `start` to before `end` of a file."""
+
+    file: ArrivingFile
+    start: int
+    end: int
+    received: int = 0
+    tries: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is no other part."""
+        return self.end - self.start == self.file.entry.size_bytes
+
+    def begin(self) -> "Part":
+        """Begin anew, as a sink."""
+        self.file.meter.add_bytes(-self.received)
+        self.received = 0
+        self.tries += 1
+        return self
+
+    def __call__(self, pieces: list[bytes]) -> None:
+        """Write the next pieces to their place."""
+        for first in range(0, len(pieces), _MAX_PIECES):
+            some = pieces[first : first + _MAX_PIECES]
+            size = sum(map(len, some))
+            with local_failures(self.file.path):
+                write_all(self.file.fd, some, size, self.start + self.received)
+            self.received += size
+            self.file.meter.add_bytes(size)
+
+    def size_error(self, url: str) -> StoreError | None:
+        """Return the error if other than all bytes came."""
+        if self.received == self.end - self.start:
+            return None
+        return too_short(url, self.start + self.received, self.file.entry)
+
+
+def write_all(fd: int, pieces: Sequence[bytes], size_bytes: int, offset: int) -> None:
+    """Write `pieces` of together `size_bytes` at `offset`; raises OSError."""
+    written = os.pwritev(fd, pieces, offset)
+    if written < size_bytes:  # interrupted, or the disk is full, which the next call tells
+        rest = memoryview(b"".join(pieces))[written:]
+        while rest:
+            count = os.pwrite(fd, rest, offset + size_bytes - len(rest))
+            rest = rest[count:]

@@ -1,0 +1,86 @@
+"""A bucket as requests need it: where it is, and what proves who asks."""
+
+import hashlib
+
+from trainjob.storage.curl.addressing import Address, address_of
+from trainjob.storage.curl.credentials import Credentials
+from trainjob.storage.curl.handle import Handle
+from trainjob.storage.curl.request import FilePart, Request
+from trainjob.storage.curl.signing import (
+    EMPTY_SHA256,
+    UNSIGNED,
+    Signer,
+    encode_path,
+    encode_query,
+)
+from trainjob.storage.settings import StoreSettings
+
+
+class Bucket:
+    """Turns requests into what is sent to the bucket `name`.
+
+    Raises:
+        StoreError: If the bucket or the endpoint cannot be one; nothing is reached yet.
+    """
+
+    def __init__(self, name: str, settings: StoreSettings) -> None:
+        self._name = name
+        self._settings = settings
+        self._credentials = Credentials(settings, self.url(""))
+        self._go_to(address_of(name, settings))
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go, for messages."""
+        return self._address.endpoint
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether nothing is signed, since there are no keys."""
+        return self._signer.is_anonymous
+
+    def url(self, key: str) -> str:
+        """Return what messages call an object."""
+        return f"s3://{self._name}/{key}"
+
+    def new_handle(self) -> Handle:
+        """Return a libcurl handle that trusts what the settings say."""
+        return Handle(self._address.ca_bundle)
+
+    def prepare(self, handle: Handle, request: Request, tries: int) -> None:
+        """Set `handle` up to send `request`, signed as of now."""
+        path = f"{self._address.path}/{encode_path(request.key)}" if request.key else ""
+        path = path or self._address.path or "/"
+        query = encode_query(request.query) if request.query else ""
+        headers = request.headers
+        if request.method in ("PUT", "POST") and "content-type" not in headers:
+            headers = {**headers, "content-type": "application/octet-stream"}
+        head = self._signer.sign(request.method, path, query, headers, _sha256_of(request))
+        if request.body is not None:
+            head.append("Expect:")  # else libcurl waits for an answer 100 before large bodies
+        url = f"{self._address.origin}{path}{'?' if query else ''}{query}"
+        handle.prepare(request, url, head, tries)
+
+    def move_to(self, region: str) -> bool:
+        """Ask this region from now on, if the settings leave it open; say if they do."""
+        if not self._address.is_guessed:
+            return False
+        if region != self._address.region:
+            self._go_to(address_of(self._name, self._settings, region))
+        return True
+
+    def renew_keys(self) -> bool:
+        """Look for new keys, since the store says that these are over; say if there are any."""
+        return self._signer.renew()
+
+    def _go_to(self, address: Address) -> None:
+        self._address = address
+        self._signer = Signer(self._credentials, address.region, address.host)
+
+
+def _sha256_of(request: Request) -> str:
+    if request.sha256 is not None:
+        return request.sha256
+    if isinstance(request.body, FilePart):
+        return UNSIGNED
+    return hashlib.sha256(request.body).hexdigest() if request.body else EMPTY_SHA256

@@ -1,0 +1,78 @@
+"""Access keys for S3: those of the settings, else what botocore's usual chain finds.
+
+The chain is the environment, shared files, single sign-on, roles of containers and machines. What
+it finds is renewed by botocore when it is about to expire.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+from botocore.exceptions import BotoCoreError
+
+from trainjob.storage.curl import chain
+from trainjob.storage.refusals import no_credentials
+from trainjob.storage.settings import StoreSettings
+
+_KEEP_S = 10.0
+"""How long keys are used without asking the chain, which renews them minutes before they end."""
+
+
+class Keys(NamedTuple):
+    """An access key with its secret, and the token of temporary ones."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+
+    def __repr__(self) -> str:
+        """Return a text without the secret."""
+        return f"Keys({self.access_key!r})"
+
+
+class Credentials:
+    """Where the keys for the store of `settings` come from. `url` is what messages name."""
+
+    def __init__(self, settings: StoreSettings, url: str) -> None:
+        self._settings = settings
+        self._url = url
+        self._chain: Any = None
+        self._keys: Keys | None = None
+        self._ask_again = 0.0
+
+    def keys(self) -> Keys | None:
+        """Return the keys to sign with now; None if there are none, so that nothing is signed.
+
+        Raises:
+            StoreDenied: If there is only a part of them, or what should give them fails.
+        """
+        if time.monotonic() >= self._ask_again:
+            self._keys = self._explicit() if self._is_explicit else self._found()
+            self._ask_again = time.monotonic() + _KEEP_S
+        return self._keys
+
+    def renew(self) -> bool:
+        """Look for new keys, since the store says that these are over; say if there are any."""
+        before = self.keys()
+        self._chain = None
+        self._ask_again = 0.0
+        return self.keys() != before
+
+    @property
+    def _is_explicit(self) -> bool:
+        return bool(self._settings.access_key or self._settings.secret_key)
+
+    def _explicit(self) -> Keys:
+        key, secret = self._settings.access_key, self._settings.secret_key
+        if not key or secret is None:
+            raise no_credentials(self._url)
+        token = self._settings.session_token
+        return Keys(key, secret.get_secret_value(), token.get_secret_value() if token else None)
+
+    def _found(self) -> Keys | None:
+        try:
+            if self._chain is None:
+                self._chain = chain.credentials()
+            frozen = self._chain.get_frozen_credentials() if self._chain else None
+        except BotoCoreError as error:
+            raise no_credentials(self._url) from error
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token) if frozen else None

@@ -1,0 +1,208 @@
+"""Copies objects to files, many at a time, each verified while the others still arrive.
+
+Small objects are digested and written at once. Larger ones are written where they belong as they
+come, in parts of 8 MiB, and digested in threads. Every request names the version that was listed.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+from trainjob.errors import CorruptData, StoreError
+from trainjob.storage.curl import retry
+from trainjob.storage.curl.arrival import (
+    ANSWERS,
+    PARTIAL,
+    check_version,
+    condition,
+    digest_md5,
+    is_encrypted,
+    md5_in,
+    too_short,
+    wrong_md5,
+)
+from trainjob.storage.curl.arriving_file import ArrivingFile, Part, write_all
+from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.curl.transport import Transport
+from trainjob.storage.deadline import check_deadline
+from trainjob.storage.failures import failure, local_failures
+from trainjob.storage.listing import Entry
+from trainjob.storage.manifest import FileRecord, OnFile
+from trainjob.storage.meter import Meter
+
+SMALL_BYTES = 256 << 10
+"""Objects up to this size are held in memory as a whole, which takes less processor time."""
+
+_NUM_THREADS = 2
+_MAX_DIGESTING = 16
+_PART_WEIGHT_BYTES = 3 << 20  # what a part that is under way holds in memory, and more
+_WAIT_S = 0.2
+
+
+class Download:
+    """One copy of objects below ``s3://bucket/prefix`` to the folder `target`."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        prefix: str,
+        target: Path,
+        meter: Meter,
+        done: OnFile | None,
+    ) -> None:
+        self._transport = transport
+        self._prefix = prefix
+        self._target = f"{target}/"
+        self._meter = meter
+        self._done = done
+        self._records: dict[str, FileRecord] = {}
+        self._again: list[Entry] = []
+        self._is_last_try = False
+        self._open: set[ArrivingFile] = set()
+        self._digesting: list[ArrivingFile] = []
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, "trainjob-digest")
+
+    def run(self, files: Sequence[Entry]) -> list[FileRecord]:
+        """Copy `files` and return what arrived, in their order; see `trainjob.storage.store`."""
+        _make_folders(self._target, files)
+        todo = files
+        try:
+            for tries in range(1, retry.TRIES + 1):
+                self._is_last_try = tries == retry.TRIES
+                self._again = []
+                self._transport.run(self._requests(todo), self._arrived)
+                while self._digesting:
+                    self._wait_for_digest()
+                if not (todo := self._again):
+                    break
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            for file in self._open:
+                file.close()
+        return [self._records[entry.path] for entry in files]
+
+    def _requests(self, files: Sequence[Entry]) -> Iterator[Request]:
+        for entry in files:
+            if entry.size_bytes <= SMALL_BYTES:
+                yield Request(
+                    "GET",
+                    self._prefix + entry.path,
+                    headers=condition(entry),
+                    answers=ANSWERS,
+                    weight_bytes=entry.size_bytes,
+                    tag=entry,
+                )
+            else:
+                # The disk keeps what waits to be digested, but open files are few.
+                while len(self._digesting) > _MAX_DIGESTING:
+                    self._wait_for_digest()
+                file = ArrivingFile(self._target + entry.path, entry, self._meter, self._pool)
+                self._open.add(file)
+                yield from map(self._part_request, file.parts())
+
+    def _part_request(self, part: Part) -> Request:
+        entry = part.file.entry
+        wanted = {} if part.is_whole else {"range": f"bytes={part.start}-{part.end - 1}"}
+        return Request(
+            "GET",
+            self._prefix + entry.path,
+            headers={**condition(entry), **wanted},
+            answers=ANSWERS,
+            sink=part.begin,
+            weight_bytes=min(part.end - part.start, _PART_WEIGHT_BYTES),
+            tag=part,
+        )
+
+    def _arrived(self, answer: Answer) -> Iterable[Request] | None:
+        url = self._transport.url(answer.request.key)
+        tag = answer.request.tag
+        if isinstance(tag, Part):
+            return self._part_arrived(answer, tag, url)
+        check_version(answer, tag, url)
+        self._small_arrived(answer, tag, url)
+        return None
+
+    def _small_arrived(self, answer: Answer, entry: Entry, url: str) -> None:
+        body = answer.body
+        size_bytes = len(body)
+        if size_bytes != entry.size_bytes:
+            self._failed(entry, too_short(url, size_bytes, entry))
+            return
+        md5 = md5_in(entry.version)
+        if md5 and digest_md5(body) != md5 and not is_encrypted(answer):
+            self._failed(entry, wrong_md5(url))
+            return
+        path = self._target + entry.path
+        with local_failures(path):
+            write_file(path, body)
+        self._meter.add_bytes(size_bytes)
+        self._finished(FileRecord(entry.path, size_bytes, hashlib.sha256(body).hexdigest()))
+
+    def _part_arrived(self, answer: Answer, part: Part, url: str) -> Iterable[Request] | None:
+        file = part.file
+        check_version(answer, file.entry, url)
+        if not part.is_whole and answer.status != PARTIAL:
+            found = f"the store does not serve parts of objects (status {answer.status})"
+            raise failure(StoreError, url, found, "set TRAINJOB_STORAGE_ENGINE=fsspec")
+        if (error := part.size_error(url)) is not None:
+            if part.tries == retry.TRIES:
+                raise error
+            return [self._part_request(part)]
+        md5 = "" if is_encrypted(answer) else md5_in(file.entry.version)
+        if file.complete(part, md5):
+            self._digesting.append(file)
+        self._settle()
+        return None
+
+    def _settle(self) -> None:
+        """Finish the files that are digested by now."""
+        ready = [file for file in self._digesting if file.is_digested]
+        for file in ready:
+            self._digesting.remove(file)
+            self._open.remove(file)
+            file.close()
+            url = self._transport.url(self._prefix + file.entry.path)
+            try:
+                record = file.record(url)
+            except CorruptData as error:
+                self._meter.add_bytes(-file.entry.size_bytes)
+                self._failed(file.entry, error)
+            else:
+                self._finished(record)
+
+    def _wait_for_digest(self) -> None:
+        """Wait, some time, for the file that has been waiting the longest."""
+        oldest = self._digesting[0]
+        check_deadline(self._transport.url(self._prefix + oldest.entry.path))
+        if oldest.digesting is not None:
+            wait([oldest.digesting], timeout=_WAIT_S)
+        self._settle()
+
+    def _failed(self, entry: Entry, error: StoreError) -> None:
+        if self._is_last_try:
+            raise error
+        self._again.append(entry)
+
+    def _finished(self, record: FileRecord) -> None:
+        self._records[record.path] = record
+        self._meter.finish_file()
+        if self._done is not None:
+            self._done(record)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a small file; raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        write_all(fd, [data], len(data), 0)
+    finally:
+        os.close(fd)
+
+
+def _make_folders(target: str, files: Sequence[Entry]) -> None:
+    """Make the folders of all files, each once."""
+    for folder in {entry.path.rpartition("/")[0] for entry in files}:
+        with local_failures(target + folder):
+            Path(target + folder).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,209 @@
+"""The requests that are under way at one time: one loop over libcurl's multi handle."""
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Self
+
+import pycurl
+
+from trainjob.errors import StoreError
+from trainjob.storage import refusals
+from trainjob.storage.curl import retry
+from trainjob.storage.curl.bucket import Bucket
+from trainjob.storage.curl.error_answer import is_error_in_good_answer, refusal_of
+from trainjob.storage.curl.handle import Handle
+from trainjob.storage.curl.request import Answer, FilePart, Request
+from trainjob.storage.deadline import check_deadline, has_deadline
+from trainjob.storage.local_tree import changed
+
+Done = Callable[[Answer], Iterable[Request] | None]
+"""Takes an answer; what it returns is sent next."""
+
+MAX_REQUESTS = 64
+MAX_BYTES = 48 << 20
+"""Budget for the bytes of the requests that are under way together."""
+
+_LONGEST_WAIT_S = 0.2  # how long a deadline or a stop may go unnoticed
+_NOTHING_TO_WAIT_FOR_S = 0.01
+
+
+class Flight:
+    """Sends requests; a context manager that breaks off what is under way when it is left.
+
+    Args:
+        bucket: Where they go.
+        multi: Keeps the connections.
+        idle: Handles that are free. Those of this flight come from there and go back there.
+        done: Takes the answers.
+    """
+
+    def __init__(
+        self, bucket: Bucket, multi: pycurl.CurlMulti, idle: list[Handle], done: Done
+    ) -> None:
+        self._bucket = bucket
+        self._multi = multi
+        self._idle = idle
+        self._done = done
+        self._active: dict[pycurl.Curl, Handle] = {}
+        self._active_bytes = 0
+        self._with_sink: dict[pycurl.Curl, Handle] = {}
+        self._sources: list[Iterator[Request]] = []
+        self._later: list[tuple[float, int, Request, int]] = []
+        self._order = count()
+        self._held: tuple[Request, int] | None = None
+        self._latest = Request("GET", "")
+
+    def __enter__(self) -> Self:
+        """Return the flight itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close what is still under way; its connections are in the middle of something."""
+        for curl, handle in self._active.items():
+            self._multi.remove_handle(curl)
+            handle.close()
+        self._active.clear()
+
+    def send(self, requests: Iterable[Request]) -> None:
+        """Send all `requests` and what the answers lead to; see `Transport.run`."""
+        self._sources.append(iter(requests))
+        while self._fill():
+            while self._multi.perform()[0] == pycurl.E_CALL_MULTI_PERFORM:
+                pass
+            for handle in self._with_sink.values():
+                handle.drain()
+            if not self._reap():
+                self._wait()
+            if has_deadline():
+                check_deadline(self._url(self._latest))
+
+    def _fill(self) -> bool:
+        """Start what there is room for; say whether there is anything left to wait for."""
+        while len(self._active) < MAX_REQUESTS and (found := self._held or self._next()):
+            self._held = found
+            weight = found[0].weight_bytes
+            if self._active and self._active_bytes + weight > MAX_BYTES:
+                break
+            self._held = None
+            self._start(*found)
+        return bool(self._active or self._later)
+
+    def _next(self) -> tuple[Request, int] | None:
+        """Return what is to be sent now, and how often it was: what is tried again goes first."""
+        if self._later and self._later[0][0] <= time.monotonic():
+            return heapq.heappop(self._later)[2:]
+        while self._sources:
+            request = next(self._sources[-1], None)
+            if request is not None:
+                return request, 0
+            self._sources.pop()
+        return None
+
+    def _start(self, request: Request, tries: int) -> None:
+        handle = self._idle.pop() if self._idle else self._bucket.new_handle()
+        try:
+            self._bucket.prepare(handle, request, tries + 1)
+            self._multi.add_handle(handle.curl)
+        except BaseException:
+            handle.close()
+            raise
+        self._active[handle.curl] = handle
+        self._latest = request
+        self._active_bytes += request.weight_bytes
+        if request.sink is not None:
+            self._with_sink[handle.curl] = handle
+
+    def _reap(self) -> bool:
+        """Take what has ended; say whether there was anything."""
+        any_ended = False
+        left = 1
+        while left:
+            left, well, badly = self._multi.info_read()
+            for curl in well:
+                self._answered(*self._take(curl))
+            for curl, code, text in badly:
+                answer, tries = self._take(curl)
+                self._broke(answer.request, tries, code, text)
+            any_ended = any_ended or bool(well or badly)
+        return any_ended
+
+    def _take(self, curl: pycurl.Curl) -> tuple[Answer, int]:
+        """Free the handle and return what it brought."""
+        handle = self._active[curl]
+        request = handle.request
+        assert request is not None  # noqa: S101 - that of a handle that is active
+        handle.drain()
+        self._multi.remove_handle(curl)
+        del self._active[curl]
+        self._with_sink.pop(curl, None)
+        self._active_bytes -= request.weight_bytes
+        answer = Answer(request, handle.status, handle.head, handle.pieces)
+        tries = handle.tries
+        handle.finish()
+        self._idle.append(handle)
+        return answer, tries
+
+    def _answered(self, answer: Answer, tries: int) -> None:
+        if answer.status in answer.request.answers or (
+            answer.is_ok and not is_error_in_good_answer(answer)
+        ):
+            more = self._done(answer)
+            if more is not None:
+                self._sources.append(iter(more))
+        elif (pause_s := self._pause_after(answer, tries)) is not None:
+            self._try_again(answer.request, tries, pause_s)
+        else:
+            raise self._refused(answer)
+
+    def _pause_after(self, answer: Answer, tries: int) -> float | None:
+        """Return how long to wait before the next try; None if it would not help."""
+        refusal = refusal_of(answer)
+        if tries >= retry.TRIES:
+            return None
+        if refusal.code in refusals.EXPIRED:
+            # What was sent with the old keys while another request renewed them gets a try, too.
+            return 0 if self._bucket.renew_keys() or tries == 1 else None
+        if refusal.other_region:
+            return 0 if self._bucket.move_to(refusal.other_region) else None
+        if refusal.may_pass or answer.is_ok:
+            return retry.pause_s(tries, answer.header("retry-after"))
+        return None
+
+    def _refused(self, answer: Answer) -> StoreError:
+        url = self._url(answer.request)
+        if answer.status in (401, 403) and self._bucket.is_anonymous:
+            return refusals.no_credentials(url)
+        return refusals.refused(refusal_of(answer), url)
+
+    def _broke(self, request: Request, tries: int, code: int, text: str) -> None:
+        """Try again what got no whole answer, or say why not."""
+        url = self._url(request)
+        if isinstance(request.body, FilePart) and code == pycurl.E_READ_ERROR:
+            raise changed(request.body.file)  # it became shorter
+        if retry.is_not_trusted(code):
+            raise refusals.not_trusted(url)
+        if not retry.may_pass(code):
+            raise refusals.impossible(url, text)
+        if tries >= retry.TRIES:
+            raise refusals.unreachable(url, self._bucket.endpoint, text)
+        self._try_again(request, tries, retry.pause_s(tries))
+
+    def _try_again(self, request: Request, tries: int, pause_s: float) -> None:
+        due = time.monotonic() + pause_s
+        heapq.heappush(self._later, (due, next(self._order), request, tries))
+
+    def _wait(self) -> None:
+        """Wait until something moves, a try is due, or a while is over."""
+        wait_s = _LONGEST_WAIT_S
+        if self._later:
+            wait_s = min(wait_s, max(self._later[0][0] - time.monotonic(), 0))
+        if not self._active:
+            time.sleep(wait_s)
+        elif self._multi.select(wait_s) < 0:  # while a name is looked up there may be no socket
+            time.sleep(min(wait_s, _NOTHING_TO_WAIT_FOR_S))
+
+    def _url(self, request: Request) -> str:
+        """Return what messages call the object, or the folder that is listed."""
+        return self._bucket.url(request.key or request.query.get("prefix", ""))

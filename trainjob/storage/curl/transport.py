@@ -1,0 +1,94 @@
+"""Sends requests to one S3 bucket over libcurl, many at a time in the calling thread.
+
+Knows requests, answers, retries and what went wrong; not trees or files. One `Transport` is used
+by one thread at a time. Connections stay open between runs until `close`.
+"""
+
+import os
+from collections.abc import Iterable
+
+import pycurl
+
+from trainjob.errors import StoreError
+from trainjob.storage.curl.bucket import Bucket
+from trainjob.storage.curl.flight import MAX_REQUESTS, Done, Flight
+from trainjob.storage.curl.handle import Handle
+from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.settings import StoreSettings
+
+
+class Transport:
+    """Connections to the bucket `name`, which is reached as the settings say.
+
+    Raises:
+        StoreError: If the bucket or the endpoint cannot be one; nothing is reached yet.
+    """
+
+    def __init__(self, name: str, settings: StoreSettings) -> None:
+        self._bucket = Bucket(name, settings)
+        self._multi: pycurl.CurlMulti | None = None
+        self._idle: list[Handle] = []
+        self._process = os.getpid()
+        self._of_parent: list[object] = []
+
+    def run(self, requests: Iterable[Request], done: Done) -> None:
+        """Send all requests, many at a time, and give each answer to `done`.
+
+        Sent again, with growing pauses: what broke off, stalled, or was answered by 408, 429 or
+        5xx. Everything that is under way ends, without a connection left half used, when an error
+        or an interruption leaves this method. Not to be called by `done`.
+
+        Args:
+            requests: Consumed as there is room: up to 64 requests, and a budget of bytes
+                (`Request.weight_bytes`); one request is always sent.
+            done: Called in this thread with every answer, in the order in which they come. What
+                it returns is sent next, before the rest of `requests`, and consumed as slowly.
+                What it raises ends all.
+
+        Raises:
+            StoreError: The first final failure, named with the url of its object.
+            StoreUnavailable: If the deadline of the context is over.
+        """
+        self._leave_to_parent()
+        if self._multi is None:
+            self._multi = pycurl.CurlMulti()
+            self._multi.setopt(pycurl.M_MAXCONNECTS, MAX_REQUESTS)
+        try:
+            with Flight(self._bucket, self._multi, self._idle, done) as flight:
+                flight.send(requests)
+        except StoreError:
+            raise
+        except BaseException:
+            # A signal handler may have raised anywhere, so nothing is known of any connection.
+            self.close()
+            raise
+
+    def ask(self, request: Request) -> Answer:
+        """Send one request and return its answer; see `run`."""
+        answers: list[Answer] = []
+        self.run([request], answers.append)
+        return answers[0]
+
+    def url(self, key: str) -> str:
+        """Return what messages call an object."""
+        return self._bucket.url(key)
+
+    def close(self) -> None:
+        """Close the connections. A later request connects again."""
+        self._leave_to_parent()
+        for handle in self._idle:
+            handle.close()
+        self._idle.clear()
+        if self._multi is not None:
+            self._multi.close()
+            self._multi = None
+
+    def _leave_to_parent(self) -> None:
+        """Forget the connections of the process that this one was forked from.
+
+        They are not closed: over TLS that would tell the store, and so the parent, goodbye.
+        """
+        if self._process != os.getpid():
+            self._of_parent.extend([self._multi, *self._idle])
+            self._multi, self._idle = None, []
+            self._process = os.getpid()
