@@ -25,12 +25,22 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class OutputReport:
-    """One output as it lies in its store, verified."""
+    """One output as it lies in its store, verified.
+
+    Attributes:
+        name: The channel.
+        url: Where it is.
+        num_files: How many files are there.
+        size_bytes: Their size.
+        left_out: What the script left that could not be uploaded, and why; of a training that was
+            broken off, since it is an error of any other.
+    """
 
     name: str
     url: str
     num_files: int
     size_bytes: int
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

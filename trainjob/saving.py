@@ -89,7 +89,7 @@ def save_outputs(
             url = url_of_run(channel.url, run_id)
             emit(Saved(channel.name, url, 0, 0, (str(error), f"the files are in {folder}")))
         else:
-            emit(Saved(saved.name, saved.url, saved.num_files, saved.size_bytes))
+            emit(Saved(saved.name, saved.url, saved.num_files, saved.size_bytes, saved.left_out))
 
 
 def upload_output(
@@ -124,7 +124,8 @@ def upload_output(
         journal=output_journal(workspace, channel.name),
     )
     sizes = [file.size_bytes for file in receipt.files]
-    return OutputReport(channel.name, url, len(sizes), sum(sizes))
+    left_out = tuple(f"{path!r} {why}" for path, why in receipt.left_out.items())
+    return OutputReport(channel.name, url, len(sizes), sum(sizes), left_out)
 
 
 def _tried_again(upload: Callable[[], OutputReport]) -> OutputReport:

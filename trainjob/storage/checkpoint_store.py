@@ -52,6 +52,7 @@ from trainjob.storage.local_tree import mtime_ns_of
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 from trainjob.storage.read_back import read_back
+from trainjob.storage.send import discard_unfinished
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
 
@@ -243,6 +244,7 @@ class CheckpointStore:
         self._write()
         # Before anything else is deleted: who still takes one of these finds all that it names.
         self.store.delete(index_paths(held, owner))
+        discard_unfinished(self.store)
 
     def _take(self, index: CheckpointIndex) -> None:
         self.files = {saved.path: saved for saved in index.files}

@@ -2,22 +2,33 @@
 
 The claim is written before the first file, so that a retry after a failure, and the final upload
 after a sync, know their own half-finished work from the files of others, which are never deleted
-or overwritten.
+or overwritten. Of two runs that claim a folder at the same moment one alone succeeds where the
+store can create a file only if there is none; elsewhere each looks again, after it and at its end.
 """
+
+from collections.abc import Iterable
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainjob.errors import OutputNotEmpty, StoreNotFound
 from trainjob.storage.failures import failure
+from trainjob.storage.listing import Entry
 from trainjob.storage.local import PARTIAL
 from trainjob.storage.receipt import OWN_FOLDER, RECEIPT, SUCCESS, Receipt
 from trainjob.storage.store import Store
 
 CLAIM = f"{OWN_FOLDER}claim.json"
 
+Exclusion = Literal["by the store", "by looking"]
+"""What keeps two runs from claiming one folder: the store, or that each looks for the other."""
+
 
 class Claim(BaseModel):
-    """Which run is writing to a folder, and every file that it has written or will write."""
+    """Which run is writing to a folder, and every file that it has written or will write.
+
+    Folders that hold nothing are among the files, with a ``/`` at their end.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,32 +68,44 @@ def own_files(store: Store, present: set[str], run_id: str) -> set[str]:
     return own
 
 
-def write_claim(store: Store, run_id: str, files: set[str]) -> Claim:
-    """Claim the folder for this run, which will write `files`.
+def write_claim(store: Store, run_id: str, files: set[str]) -> tuple[Claim, Exclusion]:
+    """Claim the folder for this run, which will write `files`, or claim more for it.
 
-    Another run may have found the folder empty at the same time. Each looks again, after this and
-    at its end: at least one of them sees the other, and no tree of two runs is Completed.
+    Where the store does not exclude it, another run may have found the folder empty at the same
+    time. Each looks again, after this and at its end: at least one of them sees the other, and no
+    tree of two runs is Completed.
+
+    Returns:
+        The claim and what protects it.
 
     Raises:
         OutputNotEmpty: If another run was faster.
     """
     claim = Claim(run_id=run_id, files=frozenset(files))
-    store.write(CLAIM, claim.model_dump_json().encode())
-    refuse_others(store, claim)
-    return claim
+    data = claim.model_dump_json().encode()
+    is_first = store.create(CLAIM, data)
+    # A store that does not know the condition, or ignores it, says yes to the second one as well.
+    is_exclusive = not (is_first and store.create(CLAIM, data))
+    if not is_first:
+        _refuse_other_claim(store, run_id)
+        store.write(CLAIM, data)
+    refuse_others(store, claim, store.list_files().files)
+    return claim, "by the store" if is_exclusive else "by looking"
 
 
-def refuse_others(store: Store, claim: Claim) -> None:
+def refuse_others(store: Store, claim: Claim, files: Iterable[Entry]) -> None:
     """See that the claim still is that of this run and that nobody else wrote here.
+
+    Args:
+        store: The folder.
+        claim: The claim of this run.
+        files: What the folder holds.
 
     Raises:
         OutputNotEmpty: Naming the other run or a file of it.
     """
-    present = {entry.path for entry in store.list_files().files}
-    standing = _read_record(store, CLAIM)
-    if standing is None or standing.run_id != claim.run_id:
-        other = f"the run {standing.run_id}" if standing else "another run"
-        raise not_empty(store.url, f"in use by {other}")
+    _refuse_other_claim(store, claim.run_id)
+    present = {entry.path for entry in files}
     foreign = {path for path in present - claim.files if not is_bookkeeping(path)}
     if foreign:
         raise not_empty(store.url, f"{len(foreign)} files, such as {min(foreign)!r}")
@@ -99,6 +122,13 @@ def not_empty(url: str, found: str) -> OutputNotEmpty:
     return failure(OutputNotEmpty, url, f"not empty but {found}", do)
 
 
+def _refuse_other_claim(store: Store, run_id: str) -> None:
+    standing = _read_record(store, CLAIM)
+    if standing is None or standing.run_id != run_id:
+        other = f"the run {standing.run_id}" if standing else "another run"
+        raise not_empty(store.url, f"in use by {other}")
+
+
 def _read_record(store: Store, path: str) -> Claim | None:
     """Return who claims the tree; of a receipt, too. None if the file says nothing of the kind."""
     try:
@@ -108,5 +138,6 @@ def _read_record(store: Store, path: str) -> Claim | None:
         receipt = Receipt.model_validate_json(data)
     except (StoreNotFound, ValidationError):
         return None
-    files = frozenset(file.path for file in receipt.files)
-    return Claim(run_id=receipt.run_id, files=files)
+    files = [file.path for file in receipt.files]
+    folders = [f"{path}/" for path in receipt.folders]
+    return Claim(run_id=receipt.run_id, files=frozenset([*files, *folders]))

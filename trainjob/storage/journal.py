@@ -64,7 +64,7 @@ class Journal:
         if self._file is None:
             return
         files = {
-            path: [version, record.size_bytes, record.sha256]
+            path: [version, record.size_bytes, record.sha256, record.etag]
             for path, (version, record) in self._sent.items()
         }
         partial = self._file.with_name(f".{self._file.name}.{uuid.uuid4().hex}")
@@ -84,8 +84,8 @@ class Journal:
             content = json.loads(self._file.read_text())
             if content["whose"] == self._whose:
                 self._sent = {
-                    path: (version, FileRecord(path, size_bytes, sha256))
-                    for path, (version, size_bytes, sha256) in content["files"].items()
+                    path: (version, FileRecord(path, size_bytes, sha256, *etag))
+                    for path, (version, size_bytes, sha256, *etag) in content["files"].items()
                 }
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             self._sent = {}

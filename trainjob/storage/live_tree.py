@@ -5,11 +5,12 @@ be sent is named instead of refused: it must not keep the rest from being saved.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainjob.storage.failures import local_failures
+from trainjob.errors import UnsafeKey
+from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import entry_of
 from trainjob.storage.paths import unsafe
@@ -24,11 +25,14 @@ class Look:
 
     Attributes:
         files: Its files by path.
-        odd: Paths that are no files which can be sent: broken links, links out, pipes, bad names.
+        odd: What cannot be sent, and why, by path: broken links, links out, pipes, bad names, what
+            this process may not read.
+        empty_folders: Folders that hold nothing.
     """
 
     files: dict[str, Entry] = field(default_factory=dict)
-    odd: tuple[str, ...] = ()
+    odd: Mapping[str, str] = field(default_factory=dict)
+    empty_folders: tuple[str, ...] = ()
 
     def has(self, entry: Entry) -> bool:
         """Say whether this very version of a file was there."""
@@ -42,15 +46,31 @@ def look_at(root: Path, is_wanted: Callable[[str], bool]) -> Look:
         root: The folder. Links are followed where they lead to places inside it.
         is_wanted: Asked with the path of every file.
     """
-    files, odd = {}, []
+    files, odd, empty = {}, {}, []
     with local_failures(str(root)):
         for found in _walk(root):
-            if isinstance(found, Entry):
-                if is_wanted(found.path):
-                    files[found.path] = found
-            elif is_wanted(found):
-                odd.append(found)
-    return Look(files, tuple(odd))
+            path = found if isinstance(found, str) else found.path
+            if not is_wanted(path):
+                continue
+            match found:
+                case Entry():
+                    files[path] = found
+                case _Odd():
+                    odd[path] = found.reason
+                case _:
+                    empty.append(path)
+    return Look(files, odd, tuple(empty))
+
+
+def refuse_link(root: Path) -> None:
+    """See that a folder which we have made is not a link now.
+
+    Raises:
+        UnsafeKey: If it is: what it leads to is not what we made the folder for.
+    """
+    if root.is_symlink():
+        found = f"the script has replaced this folder by a link to {str(root.readlink())!r}"
+        raise failure(UnsafeKey, str(root), found, "let it write into the folder itself")
 
 
 def is_temporary(path: str) -> bool:
@@ -61,33 +81,63 @@ def is_temporary(path: str) -> bool:
     )
 
 
-def _walk(root: Path) -> Iterator[Entry | str]:
-    """Yield files as entries, and as its path what is neither a file nor a folder to go into."""
+@dataclass(frozen=True, slots=True)
+class _Odd:
+    path: str
+    reason: str
+
+
+def _walk(root: Path) -> Iterator[Entry | _Odd | str]:
+    """Yield files, what cannot be sent, and folders that hold nothing as their path."""
     real_root = root.resolve()
     pending = [(root, "", frozenset([real_root]))]
     while pending:
         folder, prefix, above = pending.pop()
-        for item in _items(folder):
-            path, place = prefix + item.name, Path(item.path)
+        try:
+            items = _items(folder)
+        except PermissionError:
+            yield _Odd(prefix.rstrip("/"), "is a folder that this user may not read")
+            continue
+        if items == [] and prefix:
+            yield prefix.rstrip("/")
+        for item in items or ():
+            path = prefix + item.name
             try:
-                is_odd = unsafe(path) or (item.is_symlink() and not _is_inside(place, real_root))
-                if item.is_dir() and not is_odd and (real := place.resolve()) not in above:
-                    pending.append((place, f"{path}/", above | {real}))
-                elif item.is_file() and not is_odd:
-                    yield entry_of(path, item.stat())
+                if reason := _oddity(item, path, real_root, above):
+                    yield _Odd(path, reason)
+                elif item.is_dir():
+                    pending.append((Path(item.path), f"{path}/", above | {_real(item)}))
                 else:
-                    yield path
+                    yield entry_of(path, item.stat())
             except FileNotFoundError:  # it was deleted since the folder was read
                 continue
 
 
-def _items(folder: Path) -> list[os.DirEntry[str]]:
+def _items(folder: Path) -> list[os.DirEntry[str]] | None:
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda item: item.name)
     except (FileNotFoundError, NotADirectoryError):  # it was deleted, or replaced
-        return []
+        return None
 
 
-def _is_inside(link: Path, root: Path) -> bool:
-    return link.exists() and link.resolve().is_relative_to(root)
+def _oddity(
+    item: os.DirEntry[str], path: str, real_root: Path, above: frozenset[Path]
+) -> str | None:
+    """Say why something in a folder cannot be sent; None if it can, or is a folder to go into."""
+    if reason := unsafe(path):
+        return reason
+    if item.is_symlink():
+        if not Path(item.path).exists():
+            return "is a link that leads to nothing"
+        if not (real := _real(item)).is_relative_to(real_root):
+            return f"is a link out of the folder, to {str(real)!r}"
+    if item.is_dir():
+        return "is a link to a folder that it is in" if _real(item) in above else None
+    if not item.is_file():
+        return "is not a regular file"
+    return None if os.access(item.path, os.R_OK) else "is a file that this user may not read"
+
+
+def _real(item: os.DirEntry[str]) -> Path:
+    return Path(item.path).resolve()

@@ -11,10 +11,10 @@ from trainjob.errors import StoreError
 from trainjob.storage.claim import CLAIM, is_bookkeeping, own_files, write_claim
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry
-from trainjob.storage.live_tree import Look, is_temporary, look_at
+from trainjob.storage.live_tree import Look, is_temporary, look_at, refuse_link
 from trainjob.storage.meter import Meter
 from trainjob.storage.receipt import SUCCESS
-from trainjob.storage.send import send, unsent
+from trainjob.storage.send import discard_unfinished, send, unsent
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
 from trainjob.storage.sync import SyncReport
@@ -93,12 +93,15 @@ class OutputMirror:
         )
 
     def _look(self) -> Look:
+        refuse_link(self._source)
         return look_at(self._source, _is_wanted)
 
     def _send(self, store: Store, ready: list[Entry]) -> int:
         """Send what is not there, under a claim, and return how many files that were."""
         present = {entry.path: entry.size_bytes for entry in store.list_files().files}
         own = own_files(store, set(present), self._run_id)
+        if own and not self._is_free:  # a process of this run may have been killed while it sent
+            discard_unfinished(store)
         self._is_free = True
         to_send = unsent(ready, self._journal, present)
         if not to_send:
@@ -114,4 +117,6 @@ class OutputMirror:
 
 
 def _is_wanted(path: str) -> bool:
-    return not (is_temporary(path) or is_bookkeeping(path))
+    """Say whether a file may be finished: hidden ones and those of such a name wait for the end."""
+    is_hidden = any(part.startswith(".") for part in path.split("/"))
+    return not (is_hidden or is_temporary(path) or is_bookkeeping(path))

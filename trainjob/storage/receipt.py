@@ -2,7 +2,8 @@
 
 ``_trainjob/receipt.json`` names the run, what it ran, how it ended, and every file with size and
 sha256; the empty ``_SUCCESS`` beside the files is written last, so who sees it sees a complete
-result. What a training left that was cancelled or failed has a receipt and no ``_SUCCESS``.
+result. What a training left that was cancelled or failed has a receipt and no ``_SUCCESS``, and so
+has a tree without things that could not be uploaded.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,22 @@ class Receipt(BaseModel):
     """The fingerprint of the files."""
 
     files: tuple[FileRecord, ...] = Field(repr=False)
-    """Every file with its size and digest."""
+    """Every file with its size and digest, and how the store was proved to hold it."""
+
+    folders: tuple[str, ...] = ()
+    """The folders that hold nothing."""
+
+    left_out: dict[str, str] = {}
+    """What the script left that could not be uploaded, and why, by path."""
+
+    claimed: Literal["by the store", "by looking"] | None = None
+    """What kept other runs from writing to the same place meanwhile: the store, which let one run
+    alone claim it, or that this run looked for others. Not known of receipts before this field."""
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the files are the whole result of a training that was not broken off."""
+        return self.state not in UNFINISHED_STATES and not self.left_out
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -98,13 +114,16 @@ def verify_receipt(url: str, settings: StoreSettings | None) -> VerifyReport:
         StoreError: If the store cannot be read at all.
     """
     with open_store(url, settings) as store:
-        found = {entry.path: entry for entry in store.list_files().files}
+        listing = store.list_files()
+        found = {entry.path: entry for entry in listing.files}
         try:
             receipt = _read_receipt(store)
         except (StoreNotFound, CorruptData) as error:
             return VerifyReport(store.url, 0, 0, (str(error),))
         problems = _success_problems(receipt, found)
         problems += _name_problems(receipt, found)
+        gone = set(receipt.folders).difference(listing.folders)
+        problems += [f"{path}/: missing" for path in sorted(gone)]
         problems += _content_problems(receipt, found, store)
     size_bytes = sum(file.size_bytes for file in receipt.files)
     return VerifyReport(store.url, len(receipt.files), size_bytes, tuple(problems), receipt.state)
@@ -126,12 +145,14 @@ def _read_receipt(store: Store) -> Receipt:
 
 
 def _success_problems(receipt: Receipt, found: dict[str, Entry]) -> list[str]:
-    is_unfinished = receipt.state in UNFINISHED_STATES
-    if is_unfinished and SUCCESS in found:
-        return [f"{SUCCESS}: there, though the state of the run is {receipt.state}"]
-    if not is_unfinished and SUCCESS not in found:
-        return [f"{SUCCESS}: missing, the upload was not finished"]
-    return []
+    problems = [f"{path}: not uploaded, it {why}" for path, why in receipt.left_out.items()]
+    if SUCCESS in found and receipt.state in UNFINISHED_STATES:
+        problems.append(f"{SUCCESS}: there, though the state of the run is {receipt.state}")
+    elif SUCCESS in found and receipt.left_out:
+        problems.append(f"{SUCCESS}: there, though not all was uploaded")
+    elif SUCCESS not in found and receipt.is_result:
+        problems.append(f"{SUCCESS}: missing, the upload was not finished")
+    return problems
 
 
 def _name_problems(receipt: Receipt, found: dict[str, Entry]) -> list[str]:

@@ -4,15 +4,19 @@ After every group the journal is saved, so that a process that is killed leaves 
 next one.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from trainjob.errors import StoreError
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry
 from trainjob.storage.meter import Meter
 from trainjob.storage.store import Store
 
-_GROUP_FILES = 512
+_LOGGER = logging.getLogger(__name__)
+
+_GROUP_FILES = 4096
 _GROUP_BYTES = 256 << 20
 
 
@@ -48,8 +52,17 @@ def send(
         journal.save()
 
 
+def discard_unfinished(store: Store) -> None:
+    """Throw away what a killed process left half sent; the result does not depend on it."""
+    try:
+        if num_discarded := store.discard_unfinished():
+            _LOGGER.info("%s: discarded %d unfinished uploads", store.url, num_discarded)
+    except StoreError as error:
+        _LOGGER.info("%s: unfinished uploads, if any, are left there: %s", store.url, error)
+
+
 def _groups(files: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Yield the files in their order, a few hundred or some hundred megabytes at a time."""
+    """Yield the files in their order, some thousands or some hundred megabytes at a time."""
     group: list[Entry] = []
     size_bytes = 0
     for entry in files:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -46,10 +47,13 @@ class Sync:
 
     Attributes:
         reports: What each mirror saved and what is missing, in their order, when all is over.
+        synced_at: When the last pass of a mirror that ended well did so, UTC, by its label; to be
+            read from any thread.
     """
 
     def __init__(self) -> None:
         self.reports: list[SyncReport] = []
+        self.synced_at: dict[str, datetime] = {}
         self._break_off: Callable[[], None] = lambda: None
 
     def abandon(self) -> None:
@@ -83,7 +87,8 @@ def syncing(
             then while a store is gone.
         settle_s: How long a file has to stay as it is to be taken for finished.
     """
-    sync, thread = Sync(), _SyncThread(mirrors, interval_s, on_problem, settle_s)
+    sync = Sync()
+    thread = _SyncThread(mirrors, interval_s, on_problem, settle_s, sync.synced_at)
     sync._break_off = thread.abandon
     thread.start()
     try:
@@ -138,12 +143,14 @@ class _SyncThread:
         interval_s: float,
         on_problem: OnProblem | None,
         settle_s: float,
+        synced_at: dict[str, datetime],
     ) -> None:
         now = time.monotonic()
         self._turns = [_Turn(mirror, now) for mirror in mirrors]
         self._interval_s = interval_s
         self._settle_s = settle_s
         self._on_problem = on_problem
+        self._synced_at = synced_at
         self._deadline = Deadline()
         self._stopping = threading.Event()
         self._is_abandoned = False
@@ -201,6 +208,7 @@ class _SyncThread:
             self._failed(turn, error)
         else:
             pass_s = time.monotonic() - started
+            self._synced_at[turn.mirror.label] = datetime.now(UTC)
             _succeeded(turn)
         turn.num_passes += 1
         rest = pause_s(self._interval_s, pass_s, turn.mirror.rest_factor, turn.num_passes)
@@ -225,8 +233,11 @@ class _SyncThread:
 
     def _final_pass(self) -> list[SyncReport]:
         active = [turn.mirror for turn in self._turns if turn.end is None]
-        flushed = iter(_flush(active, self._deadline))
-        return [turn.mirror.known(turn.end) if turn.end else next(flushed) for turn in self._turns]
+        flushed = _flush(active, self._deadline)
+        saved = [report.label for report in flushed if report.error is None]
+        self._synced_at.update(dict.fromkeys(saved, datetime.now(UTC)))
+        reports = iter(flushed)
+        return [turn.mirror.known(turn.end) if turn.end else next(reports) for turn in self._turns]
 
 
 def _succeeded(turn: _Turn) -> None:

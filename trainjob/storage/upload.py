@@ -1,7 +1,9 @@
 """Takes the outputs of a run to a store: payload first, then the receipt, then ``_SUCCESS``.
 
 The folder is claimed before the first file is sent (`trainjob.storage.claim`). What a sync sent
-while the script ran is not sent again, but is read back like all the rest.
+while the script ran is not sent again, but is proved like all the rest. What cannot be uploaded,
+such as a pipe or a link out of the folder, keeps nothing else from being uploaded: all of it is
+named at the end, in the receipt and in the error, and the tree is no finished result without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from trainjob.errors import CorruptData, OutputEmpty, UnsafeKey
-from trainjob.storage.claim import is_bookkeeping, own_files, refuse_others, write_claim
-from trainjob.storage.failures import failure, local_failures
+from trainjob.storage.claim import (
+    Claim,
+    Exclusion,
+    is_bookkeeping,
+    own_files,
+    refuse_others,
+    write_claim,
+)
+from trainjob.storage.failures import failure
 from trainjob.storage.journal import Journal
-from trainjob.storage.listing import Entry
-from trainjob.storage.local_tree import list_folder
+from trainjob.storage.listing import Entry, Listing
+from trainjob.storage.live_tree import Look, look_at, refuse_link
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
-from trainjob.storage.paths import check_paths
 from trainjob.storage.read_back import read_back
 from trainjob.storage.receipt import (
     OWN_FOLDER,
@@ -27,9 +35,10 @@ from trainjob.storage.receipt import (
     OutputState,
     Receipt,
 )
-from trainjob.storage.send import send, unsent
+from trainjob.storage.send import discard_unfinished, send, unsent
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
+from trainjob.values import counted
 
 
 def upload_tree(
@@ -43,12 +52,12 @@ def upload_tree(
     state: OutputState = "Completed",
     journal: Path | None = None,
 ) -> Receipt:
-    """Copy every file below `source` to `url`, read all back, and write the receipt.
+    """Copy every file below `source` to `url`, prove that it is there, and write the receipt.
 
     Doing it again for the same run completes or repeats it.
 
     Args:
-        source: The folder that the script wrote. Links must lead to places inside it.
+        source: The folder that the script wrote. Links are followed to places inside it.
         url: Where the files go; see `trainjob.storage.store.open_store`.
         settings: How to reach an object store; absent: the AWS_* environment.
         run_id: The run whose output this is.
@@ -66,56 +75,92 @@ def upload_tree(
     Raises:
         OutputEmpty: If there is no file below `source` though the training completed.
         OutputNotEmpty: If there is something at `url` that this run did not write.
-        UnsafeKey: If a file cannot be uploaded under its name.
+        UnsafeKey: If the folder is a link now; or, when all the rest is uploaded and the training
+            was not broken off, naming everything that could not be.
         TreeChanged: If a file changed meanwhile; retryable.
         CorruptData: If the store holds other bytes than were sent; retryable.
         StoreError: For everything else that a store can do wrong.
     """
-    files = _list_outputs(source, url)
-    if not files and state == "Completed":
+    refuse_link(source)
+    look = _look_at_outputs(source)
+    if not look.files and look.odd and state not in UNFINISHED_STATES:
+        raise _not_all(url, look)
+    if not look.files and state == "Completed":
         raise _nothing_written(source, url, label)
     with open_store(url, settings) as store:
-        present = {entry.path: entry.size_bytes for entry in store.list_files().files}
+        listing = store.list_files()
+        present = {entry.path: entry.size_bytes for entry in listing.files}
         earlier = own_files(store, set(present), run_id)
         sent: list[FileRecord] = []
-        if files:
-            planned = {entry.path for entry in files}
-            if SUCCESS in present:
-                store.delete([SUCCESS])
-            claim = write_claim(store, run_id, planned | earlier)
-            store.delete(sorted((present.keys() & earlier) - planned))
-            sent = _send(store, source, files, Journal(journal, url, run_id), present, label)
-            refuse_others(store, claim)
+        held: Sequence[Entry] = ()
+        claimed: Exclusion | None = None
+        if look.files:
+            claim, claimed = _prepare(store, look, listing, earlier, run_id)
+            files = list(look.files.values())
+            sends = Journal(journal, url, run_id)
+            sent = _send(store, source, files, sends, present, label)
+            store.make_folders(look.empty_folders)
+            held = store.list_files().files
+            sent = _prove(store, sent, held, sends, label)
+            refuse_others(store, claim, held)
         receipt = Receipt(
             run_id=run_id,
             state=state,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             fingerprint=fingerprint(sent),
             files=tuple(sorted(sent, key=lambda file: file.path)),
+            folders=tuple(sorted(look.empty_folders)),
+            left_out=dict(sorted(look.odd.items())),
+            claimed=claimed,
             **facts,
         )
-        if files:
-            _conclude(store, receipt)
+        if look.files:
+            _conclude(store, receipt, held)
         elif SUCCESS not in present:
             store.delete(sorted(present))  # all of it is of this run, see own_files
+    if look.odd and state not in UNFINISHED_STATES:
+        raise _not_all(url, look)
     return receipt
 
 
-def _list_outputs(source: Path, url: str) -> tuple[Entry, ...]:
-    with local_failures(str(source)):
-        files = list_folder(source, links_inside=True).files
-    for entry in files:
-        if is_bookkeeping(entry.path):
-            found = f"the script wrote {entry.path!r}, a name that trainjob uses for itself"
-            raise failure(UnsafeKey, url, found, "let the script use another name")
-    check_paths(str(source), [entry.path for entry in files])
-    return files
+def _look_at_outputs(source: Path) -> Look:
+    """Return what the script left, with the names that we use for ourselves among what is odd."""
+    look = look_at(source, lambda _: True)
+    ours = [path for path in (*look.files, *look.empty_folders) if is_bookkeeping(path)]
+    return Look(
+        {path: entry for path, entry in look.files.items() if path not in ours},
+        {**look.odd, **dict.fromkeys(ours, "has a name that trainjob uses for itself")},
+        tuple(path for path in look.empty_folders if path not in ours),
+    )
+
+
+def _not_all(url: str, look: Look) -> UnsafeKey:
+    odd = ", ".join(f"{path!r} {reason}" for path, reason in sorted(look.odd.items()))
+    num_files = counted(len(look.files), "file")
+    found = f"{num_files} uploaded, but not all that the script left: {odd}"
+    do = "let the script put regular files there, or delete these, and retry the run"
+    return failure(UnsafeKey, url, found, do)
 
 
 def _nothing_written(source: Path, url: str, label: str) -> OutputEmpty:
     found = f"the script wrote nothing to the output {label!r} (its folder was {str(source)!r})"
     do = f"save the results below the folder that the script gets as --{label}"
     return failure(OutputEmpty, url, found, do)
+
+
+def _prepare(
+    store: Store, look: Look, listing: Listing, earlier: set[str], run_id: str
+) -> tuple[Claim, Exclusion]:
+    """Claim the folder and remove what an earlier try left there that is no longer wanted."""
+    present = {entry.path for entry in listing.files}
+    present |= {f"{path}/" for path in listing.folders}
+    planned = look.files.keys() | {f"{path}/" for path in look.empty_folders}
+    if SUCCESS in present:
+        store.delete([SUCCESS])
+    claim, claimed = write_claim(store, run_id, planned | earlier)
+    discard_unfinished(store)
+    store.delete(sorted((present & earlier) - planned))
+    return claim, claimed
 
 
 def _send(
@@ -126,22 +171,31 @@ def _send(
     present: Mapping[str, int],
     label: str,
 ) -> list[FileRecord]:
-    """Send what was not sent yet, and read all back."""
+    """Send what was not sent yet, and return what was sent of all."""
     to_send = unsent(files, journal, present)
     send(store, source, to_send, journal, Meter(label, to_send))
-    sent = [record for entry in files if (record := journal.record(entry))]
+    return [record for entry in files if (record := journal.record(entry))]
+
+
+def _prove(
+    store: Store,
+    sent: Sequence[FileRecord],
+    held: Sequence[Entry],
+    journal: Journal,
+    label: str,
+) -> list[FileRecord]:
     try:
-        read_back(store, sent, f"verify {label}")
+        return read_back(store, sent, f"verify {label}", held)
     except CorruptData:
         journal.clear()  # so that doing it again sends again
         raise
-    return sent
 
 
-def _conclude(store: Store, receipt: Receipt) -> None:
+def _conclude(store: Store, receipt: Receipt, held: Sequence[Entry]) -> None:
     """Write the receipt, remove what was needed on the way, and mark a result as such."""
+    discard_unfinished(store)
     store.write(RECEIPT, receipt.model_dump_json(indent=2).encode())
-    present = sorted(entry.path for entry in store.list_files().files)
-    store.delete([path for path in present if path.startswith(OWN_FOLDER) and path != RECEIPT])
-    if receipt.state not in UNFINISHED_STATES:
+    ours = [entry.path for entry in held if entry.path.startswith(OWN_FOLDER)]
+    store.delete([path for path in ours if path != RECEIPT])
+    if receipt.is_result:
         store.write(SUCCESS, b"")

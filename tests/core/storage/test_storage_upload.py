@@ -172,6 +172,7 @@ def test_the_same_run_replaces_its_own_output_and_removes_what_it_no_longer_has(
     upload()
     (outputs / "model.pt").write_bytes(b"better weights")
     (outputs / "logs" / "metrics.json").unlink()
+    (outputs / "logs").rmdir()
     (outputs / "new").write_bytes(b"")
 
     upload()
@@ -231,7 +232,7 @@ def test_a_failing_upload_leaves_a_claim_and_no_success(upload, outputs, place):
 def test_names_that_we_use_are_refused_to_the_script(write_tree, tmp_path, place, name):
     source = write_tree(tmp_path / "source", {name: b"1"})
 
-    with pytest.raises(UnsafeKey, match=f"the script wrote '{name}'"):
+    with pytest.raises(UnsafeKey, match=f"'{name}' has a name that trainjob uses"):
         upload_tree(source, place.url, place.settings, run_id="r", facts={}, label="train_url")
 
     assert place.paths() == []
