@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from trainjob.check import NOT_CHECKED
-from trainjob.job import TrainingJob
+from trainjob.job import InputChannel, TrainingJob
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment
 from trainjob.launch.launch import Launch
@@ -30,10 +30,7 @@ def preview(job: TrainingJob) -> dict[str, Any]:
     return {
         "job": job.name,
         "code": {"url": job.algorithm.code.url, "folder": str(workspace.code)},
-        "inputs": [
-            {"name": c.name, "url": c.url, "folder": str(workspace.input_dir(c.name))}
-            for c in job.inputs
-        ],
+        "inputs": [_input_plan(channel, workspace) for channel in job.inputs],
         "outputs": [
             {"name": c.name, "url": c.url, "folder": str(workspace.output_dir(c.name))}
             for c in job.outputs
@@ -53,6 +50,42 @@ def preview(job: TrainingJob) -> dict[str, Any]:
     }
 
 
+def _input_plan(channel: InputChannel, workspace: Workspace) -> dict[str, Any]:
+    folder = None if channel.is_streamed else str(workspace.input_dir(channel.name))
+    return {
+        "name": channel.name,
+        "url": channel.url,
+        "folder": folder,
+        "mode": channel.mode,
+        "how": _input_steps(channel),
+    }
+
+
+def _input_steps(channel: InputChannel) -> list[str]:
+    """Say in a few lines what a run does with an input."""
+    if channel.is_streamed:
+        given = ", and the credentials of the store as AWS_* in its environment"
+        return [f"not copied: the script gets the url{given if channel.needs_credentials else ''}"]
+    steps = ["to read only, shared with other runs"]
+    if channel.mode == "copy":
+        steps = ["a copy of its own, which the script may write to"]
+    if channel.unpack == "never":
+        steps.append("an archive stays as it is")
+    else:
+        large = ", however large it becomes" if channel.unpack == "always" else ""
+        names = (
+            ""
+            if channel.archive_names == "utf-8"
+            else f", its names read as {channel.archive_names}"
+        )
+        steps.append(f"one archive is unpacked{large}{names}")
+    if channel.shard_by:
+        steps.append("only the share of this machine: with one machine all files")
+    if channel.expect:
+        steps.append(f"refused unless it is {channel.expect}")
+    return steps
+
+
 def _launcher_argv(launch: Launch) -> list[str]:
     mpirun = find_mpirun() if launch.launcher == "mpi" else None
     return launcher_argv(launch, mpirun if isinstance(mpirun, Mpirun) else None)
@@ -65,7 +98,7 @@ def preview_text(plan: dict[str, Any]) -> str:
     for channel in plan["inputs"]:
         lines += [
             f"  input   {channel['name']}: {channel['url']}",
-            f"          -> {channel['folder']}",
+            *(f"          -> {line}" for line in (channel["folder"], *channel["how"]) if line),
         ]
     for channel in plan["outputs"]:
         lines += [

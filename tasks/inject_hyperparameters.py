@@ -3,7 +3,7 @@
 from tasks.stage import stage
 from trainjob.job import TrainingJob
 from trainjob.parameters import write_params
-from trainjob.plan import Program, channel_folders, program_of
+from trainjob.plan import Program, channel_places, program_of
 from trainjob.values import counted
 from trainjob.workspace import Workspace
 
@@ -16,6 +16,6 @@ def _summary(program: Program) -> str:
 def inject_hyperparameters(job: TrainingJob, run_id: str) -> Program:
     """Write params.json into the workspace of the run and return what the ranks execute."""
     workspace = Workspace.of_run(run_id)
-    folders = channel_folders(job, workspace)
-    write_params(workspace.params_file, folders, job.hyperparameters)
+    places = channel_places(job, workspace)
+    write_params(workspace.params_file, places, job.hyperparameters)
     return program_of(job, workspace)

@@ -5,6 +5,7 @@ all attempts of a run, such as the copies in the stores, is the business of `tra
 """
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Attempts:
         control: To stop the training from elsewhere.
         recorder: Records the metrics.
         num_processes: How many processes of the run there were before, on whatever machine.
+        credentials: What only the environment of the ranks may hold.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Attempts:
         control: Control,
         recorder: MetricsRecorder,
         num_processes: int = 0,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
         self._job = job
         self._workspace = workspace
@@ -69,6 +72,7 @@ class Attempts:
         self._run_id = run_id
         self._control = control
         self._recorder = recorder
+        self._credentials = credentials
         self._num_restarts = num_restarts
         self._first_attempt = max(num_processes, num_restarts)
         self._trained_s = workspace.trained_s() if num_restarts else 0.0
@@ -108,7 +112,7 @@ class Attempts:
         result, failure, will_restart = None, None, False
         try:
             with self._recording(attempt, resumed_from):
-                result = run_training(launch, self._control)
+                result = run_training(launch, self._control, self._credentials)
         except (TrainingFailed, LaunchError) as error:
             failure, will_restart = error, self._will_restart(error, time.monotonic() - begun)
             if not will_restart:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from trainjob.errors import Problem
-from trainjob.job import TrainingJob
+from trainjob.job import InputChannel, TrainingJob
 from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
 from trainjob.source import code_problems
@@ -23,6 +23,7 @@ from trainjob.storage.probe import (
     output_problems,
 )
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.unpack import is_dataset_archive
 from trainjob.workspace import workspaces_dir
 
 NOT_CHECKED = (
@@ -48,7 +49,13 @@ def job_problems(job: TrainingJob, settings: StoreSettings) -> list[Problem]:
             search_path=job.env.get("PATH", search_path(os.environ)),
         ),
         *(
-            partial(input_problems, f"inputs[{i}].url", channel.url, settings)
+            partial(
+                input_problems,
+                f"inputs[{i}].url",
+                channel.url,
+                settings,
+                may_be_file=_may_be_file(channel),
+            )
             for i, channel in enumerate(job.inputs)
         ),
         *(
@@ -62,6 +69,12 @@ def job_problems(job: TrainingJob, settings: StoreSettings) -> list[Problem]:
     with ThreadPoolExecutor(max_workers=8) as threads:
         found = threads.map(lambda check: check(), checks)
         return [problem for problems in found for problem in problems]
+
+
+def _may_be_file(channel: InputChannel) -> bool:
+    """Tell whether the channel may be a single file; of others the folder has to be given."""
+    is_unpacked = channel.unpack != "never" and is_dataset_archive(channel.url)
+    return channel.is_streamed or is_unpacked
 
 
 def _kept_places(job: TrainingJob, settings: StoreSettings) -> list[Callable[[], list[Problem]]]:

@@ -17,7 +17,7 @@ from trainjob.job_rules import RUN_ID, problems_across_fields
 from trainjob.jobfile import read_job_file
 from trainjob.limits import Limits
 from trainjob.parameters import HyperparameterValue
-from trainjob.spec import EnvValue, Line, Name, Spec
+from trainjob.spec import ContentFingerprint, EnvValue, Line, Name, Spec
 from trainjob.values import Flavor
 
 
@@ -65,14 +65,48 @@ class CommandAlgorithm(Spec):
 
 
 class InputChannel(Spec):
-    """A folder that the script reads."""
+    """Data that the script reads."""
 
     name: Name
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
 
     url: Line
-    """A folder, or `s3://bucket/prefix/`. Without a scheme: a path relative to the
-    job file, or in a deployment to the checkout of the worker."""
+    """A folder, `s3://bucket/prefix/`, a folder that fsspec reads (`gs://`, `abfs://`, `hdfs://`,
+    `webhdfs://`, `https://`, `http://`), or one archive (.zip, .tar, .tar.gz, .tgz, .tar.zst) at
+    any of these. Without a scheme: a path relative to the job file, or in a deployment to the
+    checkout of the worker."""
+
+    mode: Literal["link", "copy", "stream"] = "link"
+    """How the script gets the data. `link`: a folder to read only, which other runs share. `copy`:
+    a folder of its own, which it may write to. `stream`: nothing is copied or verified; the script
+    gets the url instead of a folder and, of `s3://`, in its environment only, the credentials of
+    the store as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION."""
+
+    unpack: Literal["auto", "always", "never"] = "auto"
+    """Whether one archive is unpacked. `auto`: yes, but not one that becomes more than 100 times as
+    large, and more than 1 GiB. `always`: that one, too. `never`: the script gets the archive."""
+
+    archive_names: Literal["utf-8", "gbk", "big5", "shift_jis", "euc_kr", "cp437"] = "utf-8"
+    """How names in an archive are written that are not marked as UTF-8: `gbk` for most archives
+    that were packed on a Chinese Windows."""
+
+    expect: ContentFingerprint | None = None
+    """The data that the job is about, as `sha256:` and 64 digits: other data is refused. A run
+    tells the fingerprint of its inputs in its report."""
+
+    shard_by: Literal["rank"] | None = None
+    """`rank`: every machine gets only its ranks' share of the files, by their sorted paths: of
+    webdataset shards, for example. With one machine these are all files."""
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the script gets the url and no folder."""
+        return self.mode == "stream"
+
+    @property
+    def needs_credentials(self) -> bool:
+        """Whether the script reaches the store of the job by itself."""
+        return self.is_streamed and self.url.startswith("s3://")
 
 
 class OutputChannel(Spec):
@@ -158,7 +192,7 @@ class TrainingJob(Spec):
     """The code and how it is started."""
 
     inputs: list[InputChannel] = []
-    """Folders that the script reads."""
+    """Data that the script reads."""
 
     outputs: list[OutputChannel] = []
     """Folders that the script writes."""

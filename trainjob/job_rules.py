@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trainjob.errors import Problem
 from trainjob.git import shown_url
+from trainjob.input_rules import input_rule_problems
 from trainjob.launch.environment import is_of_machine
 from trainjob.metrics.patterns import metric_problems
 from trainjob.parameters import channel_env_name, hyperparameter_problems
@@ -26,8 +27,9 @@ RESERVED_ENV = re.compile(
 RUN_ID = "{run_id}"
 """What becomes the id of the run in the url of an output."""
 
-_STORE_SCHEMES = ("file", "s3")
-_CODE_SCHEMES = (*_STORE_SCHEMES, "git+file", "git+https", "git+ssh")
+_CODE_SCHEMES = ("file", "s3", "git+file", "git+https", "git+ssh")
+_STORE_SCHEMES = ("file", "s3", "gs", "abfs", "hdfs", "webhdfs")
+_INPUT_SCHEMES = (*_STORE_SCHEMES, "http", "https")
 
 
 def problems_across_fields(job: "TrainingJob") -> list[Problem]:
@@ -36,6 +38,7 @@ def problems_across_fields(job: "TrainingJob") -> list[Problem]:
         *_url_problems(job),
         *_placeholder_problems(job),
         *_name_problems(job),
+        *input_rule_problems(job),
         *hyperparameter_problems(job.hyperparameters),
         *_launch_problems(job),
         *metric_problems(job.metrics),
@@ -58,7 +61,7 @@ def _url_problems(job: "TrainingJob") -> list[Problem]:
     code = job.algorithm.code
     problems = _scheme_problems("algorithm.code.url", code.url, _CODE_SCHEMES)
     for i, channel in enumerate(job.inputs):
-        problems += _scheme_problems(f"inputs[{i}].url", channel.url, _STORE_SCHEMES)
+        problems += _scheme_problems(f"inputs[{i}].url", channel.url, _INPUT_SCHEMES)
     for field, url in _written_urls(job):
         problems += _scheme_problems(field, url, _STORE_SCHEMES)
     if shown_url(code.url) != code.url:
@@ -87,7 +90,18 @@ def _scheme_problems(field: str, url: str, known: tuple[str, ...]) -> list[Probl
         return [Problem(field, "s3://bucket/prefix/", repr(url), "name the bucket")]
     if url.startswith("file://") and not url.startswith("file:///"):
         return [Problem(field, "file:///path", repr(url), "write three slashes and the full path")]
-    return []
+    return [] if url.startswith("git+") else _secret_problems(field, url)
+
+
+def _secret_problems(field: str, url: str) -> list[Problem]:
+    """Find what may be a password, and must not be repeated, in the url of another store."""
+    scheme, _, rest = url.partition("://")
+    has_password = ":" in rest.partition("/")[0].rpartition("@")[0]
+    if not has_password and not (scheme in ("http", "https") and re.search(r"[@?#]", rest)):
+        return []
+    asked = f"{scheme}://HOST/PATH without password or query, which everyone who sees the run reads"
+    do = "give them to the driver of fsspec on the machine, such as by its environment"
+    return [Problem(field, asked, "something before an @, or a ? or #", do)]
 
 
 def _name_problems(job: "TrainingJob") -> list[Problem]:

@@ -6,13 +6,12 @@ the one that finishes a run which was stopped.
 
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from trainjob.events import Saved
 from trainjob.job import TrainingJob, url_of_run
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 from trainjob.storage.log_mirror import LogMirror
 from trainjob.storage.output_mirror import OutputMirror
+from trainjob.storage.script_access import secrets_of
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync import Mirror, SyncReport
 from trainjob.workspace import Workspace
@@ -46,7 +45,7 @@ def mirrors_of(
                 url,
                 settings,
                 run_id=run_id,
-                secrets=_secrets(settings),
+                secrets=secrets_of(settings),
                 journal=workspace.journal("logs"),
             )
         )
@@ -80,8 +79,3 @@ def checkpoint_journal(workspace: Workspace) -> Path:
 def output_journal(workspace: Workspace, name: str) -> Path:
     """Return the file that notes what of an output was sent."""
     return workspace.journal(f"output-{name}")
-
-
-def _secrets(settings: StoreSettings) -> list[str]:
-    secrets: list[SecretStr | None] = [settings.secret_key, settings.session_token]
-    return [secret.get_secret_value() for secret in secrets if secret]

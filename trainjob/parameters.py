@@ -45,17 +45,17 @@ def hyperparameter_env_name(name: str) -> str:
 
 
 def parameter_argv(
-    channels: Mapping[str, Path], hyperparameters: Mapping[str, HyperparameterValue]
+    channels: Mapping[str, Path | str], hyperparameters: Mapping[str, HyperparameterValue]
 ) -> list[str]:
     """Return the words that give channels, then hyperparameters, to a program.
 
     Args:
-        channels: Absolute folder of each channel.
+        channels: Absolute folder of each channel, or its url.
         hyperparameters: Values that `hyperparameter_problems` finds nothing wrong with.
     """
     words: list[str] = []
-    for name, folder in channels.items():
-        words += (f"--{name}", str(folder))
+    for name, place in channels.items():
+        words += (f"--{name}", str(place))
     for name, value in hyperparameters.items():
         if isinstance(value, list):
             words += (f"--{name}", *(_list_word(item) for item in value))
@@ -67,12 +67,12 @@ def parameter_argv(
 
 
 def parameter_environment(
-    channels: Mapping[str, Path],
+    channels: Mapping[str, Path | str],
     hyperparameters: Mapping[str, HyperparameterValue],
     params_file: Path,
 ) -> dict[str, str]:
     """Return the environment variables that give channels and hyperparameters to a program."""
-    environment = {channel_env_name(name): str(folder) for name, folder in channels.items()}
+    environment = {channel_env_name(name): str(place) for name, place in channels.items()}
     for name, value in hyperparameters.items():
         environment[hyperparameter_env_name(name)] = _env_text(value)
     environment[PARAMS_ENV] = str(params_file)
@@ -81,12 +81,12 @@ def parameter_environment(
 
 def write_params(
     path: Path,
-    channels: Mapping[str, Path],
+    channels: Mapping[str, Path | str],
     hyperparameters: Mapping[str, HyperparameterValue],
 ) -> None:
     """Write params.json whole or not at all; a file that is there is replaced."""
     document = {
-        "channels": {name: str(folder) for name, folder in channels.items()},
+        "channels": {name: str(place) for name, place in channels.items()},
         "hyperparameters": dict(hyperparameters),
     }
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2)

@@ -37,9 +37,12 @@ class Program:
         return shlex.join(("python", *self.argv) if self.is_script else self.argv)
 
 
-def channel_folders(job: TrainingJob, workspace: Workspace) -> dict[str, Path]:
-    """Return the folder of every channel by its name, inputs first."""
-    inputs = {channel.name: workspace.input_dir(channel.name) for channel in job.inputs}
+def channel_places(job: TrainingJob, workspace: Workspace) -> dict[str, Path | str]:
+    """Return the folder of every channel by its name, inputs first; of a streamed one its url."""
+    inputs = {
+        channel.name: channel.url if channel.is_streamed else workspace.input_dir(channel.name)
+        for channel in job.inputs
+    }
     outputs = {channel.name: workspace.output_dir(channel.name) for channel in job.outputs}
     saved = {job.checkpoints.name: workspace.checkpoints} if job.checkpoints else {}
     return inputs | outputs | saved
@@ -47,16 +50,16 @@ def channel_folders(job: TrainingJob, workspace: Workspace) -> dict[str, Path]:
 
 def program_of(job: TrainingJob, workspace: Workspace) -> Program:
     """Return what every rank of `job` executes in `workspace`."""
-    folders = channel_folders(job, workspace)
+    places = channel_places(job, workspace)
     algorithm = job.algorithm
     if isinstance(algorithm, ScriptAlgorithm):
         words = [algorithm.boot_file]
     else:
         words = shlex.split(algorithm.command)
     return Program(
-        argv=(*words, *parameter_argv(folders, job.hyperparameters)),
+        argv=(*words, *parameter_argv(places, job.hyperparameters)),
         is_script=isinstance(algorithm, ScriptAlgorithm),
-        env=_environment(job, folders, workspace),
+        env=_environment(job, places, workspace),
     )
 
 
@@ -101,7 +104,7 @@ def launch_of(
 
 
 def _environment(
-    job: TrainingJob, folders: Mapping[str, Path], workspace: Workspace
+    job: TrainingJob, places: Mapping[str, Path | str], workspace: Workspace
 ) -> dict[str, str]:
-    given = parameter_environment(folders, job.hyperparameters, workspace.params_file)
+    given = parameter_environment(places, job.hyperparameters, workspace.params_file)
     return job.env | given | {CHECKPOINT_ENV: str(workspace.checkpoints)}

@@ -1,5 +1,6 @@
 """What the parts of a job are built from: the base of its models, and the values they share."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
@@ -21,12 +22,20 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _fingerprint(text: str) -> str:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise ValueError("write sha256: and 64 digits of 0-9 and a-f, as a run reports them")
+    return text
+
+
 def _number_as_text(value: Any) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
+ContentFingerprint = Annotated[str, AfterValidator(_fingerprint)]
+"""What `trainjob.storage.manifest.fingerprint` returns."""
 EnvValue = Annotated[
     str,
     StringConstraints(max_length=4096),

@@ -13,6 +13,7 @@ from trainjob.errors import StoreError, TrainjobError
 from trainjob.events import MetricsSummarised, Noted, emit, listening
 from trainjob.handover import hand_over
 from trainjob.job import TrainingJob, url_of_run
+from trainjob.launch.hidden import hiding
 from trainjob.launch.training import Control
 from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.metrics.target import TargetWatch
@@ -27,6 +28,7 @@ from trainjob.plan import Program
 from trainjob.storage.checkpoint_restore import restore_checkpoints, went_on_elsewhere
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.output_restore import restore_outputs
+from trainjob.storage.script_access import access_environment, secrets_of
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync import Mirror
 from trainjob.storage.sync_thread import Sync, syncing
@@ -64,7 +66,11 @@ def train_job(
         _bring_back_outputs(job, workspace, settings, run_id)
     _bring_back_checkpoints(job, workspace, settings, run_id)
     mirrors = mirrors_of(job, workspace, settings, run_id)
+    are_needed = any(channel.needs_credentials for channel in job.inputs)
+    credentials = access_environment(settings) if are_needed else {}
     with ExitStack() as stack:
+        if are_needed:
+            stack.enter_context(hiding(secrets_of(settings)))
         sync = stack.enter_context(_saving(mirrors))
         control = Control(on_interrupt=partial(_leave_saving_to_another, sync))
         stack.enter_context(_stopping_at_target(job, control))
@@ -78,6 +84,7 @@ def train_job(
             control=control,
             recorder=recorder,
             num_processes=num_processes,
+            credentials=credentials,
         )
         try:
             trained = attempts.run()

@@ -1,11 +1,13 @@
 """Data, model and results of the digits examples: what train.py and train_mpi.py share.
 
 Reads IDX files of any image size, gzipped or plain: scikit-learn's digits (8x8) as well as MNIST
-(28x28). All images stay in memory as bytes, and the network turns a batch into numbers.
+(28x28); or one PGM file an image, in a folder for each digit. All images stay in memory as bytes,
+and the network turns a batch into numbers.
 """
 
 import gzip
 import json
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,16 +89,17 @@ class TrainingOrder:
 def load_digits(folder: Path) -> tuple[Digits, Digits]:
     """Return the digits to train on and those to test on.
 
-    These are the files `train-*` and `t10k-*`. If the folder has only one of the two, a fifth of
-    it is set apart for the test, the same fifth every time.
+    These are the files `train-*` and `t10k-*`, or the folders `train/DIGIT/` and `t10k/DIGIT/`. If
+    there is only one of the two, a fifth of it is set apart for the test, the same fifth every
+    time.
     """
     sets = [
         _read_set(folder, prefix)
         for prefix in ("train", "t10k")
-        if any(folder.glob(f"{prefix}-images*"))
+        if (folder / prefix).is_dir() or any(folder.glob(f"{prefix}-images*"))
     ]
     if not sets:
-        raise FileNotFoundError(f"no IDX files train-images* or t10k-images* in {folder}")
+        raise FileNotFoundError(f"no train-images*, t10k-images*, train/ or t10k/ in {folder}")
     if len(sets) == 2:
         return sets[0], sets[1]
     num_images = len(sets[0].labels)
@@ -106,12 +109,32 @@ def load_digits(folder: Path) -> tuple[Digits, Digits]:
 
 
 def _read_set(folder: Path, prefix: str) -> Digits:
+    if (folder / prefix).is_dir():
+        return _read_pictures(folder / prefix)
     images, labels = (
         read_idx(_first_file(folder, f"{prefix}-{kind}*")) for kind in ("images", "labels")
     )
     if len(images) != len(labels):
         raise ValueError(f"{prefix}-* in {folder}: {len(images)} images, {len(labels)} labels")
     return Digits(images.unsqueeze(1), labels.long())
+
+
+def _read_pictures(folder: Path) -> Digits:
+    # By their numbers, so that the digits have the order that they have in IDX files.
+    files = sorted(folder.glob("*/*.pgm"), key=lambda file: file.name)
+    labels = torch.tensor([int(file.parent.name) for file in files])
+    return Digits(torch.stack([read_pgm(file) for file in files]).unsqueeze(1), labels)
+
+
+def read_pgm(path: Path) -> torch.Tensor:
+    """Read a binary PGM file of bytes (https://netpbm.sourceforge.net/doc/pgm.html)."""
+    data = path.read_bytes()
+    header = re.match(rb"P5\s+(\d+)\s+(\d+)\s+255\s", data)
+    if header is None:
+        raise ValueError(f"{path} is not a PGM file of bytes")
+    width, height = map(int, header.groups())
+    values = torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header.end())
+    return values.reshape(height, width)
 
 
 def _first_file(folder: Path, pattern: str) -> Path:

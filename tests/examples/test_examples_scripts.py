@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,24 @@ def test_the_dataset_is_the_same_bytes_every_time(dataset: Path, tmp_path: Path)
     assert all((again / name).read_bytes() == (dataset / name).read_bytes() for name in names)
     assert sorted(path.name for path in again.iterdir()) == names
     assert "train-images-idx3-ubyte.gz: 1437 x 8 x 8 bytes" in printed
+
+
+def test_the_same_digits_come_as_one_zip_and_as_pictures(dataset: Path, tmp_path: Path) -> None:
+    for form in ("zip", "pictures"):
+        run([sys.executable, EXAMPLES / "make_dataset.py", tmp_path / form, "--as", form])
+
+    with zipfile.ZipFile(tmp_path / "zip" / "digits.zip") as archive:
+        packed = {name: archive.read(name) for name in archive.namelist()}
+    assert packed == {path.name: path.read_bytes() for path in dataset.iterdir()}
+    read = "digits.load_digits(pathlib.Path(sys.argv[i]))[{}].{}".format
+    same = " and ".join(
+        f"torch.equal(*[{read(part, field)} for i in (1, 2)])"
+        for part in (0, 1)
+        for field in ("images", "labels")
+    )
+    code = f"import digits, pathlib, sys, torch; print({same})"
+    argv: list[str | Path] = [sys.executable, "-c", code, dataset, tmp_path / "pictures"]
+    assert run(argv, env={"PYTHONPATH": str(DIGITS)}) == "True\n"
 
 
 def test_two_torchrun_ranks_learn_the_digits(dataset: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from trainjob.catalogue import Ending, Signs, find_rule
 from trainjob.errors import LaunchError, TrainingFailed, TrainjobError
 from trainjob.failure import Failure
 from trainjob.launch.evidence import MemoryEvents, disk_evidence, memory_evidence
+from trainjob.launch.hidden import without_secrets
 from trainjob.launch.launch import Launch
 from trainjob.launch.rank_log import last_lines
 from trainjob.launch.records import LAUNCH_ERROR, ErrorRecord, RankRecords
@@ -196,7 +197,7 @@ class _Told:
         says = (*texts, *disk_full) if rank is not None else (*disk_full, *texts)
         rule = find_rule(Signs(ended, says, signal_name, evidence.oom_killed))
         return Failure(
-            headline=headline,
+            headline=without_secrets(headline),
             ended=ended,
             rank=rank,
             world_size=launch.world_size,
@@ -205,7 +206,7 @@ class _Told:
             time=_utc(time_ns),
             exit_code=None if code is None or code < 0 else code,
             signal=None if code is None or code >= 0 else _signal_name(-code),
-            traceback=traceback,
+            traceback=without_secrets(traceback),
             last_lines=last_lines(log_file, _NUM_LAST_LINES, log_end) if log_file else (),
             log_file=log_file,
             log_files=_log_files(launch),

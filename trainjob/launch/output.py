@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainjob.events import RankOutput, StepReported, emit
+from trainjob.launch.hidden import without_secrets
 from trainjob.launch.launch import Launch
 from trainjob.launch.rank_log import LogTail
 
@@ -69,7 +70,7 @@ class _Follower:
     def _emit_lines(self, rank: int | None, log: LogTail, *, is_final: bool) -> None:
         lines = log.read(is_final=is_final)
         if lines:
-            emit(RankOutput(rank, tuple(lines)))
+            emit(RankOutput(rank, tuple(map(without_secrets, lines))))
 
     def _emit_progress(self) -> None:
         for line in self._progress.read():

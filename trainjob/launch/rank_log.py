@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from trainjob.launch.hidden import without_secrets
+
 _CHUNK_BYTES = 4 * 2**20
 _MAX_LINE_BYTES = 2**20
 _MAX_BEHIND_BYTES = 32 * 2**20
@@ -117,7 +119,7 @@ def last_lines(path: Path, count: int, end: int | None = None) -> tuple[str, ...
     lines = tail.removesuffix(b"\n").split(b"\n") if tail else []
     if start and len(lines) > 1:
         del lines[0]  # cut somewhere in its middle
-    return tuple(_cut(_text(line)) for line in lines[-count:])
+    return tuple(_cut(without_secrets(_text(line))) for line in lines[-count:])
 
 
 def _folded(line: bytes) -> bytes:

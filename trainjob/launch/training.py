@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,11 @@ class TrainingResult:
     seconds: float
 
 
-def run_training(launch: Launch, control: Control | None = None) -> TrainingResult:
+def run_training(
+    launch: Launch,
+    control: Control | None = None,
+    credentials: Mapping[str, str] | None = None,
+) -> TrainingResult:
     """Start all ranks, emit what they write, and wait until every process has ended.
 
     Emits `RankOutput` and `StepReported` to the listeners of this context; all of it was delivered
@@ -52,6 +57,8 @@ def run_training(launch: Launch, control: Control | None = None) -> TrainingResu
     Args:
         launch: What to start.
         control: Stops the training from elsewhere, and hears of such an exception.
+        credentials: Variables for the environment of the ranks and for nothing else, above all not
+            for the disk.
 
     Raises:
         RankFailed: A rank failed; the message is what a person needs to see.
@@ -61,7 +68,7 @@ def run_training(launch: Launch, control: Control | None = None) -> TrainingResu
     if not launch.code_dir.is_dir():
         raise LaunchError(f"asked to run in {str(launch.code_dir)!r}, found no such folder")
     _write_order(launch, launcher_argv(launch, _mpirun_of(launch)))
-    environment = rank_environment(launch, os.environ, _free_port())
+    environment = rank_environment(launch, os.environ, _free_port()) | dict(credentials or {})
     memory = memory_events()
     started = time.monotonic()
     with following_output(launch):

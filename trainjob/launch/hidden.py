@@ -1,0 +1,29 @@
+"""Keeps secrets that the ranks have in their environment out of what is told of the ranks.
+
+A script may print its environment. Its log stays on the machine as it is; what goes from there to
+watchers, failure reports and Prefect goes through `without_secrets`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_secrets: ContextVar[tuple[str, ...]] = ContextVar("trainjob_secrets", default=())
+
+
+@contextmanager
+def hiding(secrets: Sequence[str]) -> Iterator[None]:
+    """Hide these texts in this block and in threads that are given its context."""
+    # The longest first: one may be a part of another.
+    token = _secrets.set(tuple(sorted(filter(None, secrets), key=len, reverse=True)))
+    try:
+        yield
+    finally:
+        _secrets.reset(token)
+
+
+def without_secrets(text: str) -> str:
+    """Return the text with ``***`` in the place of every secret."""
+    for secret in _secrets.get():
+        text = text.replace(secret, "***")
+    return text
