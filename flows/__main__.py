@@ -1,4 +1,4 @@
-"""The command line: ``python -m flows run | check | schema | verify``.
+"""The command line: ``python -m flows run | check | schema | verify | cache``.
 
 Exit codes: 0 completed, 1 failed, 2 the job file is wrong, 130 stopped.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.cache_command import add_cache_command
 from flows.preview import preview, preview_text
 from flows.reference import job_file_reference
 from flows.terminal import Terminal, WarningLines
@@ -85,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("url", metavar="URL", help="where the output is")
     verify.add_argument("--store", metavar="NAME", help="ObjectStore block; else AWS_* variables")
     verify.set_defaults(command=_verify)
+
+    cache = add_cache_command(commands)
+    cache.set_defaults(command=_cache)
 
     for command in (run, check, verify):
         command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -173,6 +177,14 @@ def _verify(arguments: argparse.Namespace) -> int:
         state = "" if found.is_result else f", of a run that is no result: {found.state}"
         print(f"{arguments.url}: {files}, all as the receipt says{state}")
     return FAILED if found.problems else COMPLETED
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    terminal = Terminal(Console(stderr=True))
+    with terminal.live(), listening(terminal):
+        answer = arguments.answer(arguments)
+    print(json.dumps(answer.data, indent=2) if arguments.json else answer.text)
+    return COMPLETED if answer.is_good else FAILED
 
 
 def _refuse_problems(job: TrainingJob, source: str) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 from rich.console import COLOR_SYSTEMS, Console
 from rich.markup import escape
@@ -38,11 +39,12 @@ from trainjob.failure_card import card_text
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport
 from trainjob.training_status import TrainingStatus
-from trainjob.values import format_size
+from trainjob.values import format_duration, format_size
 
 STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
 _PLAIN_WIDTH = 120  # of a file or pipe, which has none
 _PLAIN_INTERVAL_S = 5.0
+_MIN_SPEED_S = 1.0  # over less, a speed says little
 # All escape sequences but colors (ECMA-48 SGR), and all control characters but tab and escape.
 _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)(?:\[[0-9;?]*[@-~])?|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f]")
 _MAX_METRICS = 5  # that one line has room for
@@ -78,6 +80,7 @@ class Terminal:
         self._clock = clock
         self._lock = threading.Lock()
         self._bars: dict[str, TaskID] = {}
+        self._copies: dict[str, tuple[float, int]] = {}
         self._last_plain_line = clock()
         self._training = TrainingStatus(clock=clock)
         self.report: RunReport | None = None
@@ -172,6 +175,7 @@ class Terminal:
 
     def _stage_started(self, event: StageStarted) -> None:
         self._end_bars()
+        self._copies.clear()
         self._last_plain_line = self._clock()
         self._bar(event.stage, event.stage, total=None, detail="")
         if event.stage == "train" or event.attempt > 1:
@@ -194,7 +198,19 @@ class Terminal:
     def _transferred(self, event: Transferred) -> None:
         files = f"{event.num_files}/{event.total_files} files"
         detail = f"{files}, {format_size(event.size_bytes)} of {format_size(event.total_bytes)}"
+        detail += self._speed_text(event)
         self._advance(event.label, event.size_bytes, event.total_bytes, detail)
+
+    def _speed_text(self, event: Transferred) -> str:
+        """Return how fast a copy is, and how long it still takes where no bar has a column."""
+        now = self._clock()
+        since, before_bytes = self._copies.setdefault(event.label, (now, event.size_bytes))
+        if now - since < _MIN_SPEED_S or event.size_bytes <= before_bytes:
+            return ""
+        bytes_a_s = (event.size_bytes - before_bytes) / (now - since)
+        left = timedelta(seconds=round((event.total_bytes - event.size_bytes) / bytes_a_s))
+        eta = "" if self._console.is_terminal or not left else f", ETA {format_duration(left)}"
+        return f", {format_size(bytes_a_s)}/s{eta}"
 
     def _attempt_changed(self, event: AttemptStarted | AttemptEnded) -> None:
         if isinstance(event, AttemptEnded):

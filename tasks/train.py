@@ -13,6 +13,7 @@ from tasks.stage import stage
 from trainjob.attempts import OUTCOMES, Trained
 from trainjob.errors import TrainjobError
 from trainjob.events import Event, RankOutput, listening
+from trainjob.inputs import holding_inputs
 from trainjob.job import TrainingJob
 from trainjob.metrics.patterns import MetricPatterns
 from trainjob.metrics.recorder import MetricsRecorder
@@ -41,9 +42,10 @@ def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) ->
         program: What every rank executes.
         num_restarts: How often earlier processes of the run started the training again.
     """
-    if not Workspace.of_run(run_id).code.is_dir():
+    workspace = Workspace.of_run(run_id)
+    if not workspace.code.is_dir():
         raise TrainjobError(
-            f"the workspace of this run, {str(Workspace.of_run(run_id).root)!r}, is not on this "
+            f"the workspace of this run, {str(workspace.root)!r}, is not on this "
             "machine or was removed, so the run cannot be resumed: start a new run"
         )
     settings = load_settings(job.store)
@@ -58,6 +60,7 @@ def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) ->
             plot=lambda: recorder.plot(job.name),
         ),
         _output_in_log(get_run_logger(), rank),
+        holding_inputs(job, workspace, settings),
     ):
         return train_job(job, program, settings, recorder, run_id=run_id, num_restarts=num_restarts)
 

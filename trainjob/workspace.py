@@ -3,7 +3,8 @@
 ::
 
     <root>/code/             what the code url held
-           inputs/NAME/      one folder a channel
+           inputs/NAME/      one folder a channel, or a link to what runs share
+           inputs/.staged    the fingerprints of what was staged
            outputs/NAME/     what the script writes
            checkpoints/      what the script saves to go on from; all attempts share it
            metrics/          one folder of metrics an attempt
@@ -61,6 +62,11 @@ class Workspace:
     def input_dir(self, name: str) -> Path:
         """Return the folder of the input channel `name`."""
         return self.root / "inputs" / name
+
+    @property
+    def inputs_file(self) -> Path:
+        """The JSON file with the fingerprint of every channel that was staged."""
+        return self.root / "inputs" / ".staged"
 
     @property
     def outputs(self) -> Path:

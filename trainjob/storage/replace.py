@@ -1,8 +1,10 @@
-"""Replaces a folder of this machine by a new one, all at once or not at all.
+"""Replaces a folder of this machine by a new one, or by a link, all at once or not at all.
 
-The new folder is built beside the old one, so that the last step is a rename on one file system.
+What takes the place is built beside the old one, so that the last step is a rename on one file
+system.
 """
 
+import os
 import re
 import shutil
 import uuid
@@ -20,21 +22,40 @@ def replacing(target: Path) -> Iterator[Path]:
     """Give an empty folder that takes the place of `target` when the block ends well.
 
     Args:
-        target: A folder that belongs to the run. It need not exist.
+        target: A folder that belongs to the run, or a link to one. It need not exist.
 
     Raises:
         StoreError: For what the operating system says, of the block as well.
     """
     with local_failures(str(target)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        _prepare(target)
+        partial = _beside(target, "partial")
         try:
             partial.mkdir()
             yield partial
             _swap_in(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_by_link(target: Path, place: Path) -> None:
+    """Let `target` be a link to the folder `place`, which stays whoever removes the link.
+
+    Args:
+        target: A folder that belongs to the run, or a link. It need not exist.
+        place: An absolute path.
+
+    Raises:
+        StoreError: For what the operating system says.
+    """
+    with local_failures(str(target)):
+        _prepare(target)
+        partial = _beside(target, "partial")
+        partial.symlink_to(place, target_is_directory=True)
+        try:
+            _swap_in(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def check_space(folder: Path, size_bytes: int) -> None:
@@ -49,18 +70,23 @@ def check_space(folder: Path, size_bytes: int) -> None:
         raise failure(StoreError, str(folder), found, "make space or set TRAINJOB_WORKDIR")
 
 
-def _remove_leftovers(target: Path) -> None:
-    """Remove what an earlier process that was killed left beside `target`."""
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.{kind}")
+
+
+def _prepare(target: Path) -> None:
+    """Make the folder above `target`, without what a process that was killed left there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.(?:partial|old)")
     for path in target.parent.iterdir():
         if ours.fullmatch(path.name):
-            shutil.rmtree(path)
+            _remove(path)
 
 
 def _swap_in(partial: Path, target: Path) -> None:
     """Give `partial` the name `target`; a folder cannot be renamed over one with files."""
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
-    had_one = target.exists()
+    old = _beside(target, "old")
+    had_one = os.path.lexists(target)
     if had_one:
         target.rename(old)
     try:
@@ -69,4 +95,13 @@ def _swap_in(partial: Path, target: Path) -> None:
         if had_one:
             old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    if had_one:
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder as far as that can be done, and of a link nothing but the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

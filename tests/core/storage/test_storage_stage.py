@@ -144,7 +144,7 @@ def test_progress_ends_with_the_whole_tree(place, tmp_path):
 
 
 def test_a_url_of_another_kind_says_which_kinds_there_are(tmp_path):
-    for url in ("gs://bucket/x", "relative/path", "s3://", "s3:///key", "file://host/path"):
+    for url in ("nope://bucket/x", "relative/path", "s3://", "s3:///key", "file://host/path"):
         with pytest.raises(StoreError, match="give s3://bucket/prefix/, file:///path or an abs"):
             stage_tree(url, tmp_path / "data", None, "data")
 

@@ -1,0 +1,127 @@
+"""What is kept in the cache, for how long, and for whom."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trainjob.storage.cache.evict import make_room, removable
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.owner import Owner
+from trainjob.storage.stage import stage_channel
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Cache:
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    return Cache(tmp_path / "cache", max_size_bytes=2500)
+
+
+@pytest.fixture
+def add(s3_place, tmp_path, cache):
+    """Stage a dataset of 1,000 bytes that was last used so many hours ago."""
+
+    def run(name: str, hours_ago: float, is_in_use: bool = False):
+        s3_place.put(f"{name}/file", os.urandom(1000))
+        url, target = f"{s3_place.url}/{name}", tmp_path / name
+        stage_channel(url, target, s3_place.settings, label="data", holder=name)
+        snapshot = cache.snapshots()[0]
+        used_at = time.time() - 3600 * hours_ago
+        os.utime(snapshot.root / "used", (used_at, used_at))
+        if not is_in_use:
+            for lease in snapshot.leases():
+                lease.file.unlink()
+        return snapshot
+
+    return run
+
+
+def keys(cache: Cache) -> set[str]:
+    return {snapshot.key for snapshot in cache.snapshots()}
+
+
+def test_the_longest_unused_goes_first_and_only_as_much_as_is_needed(add, cache):
+    middle, old, new = add("middle", 2), add("old", 3), add("new", 1)
+
+    make_room(cache, 0, 0)
+    after_first = keys(cache)
+    make_room(cache, 1000, 0)
+
+    assert after_first == {middle.key, new.key}
+    assert keys(cache) == {new.key}
+    assert not old.root.exists()
+
+
+def test_what_is_in_use_is_never_removed(add, cache):
+    used = add("used", 9, is_in_use=True)
+    add("unused", 1)
+
+    make_room(cache, 10_000, 0)
+
+    assert keys(cache) == {used.key}
+    assert not cache.evict(used)
+
+
+def test_the_lease_of_a_dead_process_keeps_nothing(add, cache):
+    snapshot = add("data", 1, is_in_use=True)
+    [lease] = snapshot.leases()
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pid = process.pid
+    own = Owner.this()
+    dead = Owner(own.boot, own.namespace, pid, 1)
+    reused = Owner(own.boot, own.namespace, own.pid, own.start_ticks - 1)
+
+    for owner in (dead, reused):
+        lease.file.rename(snapshot.root / "leases" / f"data@{owner}")
+        [lease] = snapshot.leases()
+        assert not lease.is_alive()
+
+    assert snapshot.users() == []
+    assert cache.evict(snapshot)
+
+
+def test_a_process_of_another_machine_is_believed_for_a_week(add):
+    snapshot = add("data", 1, is_in_use=True)
+    [lease] = snapshot.leases()
+    other = Owner("12345678", 1, 1, 1)
+    file = lease.file.rename(snapshot.root / "leases" / f"data@{other}")
+
+    assert len(snapshot.users()) == 1
+    week_ago = time.time() - 8 * 24 * 3600
+    os.utime(file, (week_ago, week_ago))
+    assert snapshot.users() == []
+
+
+def test_what_was_never_finished_goes_first(add, cache):
+    add("data", 9)
+    left = cache.incoming / f"{'0' * 32}-{Owner.nobody()}-{'1' * 32}"
+    (left / "data").mkdir(parents=True)
+    (left / "data" / "half").write_bytes(b"x" * 10)
+
+    first = next(removable(cache))
+
+    assert (first.path, first.size_bytes, first.snapshot) == (left, 10, None)
+
+
+def test_a_read_only_snapshot_is_removed_whole_and_leaves_nothing(add, cache, tmp_path):
+    snapshot = add("data", 1)
+
+    assert cache.evict(snapshot)
+
+    assert list(cache.published.iterdir()) == list(cache.trash.iterdir()) == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_a_killed_removal_left_is_removed_later_on(add, cache):
+    snapshot = add("data", 1)
+    moved = snapshot.root.rename(cache.trash / "left")
+    hours_ago = time.time() + 2 * 3600
+
+    cache.empty_trash()
+    is_kept_for_a_while = moved.exists()
+    cache.empty_trash(now=hours_ago)
+
+    assert is_kept_for_a_while
+    assert not moved.exists()

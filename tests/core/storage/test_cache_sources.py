@@ -1,0 +1,193 @@
+"""Folders of this machine, archives, and stores that tell no versions."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from trainjob.errors import StoreNotFound, TreeChanged
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.hold import hold, release
+from trainjob.storage.cache.source import Unpacking
+from trainjob.storage.local import LocalStore
+from trainjob.storage.stage import stage_channel
+
+TREE = {"a.txt": b"1", "deep/b.txt": b"22"}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Cache:
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def stage(cache, tmp_path):
+    def run(url: str, settings=None, name: str = "job", **options):
+        target = tmp_path / "inputs" / name
+        return stage_channel(url, target, settings, label="data", holder=name, **options)
+
+    return run
+
+
+def zipped(tree: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in tree.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_folder_of_this_machine_is_used_where_it_lies(stage, write_tree, tmp_path, scheme):
+    source = write_tree(tmp_path / "source", TREE)
+
+    staged = stage(f"{scheme}{source}")
+
+    target = tmp_path / "inputs" / "job"
+    assert target.is_symlink()
+    assert target.resolve() == source
+    assert (staged.is_in_place, staged.moved_bytes, staged.num_files) == (True, 0, 2)
+
+
+def test_a_folder_of_this_machine_is_read_once(stage, write_tree, tmp_path, monkeypatch):
+    source = write_tree(tmp_path / "source", TREE)
+    first = stage(str(source))
+    monkeypatch.setattr(LocalStore, "digest", None)
+
+    second = stage(str(source), name="second")
+
+    assert second.fingerprint == first.fingerprint
+
+
+def test_a_folder_that_changes_while_it_is_read_is_not_taken(
+    stage, cache, write_tree, tmp_path, monkeypatch
+):
+    source = write_tree(tmp_path / "source", TREE)
+    digest = LocalStore.digest
+
+    def digest_and_add(*arguments):
+        (source / "added").touch()
+        return digest(*arguments)
+
+    monkeypatch.setattr(LocalStore, "digest", digest_and_add)
+
+    with pytest.raises(TreeChanged, match="it changed while it was read"):
+        stage(str(source))
+
+    assert cache.snapshots() == []
+
+
+def test_a_folder_that_a_script_changes_in_place_is_told_of(stage, cache, write_tree, tmp_path):
+    source = write_tree(tmp_path / "source", TREE)
+    stage(str(source))
+    (tmp_path / "inputs" / "job" / "a.txt").write_bytes(b"2")
+
+    [note] = release(cache, "job")
+
+    assert note == f"the dataset at {source} changed while the run used it: a.txt: changed"
+    assert source.is_dir()
+
+
+def test_a_folder_of_this_machine_can_be_copied(stage, write_tree, tmp_path, read_tree):
+    source = write_tree(tmp_path / "source", TREE)
+
+    stage(str(source), mode="copy")
+    (tmp_path / "inputs" / "job" / "a.txt").write_bytes(b"of the script")
+
+    assert read_tree(source) == TREE
+
+
+def test_an_archive_is_unpacked_once(s3_place, stage, tmp_path, read_tree):
+    data = zipped(TREE)
+    s3_place.put("digits/data.zip", data)
+
+    first = stage(f"{s3_place.url}/digits", s3_place.settings)
+    second = stage(f"{s3_place.url}/digits", s3_place.settings, name="second")
+
+    assert read_tree(tmp_path / "inputs" / "second") == TREE
+    assert (first.num_files, first.size_bytes, first.moved_bytes) == (2, 3, len(data))
+    assert (second.moved_bytes, second.cached_bytes) == (0, len(data))
+
+
+def test_an_archive_has_the_fingerprint_of_its_folder(stage, write_tree, tmp_path):
+    folder = write_tree(tmp_path / "source", TREE)
+    (tmp_path / "data.zip").write_bytes(zipped(TREE))
+
+    assert stage(str(tmp_path / "data.zip")).fingerprint == stage(str(folder)).fingerprint
+
+
+def test_a_url_may_name_the_archive_itself(place, stage, tmp_path, read_tree):
+    place.put("data.zip", zipped(TREE))
+    place.put("data.zip.md5", b"beside it")
+
+    staged = stage(f"{place.url}/data.zip", place.settings)
+
+    assert read_tree(tmp_path / "inputs" / "job") == TREE
+    assert not staged.is_in_place
+
+
+def test_an_archive_that_is_wanted_as_it_is_stays_one(s3_place, stage, tmp_path, read_tree):
+    data = zipped(TREE)
+    s3_place.put("data.zip", data)
+
+    stage(s3_place.url, s3_place.settings)
+    stage(s3_place.url, s3_place.settings, unpacking=Unpacking(is_wanted=False))
+
+    assert read_tree(tmp_path / "inputs" / "job") == {"data.zip": data}
+    with pytest.raises(StoreNotFound, match="give the folder that holds it"):
+        stage(f"{s3_place.url}/data.zip", s3_place.settings, unpacking=Unpacking(is_wanted=False))
+
+
+def test_a_changed_archive_is_unpacked_anew(s3_place, stage, tmp_path, read_tree):
+    s3_place.put("data.zip", zipped(TREE))
+    stage(s3_place.url, s3_place.settings)
+    s3_place.put("data.zip", zipped({"c": b"3"}))
+
+    stage(s3_place.url, s3_place.settings)
+
+    assert read_tree(tmp_path / "inputs" / "job") == {"c": b"3"}
+
+
+def test_what_has_no_versions_is_nobody_elses(stage, cache, tmp_path, monkeypatch, read_tree):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    url = f"memory://{tmp_path.name}"
+    monkeypatch.setattr(
+        "trainjob.storage.cache.source.Source.has_versions", property(lambda _: False)
+    )
+    memory.pipe(f"/{tmp_path.name}/file", b"old")
+    stage(url)
+    memory.pipe(f"/{tmp_path.name}/file", b"new")
+
+    stage(url, name="second")
+    release(cache, "job")
+    release(cache, "second")
+
+    assert cache.snapshots() == []
+
+
+def test_a_later_process_of_the_run_keeps_what_an_earlier_one_staged(
+    s3_place, stage, cache, tmp_path
+):
+    s3_place.put("file", b"1")
+    stage(s3_place.url, s3_place.settings)
+    folder = tmp_path / "inputs" / "job"
+    [snapshot] = cache.snapshots()
+    [lease] = snapshot.leases()
+    lease.file.unlink()
+
+    assert hold(cache, folder, "job")
+    assert not cache.evict(snapshot)
+    release(cache, "job")
+    assert cache.evict(snapshot)
+    assert not hold(cache, folder, "job")
+
+
+def test_a_private_copy_needs_nobody_to_keep_it(s3_place, stage, cache, tmp_path):
+    s3_place.put("file", b"1")
+    stage(s3_place.url, s3_place.settings, mode="copy")
+
+    assert hold(cache, tmp_path / "inputs" / "job", "job")
+    assert not hold(cache, Path(tmp_path / "inputs" / "nothing"), "job")

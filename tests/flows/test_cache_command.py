@@ -1,0 +1,125 @@
+"""``python -m flows cache``: what is there, what may go, and whether it is still right."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.__main__ import main
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.hold import release
+from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.stage import stage_channel
+
+
+@pytest.fixture
+def cached(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Snapshot]:
+    """Two datasets of 1,000 bytes: one that a job uses, and one unused for ten days."""
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    bucket, cache = s3.new_bucket(), Cache(tmp_path / "cache")
+    found = {}
+    for name in ("used", "old"):
+        url = f"s3://{bucket}/{name}/"
+        s3.put(bucket, f"{name}/file", os.urandom(1000))
+        stage_channel(url, tmp_path / name, s3.settings, label=name, holder=f"run.{name}")
+        [found[name]] = [one for one in cache.snapshots() if one.header.url == url]
+    release(cache, "run.old")
+    ten_days_ago = time.time() - 10 * 24 * 3600
+    os.utime(found["old"].root / "used", (ten_days_ago, ten_days_ago))
+    return found
+
+
+def test_ls_shows_what_is_there_and_who_uses_it(cached, tmp_path, capsys) -> None:
+    assert main(["cache", "ls"]) == 0
+
+    head, used, old, total = capsys.readouterr().out.splitlines()
+    assert re.split("  +", head) == ["DATASET", "FILES", "SIZE", "LAST USED", "URL", "IN USE BY"]
+    url, users = cached["used"].header.url, f"run.used (pid {os.getpid()})"
+    key = cached["used"].key[:12]
+    assert re.split("  +", used) == [key, "1", "1000 B", "just now", url, users]
+    url, key = cached["old"].header.url, cached["old"].key[:12]
+    assert re.split("  +", old) == [key, "1", "1000 B", "10d ago", url, "-"]
+    assert total == f"2 datasets, 2.0 KiB in {tmp_path / 'cache'}"
+
+
+def test_ls_for_machines_is_one_object(cached, capsys) -> None:
+    assert main(["cache", "ls", "--json"]) == 0
+
+    used, old = json.loads(capsys.readouterr().out)["datasets"]
+    assert used["key"] == cached["used"].key
+    assert used["fingerprint"] == cached["used"].header.fingerprint
+    assert used["in_use_by"] == [f"run.used (pid {os.getpid()})"]
+    assert old["in_use_by"] == []
+
+
+def test_ls_of_a_cache_that_is_not_there_makes_none(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+
+    assert main(["cache", "ls"]) == 0
+
+    assert capsys.readouterr().out == f"0 datasets, 0 B in {tmp_path / 'cache'}\n"
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_removed"),
+    [
+        (["--all"], True),
+        (["--older-than", "7d"], True),
+        (["--older-than", "30d"], False),
+        (["--max-size", "1500B"], True),
+        (["--max-size", "1GiB"], False),
+        ([], False),
+    ],
+)
+def test_prune_removes_what_is_named_and_nothing_that_is_in_use(
+    cached, capsys, words, is_removed
+) -> None:
+    assert main(["cache", "prune", *words]) == 0
+
+    output = capsys.readouterr().out
+    assert cached["old"].root.exists() != is_removed
+    assert cached["used"].root.exists()
+    assert (cached["old"].header.url in output) == is_removed
+    left = "1 dataset, 1 in use" if is_removed else "2 datasets, 1 in use"
+    assert output.endswith(f"there: {left}\n")
+
+
+def test_a_dry_run_of_prune_removes_nothing(cached, capsys) -> None:
+    assert main(["cache", "prune", "--all", "--dry-run"]) == 0
+
+    assert capsys.readouterr().out.startswith(f"would remove {cached['old'].key[:12]}")
+    assert cached["old"].root.exists()
+
+
+def test_prune_takes_a_size_or_an_age_with_its_unit(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["cache", "prune", "--max-size", "200"])
+
+    assert "write a size with its unit, such as 16GiB" in capsys.readouterr().err
+
+
+def test_verify_ends_with_0_if_every_byte_is_right(cached, capsys) -> None:
+    assert main(["cache", "verify"]) == 0
+
+    assert capsys.readouterr().out.count("1 file, 1000 B, all as the manifest says") == 2
+
+
+def test_verify_ends_with_1_and_names_what_is_not_right(cached, capsys) -> None:
+    """A bit that flips on a disk changes neither size nor time."""
+    file = cached["old"].data / "file"
+    stat = file.stat()
+    data = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    assert main(["cache", "verify"]) == 1
+
+    output = capsys.readouterr().out
+    assert f"NOT what its manifest says; remove {cached['old'].root}\n  file: other bytes" in output
+    assert output.count("all as the manifest says") == 1

@@ -1,0 +1,226 @@
+"""Brings one version of a dataset into the cache, once for all jobs that ask for it.
+
+What is there already is never moved again: files of a try that was killed, and files of an older
+snapshot of the same source that did not change.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainjob.errors import CorruptData, TreeChanged
+from trainjob.storage.cache.evict import make_room
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.incoming import Incoming
+from trainjob.storage.cache.proof import Comparison, compare_with_receipt
+from trainjob.storage.cache.snapshot import FileLine, Header, Proof, Snapshot, now
+from trainjob.storage.cache.source import Source, Unpacking
+from trainjob.storage.failures import failure, local_failures
+from trainjob.storage.listing import Entry, total_size
+from trainjob.storage.local import LocalStore
+from trainjob.storage.manifest import FileRecord, fingerprint
+from trainjob.storage.meter import Meter
+from trainjob.storage.paths import check_paths
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.store import open_store
+from trainjob.storage.unpack import unpack_dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """A snapshot that is kept for a job, and what it took to have it."""
+
+    snapshot: Snapshot
+    moved_bytes: int
+
+
+def provide(
+    cache: Cache, source: Source, settings: StoreSettings | None, *, label: str, holder: str
+) -> Provided:
+    """Return the snapshot of `source`, made now unless it is there.
+
+    Args:
+        cache: Where it is kept.
+        source: What is asked for.
+        settings: How to reach an object store; absent: the AWS_* environment.
+        label: What watchers call the copy.
+        holder: For whom the snapshot is kept from eviction until it is released.
+
+    Raises:
+        UnsafeKey: If a key cannot be a file; nothing was copied.
+        TreeChanged: If the source changed since it was listed; retryable.
+        CorruptData: If the bytes are not those of the receipt beside them; retryable.
+        StoreError: For everything else that a store or the disk can do wrong.
+    """
+    cache.prepare()
+    # What has no versions is nobody else's: it cannot be told from what is there tomorrow.
+    key = source.key if source.has_versions else f"{source.key}-{holder}"
+    if snapshot := cache.leased(key, holder):
+        return Provided(snapshot, 0)
+    with local_failures(str(cache.root)):
+        while True:
+            with cache.alone(source.id, lambda: cache.find(key) is not None):
+                if snapshot := cache.leased(key, holder):
+                    return Provided(snapshot, 0)
+                build = _Build(cache, source, settings, label)
+                build.run(key)
+            if snapshot := cache.leased(key, holder):
+                return Provided(snapshot, build.moved_bytes)
+
+
+class _Build:
+    """Makes one snapshot. `moved_bytes` counts what came from the store."""
+
+    def __init__(
+        self, cache: Cache, source: Source, settings: StoreSettings | None, label: str
+    ) -> None:
+        self.moved_bytes = 0
+        self._cache = cache
+        self._source = source
+        self._settings = settings
+        self._label = label
+
+    def run(self, key: str) -> None:
+        """Make the snapshot `key` and publish it."""
+        files = self._source.listing.files
+        check_paths(self._source.url, [file.path for file in files], self._source.listing.folders)
+        self._incoming = Incoming.taken_from(self._cache, self._source.id)
+        try:
+            if self._source.place:
+                header, lines = self._read_in_place(self._source.place)
+            elif self._source.unpacks is not None:
+                header, lines = self._unpack(self._source.unpacks)
+            else:
+                header, lines = self._download()
+            self._incoming.publish(key, header, lines)
+        finally:
+            self._incoming.give_up()
+        self._drop_older_places()
+
+    def _download(self) -> tuple[Header, list[FileLine]]:
+        data = self._incoming.folder / "data"
+        records = self._fetch("data")
+        with local_failures(str(data)):
+            for folder in self._source.listing.folders:
+                (data / folder).mkdir(parents=True, exist_ok=True)
+        proof = self._compared(records, data)
+        versions = {entry.path: entry.version for entry in self._source.listing.files}
+        return self._header(records, proof), _lines(records, versions, data)
+
+    def _unpack(self, how: Unpacking) -> tuple[Header, list[FileLine]]:
+        [record] = self._fetch("archive")
+        data = self._incoming.folder / "data"
+        archive = self._incoming.folder / "archive" / record.path
+        meter, any_ratio = Meter(None, ()), how.any_ratio
+        url = self._source.url
+        records = unpack_dataset(archive, url, data, how.names, meter, any_ratio=any_ratio)
+        archive.unlink()
+        archive.parent.rmdir()
+        return self._header(records, self._source.proof), _lines(records, {}, data)
+
+    def _read_in_place(self, place: Path) -> tuple[Header, list[FileLine]]:
+        listing = self._source.listing
+        with LocalStore(place) as store:
+            records = store.digest(listing.files, Meter(self._label, listing.files))
+            if store.list_files() != listing:
+                found, do = "it changed while it was read", "run again when nothing writes to it"
+                raise failure(TreeChanged, self._source.url, found, do)
+        proof = self._compared(records, place)
+        versions = {entry.path: entry.version for entry in listing.files}
+        header = self._header(records, proof).model_copy(update={"place": place})
+        return header, _lines(records, versions, place)
+
+    def _fetch(self, part: Literal["data", "archive"]) -> list[FileRecord]:
+        """Bring the files that are not there yet; return all of them, verified by the store."""
+        listed = self._source.listing.files
+        kept = self._incoming.keep(listed, part)
+        target = self._incoming.folder / part
+        if part == "data":
+            kept += self._link_unchanged(_without(listed, kept), target)
+        rest = _without(listed, kept)
+        make_room(self._cache, total_size(rest), len(rest))
+        with open_store(self._source.folder_url, self._settings) as store:
+            moved = store.download(rest, target, Meter(self._label, rest), self._incoming.note)
+        self.moved_bytes = total_size(rest)
+        return kept + moved
+
+    def _link_unchanged(self, files: Sequence[Entry], target: Path) -> list[FileRecord]:
+        """Take files from the newest older snapshot; what cannot be linked is fetched."""
+        older = next(iter(self._cache.of_source(self._source.id)), None)
+        if older is None or older.header.place or not files:
+            return []
+        known = {line.path: line for line in older.files()}
+        linked = []
+        for entry in files:
+            line = known.get(entry.path)
+            if line and entry.version and line.version == entry.version:
+                with suppress(OSError):
+                    _link(older.data / entry.path, target / entry.path, line)
+                    record = FileRecord(line.path, line.size_bytes, line.sha256)
+                    self._incoming.note(record)
+                    linked.append(record)
+        return linked
+
+    def _compared(self, records: list[FileRecord], folder: Path) -> Proof:
+        """Compare the files with our receipt, if there is one among them."""
+        found: Comparison = compare_with_receipt(self._source.url, records, folder)
+        if found.wrong:
+            self._incoming.forget(found.wrong)
+            what = f"not what its receipt says: {', '.join(sorted(found.wrong)[:5])}"
+            do = "upload it again, or remove its folder _trainjob if it was changed on purpose"
+            raise failure(CorruptData, self._source.url, what, do)
+        return "receipt" if found.covers_all else self._source.proof
+
+    def _header(self, records: list[FileRecord], proof: Proof) -> Header:
+        source = self._source
+        return Header(
+            url=source.url,
+            source=source.id,
+            num_files=len(records),
+            size_bytes=sum(record.size_bytes for record in records),
+            fingerprint=fingerprint(records),
+            verified=proof,
+            engine=source.engine,
+            is_reusable=source.has_versions,
+            created=now(),
+        )
+
+    def _drop_older_places(self) -> None:
+        """Forget what a folder of this machine held before: nobody can ask for it again."""
+        if self._source.place:
+            for older in self._cache.of_source(self._source.id)[1:]:
+                self._cache.evict(older)
+
+
+def _without(files: Sequence[Entry], records: Sequence[FileRecord]) -> list[Entry]:
+    there = {record.path for record in records}
+    return [entry for entry in files if entry.path not in there]
+
+
+def _lines(records: list[FileRecord], versions: dict[str, str], folder: Path) -> list[FileLine]:
+    return [
+        FileLine(
+            record.path,
+            record.size_bytes,
+            versions.get(record.path, ""),
+            record.sha256,
+            os.stat(f"{folder}/{record.path}").st_mtime_ns,  # noqa: PTH116 - for each file
+        )
+        for record in records
+    ]
+
+
+def _link(file: Path, copy: Path, line: FileLine) -> None:
+    """Give an unchanged file a second name.
+
+    Raises:
+        OSError: If that cannot be done, or it is not the file that was verified once.
+    """
+    stat = file.lstat()
+    if (stat.st_size, stat.st_mtime_ns) != (line.size_bytes, line.mtime_ns):
+        raise FileNotFoundError(file)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.hardlink_to(file)

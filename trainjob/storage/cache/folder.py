@@ -1,0 +1,199 @@
+"""The folder of the cache on this machine: where it is, what is in it, and who may change it.
+
+::
+
+    <cache>/v1/        snapshots, each published by one rename
+            incoming/  snapshots that are being made, or were and can be gone on with
+            trash/     what is being removed
+            locks/     who makes a snapshot of which source; a lock saves work and proves nothing
+"""
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trainjob.errors import StoreError
+from trainjob.storage.cache.removal import destroy, remove
+from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.deadline import check_deadline
+from trainjob.storage.failures import failure, local_failures
+from trainjob.values import parse_size
+from trainjob.workspace import workspaces_dir
+
+_LOGGER = logging.getLogger(__name__)
+_POLL_S = 0.1
+_TRASH_S = 3600.0
+
+
+class Cache:
+    """The cache in the folder `root`. Creating one touches nothing.
+
+    Args:
+        root: The folder.
+        max_size_bytes: How much of what no job uses may stay; None: as much as there is space for.
+    """
+
+    def __init__(self, root: Path, max_size_bytes: int | None = None) -> None:
+        self.root = root
+        self.max_size_bytes = max_size_bytes
+        self.published = root / "v1"
+        self.incoming = root / "incoming"
+        self.trash = root / "trash"
+
+    @classmethod
+    def of_machine(cls) -> "Cache":
+        """Return the cache that all jobs of this user on this machine share.
+
+        It is at ``TRAINJOB_CACHE_DIR``, or beside the folders of the runs; see `cache_dir`.
+
+        Raises:
+            StoreError: If ``TRAINJOB_CACHE_MAX_SIZE`` is no size.
+        """
+        text = os.environ.get("TRAINJOB_CACHE_MAX_SIZE")
+        try:
+            return cls(cache_dir(), parse_size(text) if text else None)
+        except ValueError as error:
+            found = f"{text!r}, which is no size"
+            raise failure(StoreError, "TRAINJOB_CACHE_MAX_SIZE", found, str(error)) from error
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            StoreError: If they cannot be made.
+        """
+        with local_failures(str(self.root)):
+            for folder in (self.published, self.incoming, self.trash, self.root / "locks"):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, key: str) -> Snapshot | None:
+        """Return the snapshot of this key; None if there is none."""
+        return Snapshot.read(self.published / key)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return all snapshots, the one used last first."""
+        roots = self.published.iterdir() if self.published.is_dir() else ()
+        found = [snapshot for root in roots if (snapshot := Snapshot.read(root))]
+        return sorted(found, key=Snapshot.used_at, reverse=True)
+
+    def of_source(self, source: str) -> list[Snapshot]:
+        """Return all snapshots of one source, the newest first."""
+        found = [snapshot for snapshot in self.snapshots() if snapshot.header.source == source]
+        return sorted(found, key=lambda snapshot: snapshot.header.created, reverse=True)
+
+    def leased(self, key: str, holder: str) -> Snapshot | None:
+        """Return the snapshot of this key, kept for `holder`; None if there is none to be had.
+
+        One that was spoiled is thrown away.
+        """
+        with self._changing_leases():
+            snapshot = self.find(key)
+            if snapshot is None or not snapshot.lease(holder):
+                return None
+            if snapshot.is_as_left():
+                return snapshot
+        _LOGGER.warning("a job wrote into the cached %s, which is fetched again", snapshot.data)
+        self.discard(snapshot)
+        return None
+
+    def evict(self, snapshot: Snapshot) -> bool:
+        """Remove a snapshot that no job uses; return whether that was done."""
+        with self._changing_leases():
+            moved = self.trash / f"{snapshot.key}-{os.getpid()}-{time.monotonic_ns()}"
+            try:
+                if snapshot.users():
+                    return False
+                snapshot.root.rename(moved)
+            except FileNotFoundError:
+                return False
+            # Where locks do not work, a job may have come in between.
+            if Snapshot(moved, snapshot.header).users():
+                with suppress(OSError):  # the same is there again already
+                    moved.rename(snapshot.root)
+                    return False
+        destroy(moved)
+        return True
+
+    def discard(self, snapshot: Snapshot) -> None:
+        """Remove a snapshot that is not what it should be, and what shares spoiled files with it.
+
+        Jobs that use it go on with files that are there no more, or see that they are wrong.
+        """
+        for other in (snapshot, *self.of_source(snapshot.header.source)):
+            with suppress(OSError):
+                if other.root == snapshot.root or other.differences():
+                    remove(other.root, self.trash)
+
+    def empty_trash(self, now: float | None = None) -> None:
+        """Remove what processes that were killed left half removed, an hour ago or more.
+
+        Args:
+            now: The time, in seconds since 1970; absent: that of the clock.
+        """
+        with suppress(FileNotFoundError):
+            for left in self.trash.iterdir():
+                with suppress(OSError):
+                    if (now or time.time()) - left.stat().st_ctime > _TRASH_S:
+                        destroy(left)
+
+    @contextmanager
+    def alone(self, source: str, is_over: Callable[[], bool]) -> Iterator[None]:
+        """Be the only process that makes a snapshot of `source`, or wait until that is over.
+
+        Where the file system has no locks, several make their own, and one of them is published.
+
+        Args:
+            source: See `Header.source`.
+            is_over: Says whether there is nothing to wait for any more.
+        """
+        is_told = False
+        with self._lock_file(source) as lock:
+            while not _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) and not is_over():
+                check_deadline(str(self.root))
+                if not is_told:
+                    _LOGGER.info("waiting for another process that stages the same data")
+                is_told = True
+                time.sleep(_POLL_S)
+            yield
+
+    @contextmanager
+    def _changing_leases(self) -> Iterator[None]:
+        with self._lock_file("leases") as lock:
+            _lock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _lock_file(self, name: str) -> Iterator[int]:
+        lock = os.open(self.root / "locks" / name, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            yield lock
+        finally:
+            os.close(lock)
+
+
+def cache_dir() -> Path:
+    """Return where datasets are kept for all jobs of this machine.
+
+    It is ``TRAINJOB_CACHE_DIR``, or ``cache`` in ``TRAINJOB_WORKDIR``, or ``~/.trainjob/cache``.
+    """
+    chosen = os.environ.get("TRAINJOB_CACHE_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    if os.environ.get("TRAINJOB_WORKDIR"):
+        return workspaces_dir() / "cache"
+    return workspaces_dir().parent / "cache"
+
+
+def _lock(lock: int, how: int) -> bool:
+    """Take a lock; True too where there are none, False if another process has it."""
+    try:
+        fcntl.flock(lock, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _LOGGER.debug("no locks here error=%s", error)
+    return True

@@ -1,0 +1,196 @@
+"""A snapshot that is being made: what of it is complete, across processes that are killed.
+
+::
+
+    <cache>/incoming/<source>-<owner>-<number>/data/     the files so far
+                                               archive/  or the archive that holds them
+                                               journal   one line a file that is complete
+
+Only files with a line are trusted, and only as the version that is listed now. A process takes over
+what another left by a rename, which only one of them can win.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, TextIO
+
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.owner import Owner, boot_id
+from trainjob.storage.cache.removal import destroy, open_folders, protect
+from trainjob.storage.cache.snapshot import FileLine, Header, Snapshot, write_manifest
+from trainjob.storage.listing import Entry
+from trainjob.storage.manifest import FileRecord
+
+_FOREIGN_S = 600.0
+"""A process of another machine that has finished no file for so long counts as gone."""
+
+
+class Incoming:
+    """The folder of one snapshot that is being made. Use `taken_from`."""
+
+    def __init__(self, cache: Cache, source: str, folder: Path) -> None:
+        self.folder = folder
+        self._cache = cache
+        self._source = source
+        self._journal = folder / "journal"
+        self._complete: dict[str, tuple[str, FileRecord]] = {}
+        self._versions: dict[str, str] = {}
+        self._lines: TextIO | None = None
+
+    @classmethod
+    def taken_from(cls, cache: Cache, source: str) -> "Incoming":
+        """Go on with what a process left that is gone, or begin anew."""
+        own = cache.incoming / _name(source, Owner.this())
+        for left in abandoned(cache, source):
+            with suppress(FileNotFoundError):  # another process was faster
+                left.rename(own)
+                break
+        else:
+            own.mkdir()
+        incoming = cls(cache, source, own)
+        incoming._read_journal()
+        return incoming
+
+    def keep(self, files: Sequence[Entry], part: Literal["data", "archive"]) -> list[FileRecord]:
+        """Remove everything but those of `files` that are complete; return these.
+
+        Args:
+            files: All files as they are listed now.
+            part: The folder that they come to.
+        """
+        self._versions = {entry.path: entry.version for entry in files}
+        target = self.folder / part
+        open_folders(self.folder)
+        for other in {"data", "archive"} - {part}:
+            destroy(self.folder / other)
+        kept = {}
+        for entry in files:
+            version, record = self._complete.get(entry.path, ("", None))
+            if record and version == entry.version and _has_size(target, entry):
+                kept[entry.path] = (version, record)
+        self._complete = kept
+        _remove_others(target, kept.keys())
+        target.mkdir(exist_ok=True)
+        self._write_journal()
+        return [record for _, record in kept.values()]
+
+    def note(self, record: FileRecord) -> None:
+        """Take down that a file is there, complete and verified."""
+        version = self._versions[record.path]
+        self._complete[record.path] = (version, record)
+        with suppress(OSError):  # a line that is lost costs time, and nothing else
+            if self._lines is None:
+                self._lines = self._journal.open("a", buffering=1)
+            self._lines.write(_line(version, record))
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Let files count as not there."""
+        self._close()
+        for path in paths:
+            self._complete.pop(path, None)
+        self._write_journal()
+
+    def publish(self, key: str, header: Header, files: Iterable[FileLine]) -> Snapshot:
+        """Make it the snapshot `key`, or take the one that another process made meanwhile."""
+        self._close()
+        if header.place is None:
+            protect(self.folder / "data")
+        write_manifest(self.folder, header, files)
+        target = self._cache.published / key
+        try:
+            self.folder.rename(target)
+        except OSError:
+            made = self._cache.find(key)
+            if made is None:
+                raise
+            destroy(self.folder)
+            return made
+        (target / "journal").unlink(missing_ok=True)
+        return Snapshot(target, header)
+
+    def give_up(self) -> None:
+        """Leave what is complete to whoever wants it; nothing if it was published or thrown away.
+
+        A folder without one complete file is removed.
+        """
+        self._close()
+        with suppress(OSError):
+            if self._complete:
+                left = self._cache.incoming / _name(self._source, Owner.nobody())
+                self.folder.rename(left)
+            elif self.folder.exists():
+                destroy(self.folder)
+
+    def _close(self) -> None:
+        if self._lines is not None:
+            with suppress(OSError):
+                self._lines.close()
+            self._lines = None
+
+    def _read_journal(self) -> None:
+        with suppress(OSError):
+            first, *lines = self._journal.read_text(errors="replace").splitlines()
+            # A machine that fell may have kept the line and lost the file.
+            for line in lines if first == boot_id() else ():
+                with suppress(ValueError, TypeError):  # the last one, cut off
+                    path, version, size_bytes, sha256 = json.loads(line)
+                    self._complete[path] = (version, FileRecord(path, size_bytes, sha256))
+
+    def _write_journal(self) -> None:
+        partial = self._journal.with_suffix(".part")
+        lines = [_line(version, record) for version, record in self._complete.values()]
+        partial.write_text("".join([f"{boot_id()}\n", *lines]))
+        partial.replace(self._journal)
+
+
+def abandoned(cache: Cache, source: str = "") -> list[Path]:
+    """Return what processes that are gone left unfinished, the last first.
+
+    Args:
+        cache: The cache.
+        source: Of this source only.
+    """
+    found = []
+    with suppress(FileNotFoundError):
+        for folder in cache.incoming.glob(f"{source}*-*-*"):
+            owner = Owner.parse(folder.name.split("-")[1])
+            if owner is None or not owner.is_alive(folder / "journal", _FOREIGN_S):
+                found.append(folder)
+    return sorted(found, key=_changed_at, reverse=True)
+
+
+def _name(source: str, owner: Owner) -> str:
+    return f"{source}-{owner}-{uuid.uuid4().hex}"
+
+
+def _line(version: str, record: FileRecord) -> str:
+    return json.dumps([record.path, version, record.size_bytes, record.sha256]) + "\n"
+
+
+def _has_size(folder: Path, entry: Entry) -> bool:
+    """Say whether a file of this version can be told from others, and is there in full."""
+    with suppress(OSError):
+        return bool(entry.version) and (folder / entry.path).lstat().st_size == entry.size_bytes
+    return False
+
+
+def _remove_others(folder: Path, kept: Iterable[str]) -> None:
+    wanted = set(kept)
+    for path, _, names in os.walk(folder, topdown=False):
+        prefix = os.path.relpath(path, folder) + "/" if path != str(folder) else ""
+        for name in names:
+            if prefix + name not in wanted:
+                Path(path, name).unlink()
+        with suppress(OSError):  # not empty
+            Path(path).rmdir()
+
+
+def _changed_at(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0

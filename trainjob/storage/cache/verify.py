@@ -1,0 +1,37 @@
+"""Reads what the cache holds and compares every byte with its manifest."""
+
+from trainjob.storage.cache.snapshot import Snapshot, sizes_and_times
+from trainjob.storage.failures import local_failures
+from trainjob.storage.listing import Entry
+from trainjob.storage.local import LocalStore
+from trainjob.storage.local_tree import entry_of
+from trainjob.storage.meter import Meter
+
+
+def wrong_files(snapshot: Snapshot) -> list[str]:
+    """Return what of a snapshot is not as its manifest says, one line a file.
+
+    Of a folder that is used where it lies there is nothing to verify: it may change.
+
+    Raises:
+        StoreError: If it cannot be read.
+    """
+    if snapshot.header.place:
+        return []
+    with local_failures(str(snapshot.root)):
+        known = {line.path: line for line in snapshot.files()}
+        found = {path for path, _ in sizes_and_times(snapshot.data)}
+        there = [_entry(snapshot, path) for path in sorted(known.keys() & found)]
+    with LocalStore(snapshot.data) as store:
+        records = store.digest(there, Meter(snapshot.key[:12], there))
+    problems = [f"{path}: missing" for path in sorted(known.keys() - found)]
+    problems += [f"{path}: added" for path in sorted(found - known.keys())]
+    for record in records:
+        line = known[record.path]
+        if (record.size_bytes, record.sha256) != (line.size_bytes, line.sha256):
+            problems.append(f"{record.path}: other bytes")
+    return problems
+
+
+def _entry(snapshot: Snapshot, path: str) -> Entry:
+    return entry_of(path, (snapshot.data / path).stat())
