@@ -122,6 +122,13 @@ class AttemptEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Synced:
+    """All that was finished of what `label` names is in its store now; the training goes on."""
+
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """What lies in a store when the training has ended.
 
@@ -171,6 +178,7 @@ Event = (
     | MetricReported
     | AttemptStarted
     | AttemptEnded
+    | Synced
     | Saved
     | Noted
     | MetricsSummarised

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from trainjob.events import AttemptEnded, AttemptStarted, Event, MetricReported, StepReported
+from trainjob.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    MetricReported,
+    StepReported,
+    Synced,
+)
 from trainjob.values import format_duration
 
 _SAMPLE_S = 1.0
@@ -33,6 +40,7 @@ class TrainingStatus:
         resumed_from: The step that this attempt went on from.
         failed: How the last attempt that failed did so, in one line; None if none has.
         metrics: The last value of every metric, in the order in which they became known.
+        synced_at: When what is saved while the training goes on was in its store last, by label.
     """
 
     num_attempts: int = 1
@@ -44,6 +52,7 @@ class TrainingStatus:
     resumed_from: int | None = None
     failed: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    synced_at: dict[str, float] = field(default_factory=dict)
     _is_restarting: bool = False
     _script_reports_steps: bool = False
     _last_step_at: float = 0.0
@@ -67,6 +76,8 @@ class TrainingStatus:
                 self.attempt, self.resumed_from = event.attempt, event.resumed_from
                 self._is_restarting = False
                 self._samples.clear()
+            case Synced(label=label):
+                self.synced_at[label] = self.clock()
             case AttemptEnded(error=Exception() as error):
                 self.failed = str(error).partition("\n")[0][:_MAX_HEADLINE_CHARS]
                 self._is_restarting = event.will_restart
@@ -121,6 +132,10 @@ class TrainingStatus:
             facts.append(self.attempt_text)
         if self.attempt and self.resumed_from is not None:
             facts.append(f"went on from step {self.resumed_from}")
+        if not is_over:
+            now = self.clock()
+            for label, synced_at in self.synced_at.items():
+                facts.append(f"{label} saved {rough_duration(now - synced_at)} ago")
         return facts
 
     def trouble(self) -> str | None:

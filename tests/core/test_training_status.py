@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainjob.events import AttemptEnded, AttemptStarted, MetricReported, StepReported
+from trainjob.events import AttemptEnded, AttemptStarted, MetricReported, StepReported, Synced
 from trainjob.training_status import TrainingStatus, rough_duration
 
 
@@ -50,6 +50,17 @@ def test_speed_and_time_left_are_those_of_the_last_minute(
     assert status.steps_per_s == pytest.approx(10)
     assert status.eta == "31s"
     assert status.percent == 69.0
+
+
+def test_how_long_ago_it_was_saved_is_known_while_it_goes_on(
+    status: TrainingStatus, clock: Clock
+) -> None:
+    status.note(step(1))
+    status.note(Synced("checkpoints"))
+    clock.now += 12
+
+    assert status.facts()[-1] == "checkpoints saved 12s ago"
+    assert "saved" not in str(status.facts(is_over=True))
 
 
 def test_slow_steps_have_a_speed_too(status: TrainingStatus, clock: Clock) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from trainjob.errors import (
     StoreUnavailable,
     TreeChanged,
 )
+from trainjob.events import Synced, emit
 from trainjob.storage.deadline import Deadline, ending_at
 from trainjob.storage.failures import failure
 from trainjob.storage.sync import Mirror, SyncReport
@@ -47,13 +47,10 @@ class Sync:
 
     Attributes:
         reports: What each mirror saved and what is missing, in their order, when all is over.
-        synced_at: When the last pass of a mirror that ended well did so, UTC, by its label; to be
-            read from any thread.
     """
 
     def __init__(self) -> None:
         self.reports: list[SyncReport] = []
-        self.synced_at: dict[str, datetime] = {}
         self._break_off: Callable[[], None] = lambda: None
 
     def abandon(self) -> None:
@@ -77,6 +74,7 @@ def syncing(
 
     Nothing that a store does is raised. The first pass comes at once, the second one soon, and the
     pause after a pass is at least `interval_s` and `Mirror.rest_factor` times as long as the pass.
+    `Synced` is emitted of every pass that ended well.
 
     Args:
         mirrors: What to keep, that of which least may be lost first.
@@ -87,8 +85,7 @@ def syncing(
             then while a store is gone.
         settle_s: How long a file has to stay as it is to be taken for finished.
     """
-    sync = Sync()
-    thread = _SyncThread(mirrors, interval_s, on_problem, settle_s, sync.synced_at)
+    sync, thread = Sync(), _SyncThread(mirrors, interval_s, on_problem, settle_s)
     sync._break_off = thread.abandon
     thread.start()
     try:
@@ -143,14 +140,12 @@ class _SyncThread:
         interval_s: float,
         on_problem: OnProblem | None,
         settle_s: float,
-        synced_at: dict[str, datetime],
     ) -> None:
         now = time.monotonic()
         self._turns = [_Turn(mirror, now) for mirror in mirrors]
         self._interval_s = interval_s
         self._settle_s = settle_s
         self._on_problem = on_problem
-        self._synced_at = synced_at
         self._deadline = Deadline()
         self._stopping = threading.Event()
         self._is_abandoned = False
@@ -208,7 +203,7 @@ class _SyncThread:
             self._failed(turn, error)
         else:
             pass_s = time.monotonic() - started
-            self._synced_at[turn.mirror.label] = datetime.now(UTC)
+            emit(Synced(turn.mirror.label))
             _succeeded(turn)
         turn.num_passes += 1
         rest = pause_s(self._interval_s, pass_s, turn.mirror.rest_factor, turn.num_passes)
@@ -233,11 +228,8 @@ class _SyncThread:
 
     def _final_pass(self) -> list[SyncReport]:
         active = [turn.mirror for turn in self._turns if turn.end is None]
-        flushed = _flush(active, self._deadline)
-        saved = [report.label for report in flushed if report.error is None]
-        self._synced_at.update(dict.fromkeys(saved, datetime.now(UTC)))
-        reports = iter(flushed)
-        return [turn.mirror.known(turn.end) if turn.end else next(reports) for turn in self._turns]
+        flushed = iter(_flush(active, self._deadline))
+        return [turn.mirror.known(turn.end) if turn.end else next(flushed) for turn in self._turns]
 
 
 def _succeeded(turn: _Turn) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.core.storage.conftest import LocalPlace
 from tests.s3_faults import FaultProxy, fault_proxy
 from trainjob.errors import CheckpointsOfAnother, StoreDenied, StoreError, StoreUnavailable
+from trainjob.events import Event, Synced, listening
 from trainjob.storage.checkpoint_claim import OWNER
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 from trainjob.storage.checkpoint_restore import restore_checkpoints
@@ -184,6 +185,20 @@ def test_a_folder_that_another_run_takes_over_is_left_alone(place, folder, tmp_p
     assert [type(error) for error in told] == [CheckpointsOfAnother]
     assert sync.reports[0].error is told[0]
     assert "b.pt" not in place.paths()
+
+
+def test_every_pass_that_ends_well_is_told(place, folder, tmp_path):
+    (folder / "a.pt").write_bytes(b"1")
+    (tmp_path / "file").write_bytes(b"in the way")
+    good = checkpoints(folder, place)
+    url = str(tmp_path / "file" / "place")
+    bad = OutputMirror(folder, url, None, run_id="run-1", label="train_url")
+    events: list[Event] = []
+
+    with listening(events.append), syncing([good, bad], **QUICK, flush_s=0.1):
+        until(lambda: events.count(Synced(good.label)) > 1)
+
+    assert set(events) == {Synced(good.label)}
 
 
 def test_what_a_process_left_is_finished_by_another_one(place, folder, tmp_path):

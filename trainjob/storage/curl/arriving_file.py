@@ -17,7 +17,7 @@ from trainjob.storage.meter import Meter
 
 PART_BYTES = 8 << 20
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 512 << 10
 _DIGEST_BYTES = 64 << 20  # at a time, so that a thread does not outlive a stop by long
 _MAX_PIECES = 512  # a system call takes 1,024
 
@@ -105,14 +105,15 @@ class ArrivingFile:
         return False
 
     def _digest(self, start: int, end: int, with_md5: bool) -> None:
+        buffer = memoryview(bytearray(_READ_BYTES))  # one, since new memory costs more than reading
         while start < end:
-            data = os.pread(self.fd, min(_READ_BYTES, end - start), start)
-            if not data:
+            count = os.preadv(self.fd, [buffer[: end - start]], start)
+            if not count:
                 raise changed(Path(self.path))  # somebody made it shorter
-            self._sha256.update(data)
+            self._sha256.update(buffer[:count])
             if with_md5:
-                self._of_etag.update(data)
-            start += len(data)
+                self._of_etag.update(buffer[:count])
+            start += count
 
 
 @dataclass(slots=True)
