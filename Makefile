@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint serve bench clean-demo
+.PHONY: demo test lint serve bench bench-storage clean-demo
 
 demo: $(STAMP)
 	$(BIN)/python examples/make_dataset.py .demo/datasets/digits
@@ -25,6 +25,11 @@ serve: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_launch.py
 	$(BIN)/python benchmarks/bench_supervision.py
+
+# Its peers are installed for it alone: the tests need none of them.
+bench-storage: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/bench_storage.py
 
 clean-demo:
 	rm -rf .demo

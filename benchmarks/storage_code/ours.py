@@ -1,0 +1,105 @@
+"""What a job does with its data: ``ours.py down|up|list URL FOLDER``; prints JSON.
+
+``put``, ``same``, ``make`` and ``drop`` are for the benchmark itself.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+
+from trainjob.storage.local_tree import list_folder
+from trainjob.storage.meter import Meter
+from trainjob.storage.stage import stage_channel
+from trainjob.storage.store import open_store
+from trainjob.storage.upload import upload_tree
+
+
+def main() -> None:
+    """Do it, and say how long it took and what was moved."""
+    operation, url, name = sys.argv[1:]
+    begun = time.perf_counter()
+    said = OPERATIONS[operation](url, Path(name))
+    print(json.dumps({"seconds": time.perf_counter() - begun, **said}))
+
+
+def down(url: str, folder: Path) -> dict[str, object]:
+    """Stage a channel by the cache, as a job does."""
+    staged = stage_channel(url, folder, None, label="bench", holder=str(folder))
+    return {"moved_bytes": staged.moved_bytes, "verified": str(staged.verified)}
+
+
+def up(url: str, folder: Path) -> dict[str, object]:
+    """Upload an output, as a job does: proved, and with a receipt."""
+    receipt = upload_tree(folder, url, None, run_id="bench", facts={}, label="bench")
+    return {"files": len(receipt.files)}
+
+
+def count(url: str, _: Path) -> dict[str, object]:
+    """Count what is there."""
+    with open_store(url) as store:
+        return {"files": len(store.list_files().files)}
+
+
+def put(url: str, folder: Path) -> dict[str, object]:
+    """Put files there and nothing else."""
+    files = list_folder(folder).files
+    with open_store(url) as store:
+        return {"files": len(store.upload(folder, files, Meter(None, files)))}
+
+
+def same(url: str, folder: Path) -> dict[str, object]:
+    """Read all that is there and compare it with the folder."""
+    with open_store(url) as store:
+        files = [entry for entry in store.list_files().files if not _is_ours(entry.path)]
+        there = {record.path: record.sha256 for record in store.digest(files, Meter(None, files))}
+    here = {
+        entry.path: hashlib.sha256((folder / entry.path).read_bytes()).hexdigest()
+        for entry in list_folder(folder).files
+    }
+    if there != here:
+        sys.exit(f"not the same: {len(there)} files there, {len(here)} here")
+    return {"files": len(here)}
+
+
+def make(url: str, _: Path) -> dict[str, object]:
+    """Make the bucket."""
+    _client().create_bucket(Bucket=_bucket(url))
+    return {}
+
+
+def drop(url: str, _: Path) -> dict[str, object]:
+    """Delete the bucket with all that it holds, which this store does at once."""
+    _client().delete_bucket(Bucket=_bucket(url))
+    return {}
+
+
+OPERATIONS = {
+    "down": down,
+    "up": up,
+    "list": count,
+    "put": put,
+    "same": same,
+    "make": make,
+    "drop": drop,
+}
+
+
+def _client() -> Any:
+    return botocore.session.Session().create_client("s3")
+
+
+def _bucket(url: str) -> str:
+    return url.removeprefix("s3://").partition("/")[0]
+
+
+def _is_ours(path: str) -> bool:
+    return path == "_SUCCESS" or path.startswith("_trainjob/")
+
+
+if __name__ == "__main__":
+    main()
