@@ -19,7 +19,7 @@ from trainjob.storage.listing import Listing
 from trainjob.storage.local import LocalStore
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
-from trainjob.storage.paths import check_paths
+from trainjob.storage.paths import check_case, check_paths, folds_case
 from trainjob.storage.replace import check_space, replace_by_link, replacing
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
@@ -171,6 +171,8 @@ def _copied(store: Store, listing: Listing, target: Path, label: str) -> list[Fi
     """Copy a tree to the folder `target` and return its files."""
     with replacing(target) as partial:
         check_space(target.parent, listing.size_bytes)
+        if folds_case(partial):
+            check_case(store.url, [file.path for file in listing.files])
         for folder in listing.folders:
             (partial / folder).mkdir(parents=True, exist_ok=True)
         return store.download(listing.files, partial, Meter(label, listing.files))

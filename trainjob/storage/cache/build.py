@@ -23,7 +23,7 @@ from trainjob.storage.listing import Entry, total_size
 from trainjob.storage.local import LocalStore
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
-from trainjob.storage.paths import check_paths
+from trainjob.storage.paths import check_case, check_paths, folds_case
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import open_store
 from trainjob.storage.unpack import unpack_dataset
@@ -102,6 +102,8 @@ class _Build:
 
     def _download(self) -> tuple[Header, list[FileLine]]:
         data = self._incoming.folder / "data"
+        if folds_case(self._incoming.folder):
+            check_case(self._source.url, [file.path for file in self._source.listing.files])
         records = self._fetch("data")
         with local_failures(str(data)):
             for folder in self._source.listing.folders:
@@ -114,9 +116,15 @@ class _Build:
         [record] = self._fetch("archive")
         data = self._incoming.folder / "data"
         archive = self._incoming.folder / "archive" / record.path
-        meter, any_ratio = Meter(None, ()), how.any_ratio
-        url = self._source.url
-        records = unpack_dataset(archive, url, data, how.names, meter, any_ratio=any_ratio)
+        records = unpack_dataset(
+            archive,
+            self._source.url,
+            data,
+            how.names,
+            Meter(None, ()),
+            any_ratio=how.any_ratio,
+            reserve=lambda size_bytes: make_room(self._cache, size_bytes, 0),
+        )
         archive.unlink()
         archive.parent.rmdir()
         return self._header(records, self._source.proof), _lines(records, {}, data)

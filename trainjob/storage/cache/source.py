@@ -11,8 +11,6 @@ from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local import LocalStore
 from trainjob.storage.local_tree import entry_of
-from trainjob.storage.s3_client import S3Client
-from trainjob.storage.s3_errors import s3_failures
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
 from trainjob.storage.unpack import is_dataset_archive
@@ -159,6 +157,10 @@ def _entry(store: Store, name: str, settings: StoreSettings | None) -> Entry:
 
 def _object(url: str, settings: StoreSettings | None) -> Entry | None:
     """Return the object at `url`: of the keys that begin so, it is the first."""
+    # Only for archives: loading s3fs takes as long as staging a small dataset.
+    from trainjob.storage.s3_client import S3Client
+    from trainjob.storage.s3_errors import s3_failures
+
     bucket, _, key = url.removeprefix("s3://").partition("/")
     client = S3Client(settings or StoreSettings.from_env())
     try:
