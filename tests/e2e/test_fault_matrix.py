@@ -282,7 +282,7 @@ def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
         saved = folder / "checkpoints"
         wait_until(lambda: FAULT_AT in stored_steps(saved) or process.poll() is not None, 120)
         assert process.poll() is None, process.communicate()
-        [run_id] = [workspace.name for workspace in (folder / "runs").iterdir()]
+        [run_id] = [logs.parent.name for logs in (folder / "runs").glob("*/logs")]
         assert marked_processes(run_id)
         process.kill()
     with suppress(AssertionError):

@@ -144,7 +144,7 @@ def test_a_training_goes_on_with_the_batches_that_are_left(
 def test_a_folder_without_digits_is_named(digits: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"\x89PNG")
 
-    with pytest.raises(FileNotFoundError, match=rf"no IDX files .* in {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=rf"no train-images.* in {tmp_path}"):
         digits.load_digits(tmp_path)
 
 
