@@ -1,6 +1,7 @@
 """Train: start the ranks, watch them, and bring their output to Prefect's log."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import Logger, LoggerAdapter
@@ -25,7 +26,8 @@ _BATCH_LINES = 200
 _BATCH_S = 1.0
 _BATCH_CHARS = 200_000  # Prefect cuts a record at a million bytes
 _LINE_CHARS = 10_000
-_MAX_LINES_A_BATCH_TIME = 1000
+_BURST_LINES = 1000
+_LINES_A_SECOND = 200  # the server's database has to take them, and a page to show them
 
 
 def _summary(trained: Trained) -> str:
@@ -72,7 +74,8 @@ def _output_in_log(
     """Send what the ranks write, or one of them, to `logger`, many lines a record.
 
     A record a line chokes the server's database, so lines wait for up to a second, and of more
-    than 1,000 lines a second only the last are sent: the files on the machine have them all.
+    than 1,000 lines at once, or 200 lines a second for long, only the last are sent: the files on
+    the machine have them all.
     """
     batch = _LogBatch(logger, only_rank)
     ended = threading.Event()
@@ -101,6 +104,8 @@ class _LogBatch:
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._num_left_out = 0
+        self._room = float(_BURST_LINES)
+        self._flushed_at = time.monotonic()
 
     def add(self, event: Event) -> None:
         """Keep the lines of a rank until the next flush."""
@@ -109,17 +114,25 @@ class _LogBatch:
         source = "launcher" if event.rank is None else f"rank {event.rank}"
         with self._lock:
             self._lines += [_short(f"[{source}] {line}") for line in event.lines]
-            excess = len(self._lines) - _MAX_LINES_A_BATCH_TIME
-            if excess > 0:
-                del self._lines[:excess]
-                self._num_left_out += excess
+            self._keep_last(_BURST_LINES)
+
+    def _keep_last(self, count: int) -> None:
+        excess = len(self._lines) - count
+        if excess > 0:
+            del self._lines[:excess]
+            self._num_left_out += excess
 
     def _is_wanted(self, rank: int | None) -> bool:
         return rank is None or self._only_rank in (None, rank)
 
     def flush(self) -> None:
         """Send all waiting lines."""
+        now = time.monotonic()
         with self._lock:
+            room = self._room + (now - self._flushed_at) * _LINES_A_SECOND
+            self._flushed_at = now
+            self._keep_last(min(int(room), _BURST_LINES))
+            self._room = min(room, _BURST_LINES) - len(self._lines)
             lines, self._lines = self._lines, []
             num_left_out, self._num_left_out = self._num_left_out, 0
         if num_left_out:
