@@ -1,7 +1,7 @@
 """What the server does by itself with a run whose process died: automations of Prefect.
 
 Prefect's worker reports a killed flow process as Crashed, twice within about a second, and leaves
-the run at that; when the worker dies too, nobody reports anything. Four automations make of both
+the run at that; when the worker dies too, nobody reports anything. Five automations make of both
 cases a run that a worker starts again under its old id, if its process had asked for that
 (`flows.delivery`), and otherwise one that says what happened. Registered by `deployments.register`.
 """
@@ -19,10 +19,12 @@ _FLOWS = ["training-job"]
 _NUM_MISSED_HEARTBEATS = 3
 _LONGER_THAN_ANY_RUN = timedelta(days=366)
 _HOLD_S = 20.0
-"""How long a worker may take for its second report: 1 s, and 26 s were seen on a busy machine."""
+"""How long a worker mostly takes for its second report: 1 s, and 26 s on a busy machine."""
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
+_RUNNING = "prefect.flow-run.Running"
 _CRASHED = "prefect.flow-run.Crashed"
+_AWAITING_RESTART = f"prefect.flow-run.{AWAITING_RESTART}"
 _CANCELLING = "prefect.flow-run.Cancelling"
 _OWN_WORD = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled")}
 _RUN_ID = "prefect.resource.id"
@@ -30,6 +32,10 @@ _ANY_RUN: dict[str, str | list[str]] = {_RUN_ID: "prefect.flow-run.*"}
 _OUR_FLOWS: dict[str, str | list[str]] = {
     "prefect.resource.role": "flow",
     "prefect.resource.name": _FLOWS,
+}
+_ANY_DEPLOYMENT: dict[str, str | list[str]] = {
+    "prefect.resource.role": "deployment",
+    _RUN_ID: "prefect.deployment.*",
 }
 
 
@@ -56,6 +62,7 @@ def automations(dead_after_s: float, hold_s: float = _HOLD_S) -> tuple[Automatio
         _notice_dead_runs(dead_after),
         _end_cancelled_runs(dead_after),
         _hold_crashed_runs(),
+        _hold_runs_reported_late(),
         _redeliver_crashed_runs(timedelta(seconds=hold_s)),
     )
 
@@ -91,11 +98,12 @@ def _notice_dead_runs(dead_after: timedelta) -> AutomationCore:
         description="Calls a run Crashed of whose process nothing was heard for a while.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
-            # Running: a process that takes its run back and dies has no heartbeat in between.
-            after={_HEARTBEAT, "prefect.flow-run.Running"},
+            # Running: a process that takes its run back and dies has no heartbeat in between. In
+            # both, since what ended the watch before would otherwise end the new one as well.
+            after={_HEARTBEAT, _RUNNING},
             # Crashed and RestartPending are left to the triggers below: an event is dropped for
             # all of them if one cannot take it in. What is Crashed does not become so again.
-            expect={_HEARTBEAT, _CANCELLING, f"prefect.flow-run.{AWAITING_RESTART}", *_OWN_WORD},
+            expect={_HEARTBEAT, _RUNNING, _CANCELLING, _AWAITING_RESTART, *_OWN_WORD},
             match=_ANY_RUN,
             match_related=_OUR_FLOWS,
             for_each={_RUN_ID},
@@ -135,25 +143,43 @@ def _hold_crashed_runs() -> AutomationCore:
     return AutomationCore(
         name="trainjob: hold crashed runs for a restart",
         description="Holds a crashed run, if it asked for restarts, until its worker is done.",
-        trigger=EventTrigger(
-            posture=Posture.Reactive,
-            # Crashed is in both, so that the server writes before it reads: with SQLite, 3.8.8
-            # drops an event if another writer comes between its reading and its writing.
-            after={RESTARTABLE_EVENT, _CRASHED},
-            expect={_CRASHED},
-            match=_ANY_RUN,
-            for_each={_RUN_ID},
-            within=_LONGER_THAN_ANY_RUN,
-        ),
-        # Still a Crashed state: of any other the worker's second report would make one again.
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                name=RESTART_PENDING,
-                message="its process was killed; it is started again in a moment",
-                force=True,
-            )
-        ],
+        trigger=_crashed_after_asking(for_each={_RUN_ID}, times=1),
+        actions=[_hold()],
+    )
+
+
+def _hold_runs_reported_late() -> AutomationCore:
+    return AutomationCore(
+        name="trainjob: hold runs that are reported late",
+        description="Holds a run again whose worker reports the same crash after the hold.",
+        # By the count of its processes, so that the crash of the next one is not taken for it.
+        trigger=_crashed_after_asking(for_each={_RUN_ID, "prefect.run-count"}, times=2),
+        actions=[_hold()],
+    )
+
+
+def _crashed_after_asking(for_each: set[str], times: int) -> EventTrigger:
+    return EventTrigger(
+        posture=Posture.Reactive,
+        # Crashed is in both, so that the server writes before it reads: with SQLite, 3.8.8
+        # drops an event if another writer comes between its reading and its writing.
+        after={RESTARTABLE_EVENT, _CRASHED},
+        expect={_CRASHED},
+        match=_ANY_RUN,
+        match_related=_ANY_DEPLOYMENT,  # without one, nobody could start the run again
+        for_each=for_each,
+        threshold=times,
+        within=_LONGER_THAN_ANY_RUN,
+    )
+
+
+def _hold() -> ChangeFlowRunState:
+    # Still a Crashed state: of any other the worker's second report would make one again.
+    return ChangeFlowRunState(
+        state=StateType.CRASHED,
+        name=RESTART_PENDING,
+        message="its process was killed; it is started again in a moment",
+        force=True,
     )
 
 

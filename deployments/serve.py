@@ -72,6 +72,9 @@ def _environment(url: str, port: str) -> dict[str, str]:
         # A trigger that is overdue at the start of the server still counts: without this, a run
         # whose process died while the server was down is Running for ever (default 60 s).
         "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
+        # Without these two, a busy SQLite database costs events, and runs their restarts.
+        "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "TRAINJOB_HOME": str(HOME),
     }

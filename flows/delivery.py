@@ -23,7 +23,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.events import Event, Resource
+from prefect.events import Event, RelatedResource, Resource
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Running
@@ -36,6 +36,9 @@ RESTART_PENDING = "RestartPending"
 
 AWAITING_RESTART = "AwaitingRestart"
 """Name of the Scheduled state that a worker takes a run from which is started again."""
+
+_LATE = "Late"
+"""Name of the Scheduled state that Prefect gives to a run that no worker takes."""
 
 _RESTARTS_LABEL = "trainjob.restarts"
 _POLL_S = 5.0
@@ -59,7 +62,7 @@ class Delivery:
         was_cancelled: Whether the process before it was killed while the run was being cancelled.
         restarts: Restarts of the training so far, this one included if it is one. A person's retry
             begins at 0 again.
-        has_deployment: Whether a worker can start the run again.
+        deployment_id: What a worker starts the run again from, if there is one.
     """
 
     run_id: UUID
@@ -67,7 +70,7 @@ class Delivery:
     is_redelivered: bool
     was_cancelled: bool
     restarts: int
-    has_deployment: bool
+    deployment_id: UUID | None
 
 
 def delivery_of(run_id: UUID | str) -> Delivery:
@@ -87,7 +90,7 @@ def delivery_of(run_id: UUID | str) -> Delivery:
         is_redelivered=is_redelivered,
         was_cancelled=was_cancelled,
         restarts=counted + 1 if is_redelivered else 0,
-        has_deployment=run.deployment_id is not None,
+        deployment_id=run.deployment_id,
     )
 
 
@@ -111,7 +114,7 @@ def holding(delivery: Delivery, *, is_restartable: bool, poll_s: float = _POLL_S
         is_restartable: Whether the run is to be started again if this process is killed.
         poll_s: How long to wait between looks at the run.
     """
-    holder = _Holder(delivery, is_restartable=is_restartable and delivery.has_deployment)
+    holder = _Holder(delivery, is_restartable=is_restartable)
     with get_client(sync_client=True) as client:
         holder.ask_for_restart(client)
     if not PREFECT_API_URL.value():  # a temporary server lives no longer than this process
@@ -138,16 +141,28 @@ class _Holder:
     def __init__(self, delivery: Delivery, *, is_restartable: bool) -> None:
         self._run_id = delivery.run_id
         self._number = delivery.number
-        self._is_restartable = is_restartable
-        self._has_asked = not is_restartable
+        self._deployment_id = delivery.deployment_id
+        self._is_restartable = is_restartable and delivery.deployment_id is not None
+        self._has_asked = not self._is_restartable
         self._cancelled_at: float | None = None
 
     def ask_for_restart(self, client: SyncPrefectClient) -> None:
         """Say that the run is to be started again if it crashes; it holds for one crash."""
         if self._has_asked:
             return
-        resource = Resource({"prefect.resource.id": f"prefect.flow-run.{self._run_id}"})
-        event = Event(event=RESTARTABLE_EVENT, resource=resource)
+        resource = Resource(
+            {
+                "prefect.resource.id": f"prefect.flow-run.{self._run_id}",
+                "prefect.run-count": str(self._number),  # as in the events of its states
+            }
+        )
+        deployment = RelatedResource(
+            {
+                "prefect.resource.id": f"prefect.deployment.{self._deployment_id}",
+                "prefect.resource.role": "deployment",
+            }
+        )
+        event = Event(event=RESTARTABLE_EVENT, resource=resource, related=[deployment])
         # Not by emit_event: a background thread would send it, and may not get to it.
         client.request("POST", "/events", json=[event.model_dump(mode="json")])
         self._has_asked = True
@@ -206,9 +221,11 @@ def _why_started(states: list[State]) -> tuple[bool, bool]:
     Args:
         states: All states of the run, in their order, up to now.
     """
-    since = list(takewhile(lambda state: not state.is_final(), reversed(states)))
-    if not any(state.name == AWAITING_RESTART for state in since):
+    # Not a state since the last end: a crash may be reported while the next process starts.
+    asked = [
+        index for index, state in enumerate(states) if state.is_scheduled() and state.name != _LATE
+    ]
+    if not asked or states[asked[-1]].name != AWAITING_RESTART:
         return False, False
-    earlier = reversed(states[: len(states) - len(since)])
-    before = takewhile(lambda state: not state.is_scheduled(), earlier)
+    before = takewhile(lambda state: not state.is_scheduled(), reversed(states[: asked[-1]]))
     return True, any(state.is_cancelling() or state.is_cancelled() for state in before)

@@ -102,7 +102,7 @@ def test_a_first_start_and_a_retry_of_a_person_have_all_restarts_left(
         is_redelivered=False,
         was_cancelled=False,
         restarts=0,
-        has_deployment=False,
+        deployment_id=None,
     )
 
 
@@ -118,6 +118,21 @@ def test_a_delivery_after_a_crash_counts_as_a_restart_on_top_of_those_before_it(
 
     assert (first.is_redelivered, first.restarts, first.number) == (True, 1, 2)
     assert (second.is_redelivered, second.restarts, second.number) == (True, 4, 3)
+
+
+def test_a_crash_that_is_reported_while_the_next_process_starts_changes_no_count(
+    client: SyncPrefectClient,
+) -> None:
+    """As by a busy worker, whose second report of a crash took 19 s."""
+    run = run_that_was(client, *STARTED, *KILLED, *AWAITED, Pending(), Crashed(), Running())
+    first = delivery_of(run.id)
+    note_restarts(run.id, first.restarts)
+    run = run_that_was_also(client, run, *KILLED, *AWAITED, Pending(), *KILLED, Running())
+
+    second = delivery_of(run.id)
+
+    assert (first.is_redelivered, first.restarts) == (True, 1)
+    assert (second.is_redelivered, second.restarts) == (True, 2)
 
 
 @pytest.mark.parametrize(

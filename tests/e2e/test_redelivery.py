@@ -22,14 +22,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Pending
+from prefect.states import Crashed, Pending
 
 from deployments.automations import register_automations
 from tests.jobs import make_job
 from tests.serving import Serve
 
 ROOT = Path(__file__).parent.parent.parent
-DEAD_AFTER_S = 15
+DEAD_AFTER_S = 32  # more than between two heartbeats, and than a restart takes
 HOLD_S = 10  # the shortest that Prefect allows
 TIMEOUT_S = 90.0
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -138,6 +138,17 @@ def killed_without_restarts(folder: Path, _env: dict[str, str]) -> Story:
     return story.wait_until("Crashed")
 
 
+def killed_after_a_late_report(folder: Path, _env: dict[str, str]) -> Story:
+    """As when a busy worker reports the crash of a process while the next one lives."""
+    story = submit(folder, auto_restart=1, last=10)
+    wait_for(lambda: len(story.starts) == 1, story)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(story.run_id, Crashed(message="reported late"))
+    wait_for(lambda: story.message.startswith("its process lives"), story)
+    story.kill_when_started(1)
+    return story.wait_until("Completed", "Failed")
+
+
 def killed_with_its_worker(folder: Path, env: dict[str, str]) -> Story:
     """Nobody is left to say what became of the run, as when a machine is lost."""
     job = job_of(folder, auto_restart=1, last=10)
@@ -158,7 +169,13 @@ def killed_with_its_worker(folder: Path, env: dict[str, str]) -> Story:
     return story.wait_until("Completed", "Failed")
 
 
-STORIES = (killed_once, killed_twice, killed_without_restarts, killed_with_its_worker)
+STORIES = (
+    killed_once,
+    killed_twice,
+    killed_without_restarts,
+    killed_after_a_late_report,
+    killed_with_its_worker,
+)
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +242,15 @@ def test_a_run_that_did_not_ask_for_restarts_stays_crashed(
     assert story.states[-1] == "Crashed"
     assert "RestartPending" not in story.states
     assert story.starts == ["0"]
+
+
+def test_a_run_that_its_process_took_back_goes_on_when_that_is_killed(
+    stories: dict[str, "Future[Story]"],
+) -> None:
+    story = stories["killed_after_a_late_report"].result()
+
+    assert story.states[-1] == "Completed", story.message
+    assert story.starts == ["0", "10"]
 
 
 def test_a_run_of_which_nothing_is_heard_any_more_goes_on_from_its_checkpoint(
