@@ -388,7 +388,7 @@ def test_a_plot_that_cannot_be_shown_is_told_once_and_the_rest_is_shown(
         found = run_live(train, plot=plot, update_s=0.02)
 
     assert sorted(found) == ["metrics-digits-ddp", "progress-digits-ddp"]
-    assert num_drawn == 2
+    assert num_drawn >= 2  # once more if an update comes between the last step and the end
     assert len([record for record in caplog.records if "drawn" in record.message]) == int(
         size_bytes is None
     )
