@@ -21,7 +21,7 @@ Steps: a step is everything from one to the next; the script prints 2,000 lines/
 step and saves a checkpoint every 100; metrics by regex, stall, target, auto_stop, auto_restart \
 are on, and checkpoints, logs and outputs are kept in folders of this machine. Bare torchrun \
 writes to a file. Both trainings are there at once, and one is stopped while the other has its \
-turn of 2 s, so what is done every so often by the clock comes twice as often as it would. \
+turn: ours 8 s, the other 2 s, so what is done by the clock comes 1.25 times as often as it would. \
 Everything else: medians of all rounds, in turns, the order turning. The server runs here too.
 """
 

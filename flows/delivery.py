@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from uuid import UUID
 
@@ -27,6 +27,8 @@ from prefect.events import Event, RelatedResource, Resource
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Running
+
+from trainjob.background import background_thread
 
 RESTARTABLE_EVENT = "trainjob.flow-run.restartable"
 """Said by the process of a run: if the run becomes Crashed, it is to be started again."""
@@ -121,12 +123,7 @@ def holding(delivery: Delivery, *, is_restartable: bool, poll_s: float = _POLL_S
         yield
         return
     is_done = threading.Event()
-    thread = threading.Thread(
-        target=copy_context().run,
-        args=(holder.watch, is_done, poll_s),
-        name="trainjob-holder",
-        daemon=True,
-    )
+    thread = background_thread(partial(holder.watch, is_done, poll_s), "trainjob-holder")
     thread.start()
     try:
         yield

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import copy_context
+from functools import partial
 from logging import Logger, LoggerAdapter
 from typing import Any
 from uuid import UUID
@@ -29,6 +29,7 @@ from prefect.runtime import task_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.report import artifact_key
+from trainjob.background import background_thread
 from trainjob.events import Event, listening
 from trainjob.metrics.summary import MetricSummary, format_value
 from trainjob.training_status import TrainingStatus
@@ -78,11 +79,7 @@ def live_artifacts(
     logger = get_run_logger()
     artifacts = _Artifacts(job_name, UUID(run_id), UUID(str(task_run.id)))
     show = _Show(TrainingStatus(num_attempts), artifacts, summary, plot, logger)
-    # The context holds the settings, such as which server to talk to.
-    context = copy_context()
-    thread = threading.Thread(
-        target=context.run, args=(show.run, update_s), name="live-artifacts", daemon=True
-    )
+    thread = background_thread(partial(show.run, update_s), "live-artifacts")
     thread.start()
     ending, patience_s = "stopped", _PATIENCE_WHEN_STOPPED_S
     try:

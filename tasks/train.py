@@ -12,6 +12,7 @@ from blocks.object_store import load_settings
 from tasks.live import live_artifacts
 from tasks.stage import stage
 from trainjob.attempts import OUTCOMES, Trained
+from trainjob.background import background_thread
 from trainjob.errors import TrainjobError
 from trainjob.events import Event, RankOutput, listening
 from trainjob.inputs import holding_inputs
@@ -84,7 +85,7 @@ def _output_in_log(
         while not ended.wait(_BATCH_S):
             batch.flush()
 
-    thread = threading.Thread(target=flush_regularly, name="rank-output-to-log", daemon=True)
+    thread = background_thread(flush_regularly, "rank-output-to-log")
     thread.start()
     try:
         with listening(batch.add):

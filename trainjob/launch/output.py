@@ -4,29 +4,25 @@ The files are the truth and are complete; this follows them on a thread of its o
 watcher ever slows a rank.
 """
 
-import contextvars
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trainjob.background import background_thread
 from trainjob.events import RankOutput, StepReported, emit
 from trainjob.launch.hidden import without_secrets
 from trainjob.launch.launch import Launch
 from trainjob.launch.rank_log import LogTail
 
-_POLL_S = 0.2  # for a person, that is at once
+_POLL_S = 0.3  # for a person, that is at once
 
 
 @contextmanager
 def following_output(launch: Launch) -> Iterator[None]:
     """Emit output and progress of all ranks; when the block ends, all of it was emitted."""
     follower = _Follower(launch)
-    # The listeners of the run are in the context of the thread that runs it.
-    context = contextvars.copy_context()
-    thread = threading.Thread(
-        target=context.run, args=(follower.run,), name="follow-ranks", daemon=True
-    )
+    thread = background_thread(follower.run, "follow-ranks")
     thread.start()
     try:
         yield

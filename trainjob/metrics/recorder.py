@@ -5,15 +5,16 @@ job, and from TensorBoard event files below the outputs. One recorder lives over
 run; it runs in the process of the flow and costs the ranks nothing.
 """
 
-import contextvars
 import copy
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from trainjob.background import background_thread
 from trainjob.events import Event, MetricReported, RankOutput, StepReported, emit, listening
 from trainjob.metrics.attribution import Attribution
 from trainjob.metrics.event_reader import EventFolders
@@ -87,11 +88,7 @@ class MetricsRecorder:
         )
         ended = threading.Event()
         with listening(self._listen):
-            # The listeners of the run are in the context of this thread.
-            context = contextvars.copy_context()
-            thread = threading.Thread(
-                target=context.run, args=(self._follow, ended), name="read-metrics", daemon=True
-            )
+            thread = background_thread(partial(self._follow, ended), "read-metrics")
             thread.start()
             try:
                 yield

@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from trainjob.background import background_thread
 from trainjob.errors import (
     CheckpointsOfAnother,
     OutputNotEmpty,
@@ -150,10 +150,7 @@ class _SyncThread:
         self._stopping = threading.Event()
         self._is_abandoned = False
         self._reports: list[SyncReport] = []
-        # A copy of the context, so that what is logged is known to be of this run. A daemon, since
-        # a disk that hangs must not keep the process from ending.
-        run = copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._run,), name="sync", daemon=True)
+        self._thread = background_thread(self._run, "sync")
 
     def start(self) -> None:
         self._thread.start()
