@@ -29,7 +29,12 @@ def check_paths(url: str, files: Sequence[str], folders: Iterable[str] = ()) -> 
     twice = next((path for path, count in Counter(files).items() if count > 1), None)
     if twice is not None:
         raise _refused(url, twice, "is there twice")
-    parents = {str(parent) for path in files for parent in PurePosixPath(path).parents}
+    parents: set[str] = set()
+    for folder in {path.rpartition("/")[0] for path in files}:  # few, of many files
+        parent = folder
+        while parent and parent not in parents:
+            parents.add(parent)
+            parent = parent.rpartition("/")[0]
     parents.update(folders)
     for path in files:
         if path in parents:

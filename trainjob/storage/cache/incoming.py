@@ -15,6 +15,7 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -168,7 +169,9 @@ def _name(source: str, owner: Owner) -> str:
 
 
 def _line(version: str, record: FileRecord) -> str:
-    return json.dumps([record.path, version, record.size_bytes, record.sha256]) + "\n"
+    # As `json.dumps` would write it, which takes four times as long.
+    path, version = _quoted(record.path), _quoted(version)
+    return f'[{path}, {version}, {record.size_bytes}, "{record.sha256}"]\n'
 
 
 def _has_size(folder: Path, entry: Entry) -> bool:

@@ -66,12 +66,16 @@ class Flight:
             handle.close()
         self._active.clear()
 
-    def send(self, requests: Iterable[Request]) -> None:
+    def send(self, requests: Iterable[Request], meanwhile: Callable[[], object]) -> None:
         """Send all `requests` and what the answers lead to; see `Transport.run`."""
         self._sources.append(iter(requests))
+        is_under_way = False
         while self._fill():
             while self._multi.perform()[0] == pycurl.E_CALL_MULTI_PERFORM:
                 pass
+            if not is_under_way:
+                is_under_way = True
+                meanwhile()
             for handle in self._with_sink.values():
                 handle.drain()
             if not self._reap():

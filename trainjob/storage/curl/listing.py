@@ -3,9 +3,11 @@
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 """
 
+import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cached_property
+from html import unescape
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.parsers import expat
@@ -15,6 +17,9 @@ from trainjob.storage.curl import retry
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.failures import failure
+
+_TOKEN = "continuation-token"  # noqa: S105 - of a page, not of a person
+_TOKEN_ELEMENT = re.compile(rb"<NextContinuationToken>([^<]+)<")
 
 
 class Found(NamedTuple):
@@ -33,42 +38,72 @@ class Found(NamedTuple):
 def pages(transport: Transport, prefix: str) -> Iterator[list[Found]]:
     """Yield the objects whose keys begin with `prefix`, up to 1,000 at a time.
 
+    From the second page on, one is read while the store makes the next.
+
     Raises:
         StoreUnavailable: For an answer that is no listing, such as the log-in page of a network.
         StoreError: For all that can go wrong with a request.
     """
     query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+    body = transport.ask(Request("GET", "", query=query)).body
     while True:
-        page = _ask(transport, query)
+        reading = _Reading(body, prefix)
+        following = _following(query, body) if _TOKEN in query else None
+        if following:
+            body = transport.ask(Request("GET", "", query=following), reading.read).body
+        page = reading.page or _ask_again(transport, query)
         yield page.found
         if not page.is_truncated:
             return
-        if page.token in ("", query.get("continuation-token")):  # it would never end
+        if page.token in ("", query.get(_TOKEN)):  # it would never end
             raise _no_listing(transport.url(prefix))
-        query = {**query, "continuation-token": page.token}
+        if following is None or following[_TOKEN] != page.token:
+            following = {**query, _TOKEN: page.token}
+            body = transport.ask(Request("GET", "", query=following)).body
+        query = following
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
+class _Page(NamedTuple):
     found: list[Found]
     token: str
     is_truncated: bool
 
 
-def _ask(transport: Transport, query: dict[str, str]) -> _Page:
-    """Return a page, which is asked for again if what comes cannot be read as one."""
-    prefix, tries = query["prefix"], 1
-    while True:
-        try:
-            page = _parse(transport.ask(Request("GET", "", query=query)).body)
-            if all(item.key.startswith(prefix) for item in page.found):
-                return page
-        except (expat.ExpatError, KeyError, ValueError):
-            pass
-        if tries == retry.TRIES:
-            raise _no_listing(transport.url(prefix))
+def _ask_again(transport: Transport, query: dict[str, str]) -> _Page:
+    """Return a page that came once already and could not be read."""
+    request = Request("GET", "", query=query)
+    for tries in range(1, retry.TRIES):
         time.sleep(retry.pause_s(tries))
-        tries += 1
+        if page := _Reading(transport.ask(request).body, query["prefix"]).page:
+            return page
+    raise _no_listing(transport.url(query["prefix"]))
+
+
+def _following(query: dict[str, str], body: bytes) -> dict[str, str] | None:
+    """Return what to ask for next, as far as that can be told before the page is read."""
+    found = _TOKEN_ELEMENT.search(body)
+    return {**query, _TOKEN: unescape(found[1].decode(errors="replace"))} if found else None
+
+
+class _Reading:
+    """A page that came for a prefix, and is read when there is time."""
+
+    def __init__(self, body: bytes, prefix: str) -> None:
+        self._body = body
+        self._prefix = prefix
+
+    def read(self) -> None:
+        """Read it now."""
+        _ = self.page
+
+    @cached_property
+    def page(self) -> _Page | None:
+        """The page; None if it is none of this prefix."""
+        try:
+            page = _parse(self._body)
+        except (expat.ExpatError, KeyError, ValueError):
+            return None
+        return page if all(item.key.startswith(self._prefix) for item in page.found) else None
 
 
 def _parse(body: bytes) -> _Page:

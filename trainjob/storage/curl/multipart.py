@@ -6,10 +6,10 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from html import escape
 from http import HTTPStatus
 from urllib.parse import unquote
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 from trainjob.errors import CorruptData, StoreError
 from trainjob.storage.curl.request import Answer, Request

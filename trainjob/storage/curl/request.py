@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -107,7 +106,7 @@ class Answer:
     @property
     def is_ok(self) -> bool:
         """Whether the store did what it was asked."""
-        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+        return 200 <= self.status < 300
 
     @property
     def body(self) -> bytes:

@@ -5,7 +5,7 @@ by one thread at a time. Connections stay open between runs until `close`.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pycurl
 
@@ -15,6 +15,21 @@ from trainjob.storage.curl.flight import MAX_REQUESTS, Done, Flight
 from trainjob.storage.curl.handle import Handle
 from trainjob.storage.curl.request import Answer, Request
 from trainjob.storage.settings import StoreSettings
+
+_KEPT_BYTES = 48 << 20  # as many as are under way at most
+
+
+def nothing() -> None:
+    """Do nothing while requests are under way."""
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of the pieces that arrive, for those that come next.
+
+    It gives every batch of them back to the kernel otherwise, and has each page cleared again. A
+    block of its own that is freed raises the limit for what is kept to twice its size (mallopt(3)).
+    """
+    bytearray(_KEPT_BYTES // 2)
 
 
 class Transport:
@@ -31,7 +46,9 @@ class Transport:
         self._process = os.getpid()
         self._of_parent: list[object] = []
 
-    def run(self, requests: Iterable[Request], done: Done) -> None:
+    def run(
+        self, requests: Iterable[Request], done: Done, meanwhile: Callable[[], object] = nothing
+    ) -> None:
         """Send all requests, many at a time, and give each answer to `done`.
 
         Sent again, with growing pauses: what broke off, stalled, or was answered by 408, 429 or
@@ -44,6 +61,8 @@ class Transport:
             done: Called in this thread with every answer, in the order in which they come. What
                 it returns is sent next, before the rest of `requests`, and consumed as slowly.
                 What it raises ends all.
+            meanwhile: Called in this thread once the first requests are on their way, for work that
+                can be done while the store is at its own.
 
         Raises:
             StoreError: The first final failure, named with the url of its object.
@@ -51,11 +70,12 @@ class Transport:
         """
         self._leave_to_parent()
         if self._multi is None:
+            _keep_freed_memory()
             self._multi = pycurl.CurlMulti()
             self._multi.setopt(pycurl.M_MAXCONNECTS, MAX_REQUESTS)
         try:
             with Flight(self._bucket, self._multi, self._idle, done) as flight:
-                flight.send(requests)
+                flight.send(requests, meanwhile)
         except StoreError:
             raise
         except BaseException:
@@ -63,10 +83,10 @@ class Transport:
             self.close()
             raise
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: Request, meanwhile: Callable[[], object] = nothing) -> Answer:
         """Send one request and return its answer; see `run`."""
         answers: list[Answer] = []
-        self.run([request], answers.append)
+        self.run([request], answers.append, meanwhile)
         return answers[0]
 
     def url(self, key: str) -> str:
