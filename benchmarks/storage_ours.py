@@ -12,7 +12,7 @@ from storage_tools import our_command
 
 _MAX_SECOND_S = 0.3
 _KILL_AT = 0.5
-_UNDER_WAY = 64 + 64
+_UNDER_WAY = 256 + 256
 """Files that a killed process had begun and not noted: one a connection, and as many that wait."""
 
 

@@ -17,7 +17,7 @@ from trainjob.errors import (
     StoreUnavailable,
     TreeChanged,
 )
-from trainjob.storage.curl import flight
+from trainjob.storage.curl import flight, room
 from trainjob.storage.curl.bucket import Bucket
 from trainjob.storage.curl.request import FilePart, Request
 from trainjob.storage.curl.transport import Transport
@@ -43,7 +43,7 @@ def test_connections_are_used_again(transport, scripted):
 
 
 def test_no_more_requests_are_under_way_than_there_is_room_for(transport, scripted, monkeypatch):
-    monkeypatch.setattr(flight, "MAX_REQUESTS", 3)
+    monkeypatch.setattr(room, "FIRST_REQUESTS", 3)
     consumed, answered, most = [0], [0], [0]
 
     def requests() -> Iterator[Request]:
@@ -84,7 +84,7 @@ def test_large_requests_go_one_by_one_when_the_budget_says_so(transport, scripte
 
 
 def test_what_an_answer_leads_to_goes_before_the_rest(transport, scripted, monkeypatch):
-    monkeypatch.setattr(flight, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(room, "FIRST_REQUESTS", 1)
 
     def done(answer):
         return (

@@ -15,13 +15,13 @@ from trainjob.storage.curl.bucket import Bucket
 from trainjob.storage.curl.error_answer import is_error_in_good_answer, refusal_of
 from trainjob.storage.curl.handle import Handle
 from trainjob.storage.curl.request import Answer, FilePart, Request
+from trainjob.storage.curl.room import Room
 from trainjob.storage.deadline import check_deadline, has_deadline
 from trainjob.storage.local_tree import changed
 
 Done = Callable[[Answer], Iterable[Request] | None]
 """Takes an answer; what it returns is sent next."""
 
-MAX_REQUESTS = 64
 MAX_BYTES = 48 << 20
 """Budget for the bytes of the requests that are under way together."""
 
@@ -54,6 +54,7 @@ class Flight:
         self._order = count()
         self._held: tuple[Request, int] | None = None
         self._latest = Request("GET", "")
+        self._room = Room()
 
     def __enter__(self) -> Self:
         """Return the flight itself."""
@@ -85,7 +86,7 @@ class Flight:
 
     def _fill(self) -> bool:
         """Start what there is room for; say whether there is anything left to wait for."""
-        while len(self._active) < MAX_REQUESTS and (found := self._held or self._next()):
+        while len(self._active) < self._room.limit and (found := self._held or self._next()):
             self._held = found
             weight = found[0].weight_bytes
             if self._active and self._active_bytes + weight > MAX_BYTES:
@@ -172,6 +173,8 @@ class Flight:
         if refusal.other_region:
             return 0 if self._bucket.move_to(refusal.other_region) else None
         if refusal.may_pass or answer.is_ok:
+            if answer.status in retry.BUSY:
+                self._room.note_busy()
             return retry.pause_s(tries, answer.header("retry-after"))
         return None
 
@@ -205,8 +208,11 @@ class Flight:
             wait_s = min(wait_s, max(self._later[0][0] - time.monotonic(), 0))
         if not self._active:
             time.sleep(wait_s)
-        elif self._multi.select(wait_s) < 0:  # while a name is looked up there may be no socket
+            return
+        begun = time.monotonic()
+        if self._multi.select(wait_s) < 0:  # while a name is looked up there may be no socket
             time.sleep(min(wait_s, _NOTHING_TO_WAIT_FOR_S))
+        self._room.note_wait(time.monotonic() - begun, len(self._active))
 
     def _url(self, request: Request) -> str:
         """Return what messages call the object, or the folder that is listed."""

@@ -1,10 +1,14 @@
 """Which tries of a request are followed by another one, and when."""
 
 import random
+from http import HTTPStatus
 
 import pycurl
 
 TRIES = 6
+BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+"""What a store answers that is asked too much."""
+
 FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 

@@ -11,9 +11,10 @@ import pycurl
 
 from trainjob.errors import StoreError
 from trainjob.storage.curl.bucket import Bucket
-from trainjob.storage.curl.flight import MAX_REQUESTS, Done, Flight
+from trainjob.storage.curl.flight import Done, Flight
 from trainjob.storage.curl.handle import Handle
 from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.curl.room import MAX_REQUESTS
 from trainjob.storage.settings import StoreSettings
 
 _KEPT_BYTES = 48 << 20  # as many as are under way at most
@@ -56,8 +57,8 @@ class Transport:
         or an interruption leaves this method. Not to be called by `done`.
 
         Args:
-            requests: Consumed as there is room: up to 64 requests, and a budget of bytes
-                (`Request.weight_bytes`); one request is always sent.
+            requests: Consumed as there is room: up to 64 requests, more if the store is far away
+                (`Room`), and a budget of bytes (`Request.weight_bytes`); one is always sent.
             done: Called in this thread with every answer, in the order in which they come. What
                 it returns is sent next, before the rest of `requests`, and consumed as slowly.
                 What it raises ends all.
