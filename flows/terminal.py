@@ -120,6 +120,8 @@ class Terminal:
         self._console.print(f"[bold]{escape(job.name)}[/]  {escape(job.description)}".rstrip())
         self.say(f"  code   {job.algorithm.code.url}")
         self.say(f"  ranks  {job.world_size} by {job.launcher} on {job.resources.device}")
+        if job.saved_versions:
+            self.say(f"  uses   {', '.join(job.saved_versions)}")
 
     def conclude(self, report: RunReport, seconds: float) -> None:
         """Print how the run ended, why, and where its results are."""
@@ -196,8 +198,10 @@ class Terminal:
         self._console.print(f"{head}  {markup}", highlight=False, soft_wrap=True)
 
     def _transferred(self, event: Transferred) -> None:
-        files = f"{event.num_files}/{event.total_files} files"
-        detail = f"{files}, {format_size(event.size_bytes)} of {format_size(event.total_bytes)}"
+        detail = f"{event.num_files} files, {format_size(event.size_bytes)}"
+        if event.total_bytes is not None:
+            files = f"{event.num_files}/{event.total_files} files"
+            detail = f"{files}, {format_size(event.size_bytes)} of {format_size(event.total_bytes)}"
         detail += self._speed_text(event)
         self._advance(event.label, event.size_bytes, event.total_bytes, detail)
 
@@ -208,7 +212,8 @@ class Terminal:
         if now - since < _MIN_SPEED_S or event.size_bytes <= before_bytes:
             return ""
         bytes_a_s = (event.size_bytes - before_bytes) / (now - since)
-        left = timedelta(seconds=round((event.total_bytes - event.size_bytes) / bytes_a_s))
+        left_bytes = max((event.total_bytes or 0) - event.size_bytes, 0)
+        left = timedelta(seconds=round(left_bytes / bytes_a_s))
         eta = "" if self._console.is_terminal or not left else f", ETA {format_duration(left)}"
         return f", {format_size(bytes_a_s)}/s{eta}"
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from trainjob.metrics.summary import MetricSummary
-from trainjob.report import RunReport
+if TYPE_CHECKING:  # the report leads to the whole job, which a copy of files has no need of
+    from trainjob.metrics.summary import MetricSummary
+    from trainjob.report import RunReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,16 @@ class StageFailed:
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """How far a copy is. Totals are those of the whole copy named `label`."""
+    """How far a copy is.
+
+    Totals are those of the whole copy named `label`; None while they are not known.
+    """
 
     label: str
     num_files: int
-    total_files: int
+    total_files: int | None
     size_bytes: int
-    total_bytes: int
+    total_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +162,14 @@ class Noted:
 class MetricsSummarised:
     """What the metrics came to over all attempts of the run."""
 
-    metrics: tuple[MetricSummary, ...]
+    metrics: "tuple[MetricSummary, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
     """The run is over; the report says how."""
 
-    report: RunReport
+    report: "RunReport"
 
 
 Event = (

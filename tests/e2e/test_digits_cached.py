@@ -24,16 +24,21 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_second_run_on_a_folder_stages_nothing(
+def test_a_second_run_on_a_folder_stages_nothing_and_a_third_only_what_changed(
     dataset: Path, tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = _bucket(s3, dataset.iterdir(), monkeypatch)
+    s3.put(bucket, "data/notes.txt", b"first")
 
     first = _staging(bucket, tmp_path / "first")
     second = _staging(bucket, tmp_path / "second")
+    s3.put(bucket, "data/notes.txt", b"the second")
+    third = _staging(bucket, tmp_path / "third")
 
     assert "moved (curl), verified by etag" in first
     assert ", 0 B moved (cache), verified by etag" in second
+    assert ", 10 B moved (curl), " in third
+    assert third.endswith(" from cache, verified by etag")
 
 
 def test_an_archive_is_unpacked_for_the_first_run_alone(

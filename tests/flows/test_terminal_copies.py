@@ -23,3 +23,19 @@ def test_a_copy_tells_its_speed_and_the_time_that_is_left() -> None:
         "      data_url  10/100 files, 10 MiB of 100 MiB, 2 MiB/s, ETA 45s",
         "      data_url  20/100 files, 20 MiB of 100 MiB, 2 MiB/s, ETA 40s",
     ]
+
+
+def test_a_copy_whose_size_is_not_known_tells_what_is_done() -> None:
+    seconds = [0.0]
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    terminal = Terminal(console, clock=lambda: seconds[0])
+
+    terminal(StageStarted("stage_inputs"))
+    for megabytes in (0, 10):
+        terminal(Transferred("unpack data_url", megabytes, None, megabytes << 20, None))
+        seconds[0] += 5
+
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "      unpack data_url  10 files, 10 MiB, 2 MiB/s"
+    ]

@@ -102,8 +102,15 @@ class CheckpointMirror:
             self._journal.save()
             saved = remote.files.values()
             size_bytes = sum(file.size_bytes for file in saved)
-            missing = self._missing(look)
-            return SyncReport(self.label, self.url, len(saved), size_bytes, missing, num_sent)
+            return SyncReport(
+                self.label,
+                self.url,
+                len(saved),
+                size_bytes,
+                self._missing(look),
+                num_sent,
+                look.still_odd(before),
+            )
 
     def known(self, error: StoreError | None = None) -> SyncReport:
         """Return what is saved and what is missing as far as this side knows."""
@@ -116,7 +123,8 @@ class CheckpointMirror:
         return CheckpointStore(self.url, self._settings, job=self._job, run_id=self._run_id)
 
     def _look(self) -> Look:
-        return look_at(self._source, is_wanted)
+        # The longer of the two keys that a file may have, see `CheckpointStore.send`.
+        return look_at(self._source, f"{self.url.rstrip('/')}/{OTHER_PLACE}", is_wanted)
 
     def _unsaved(self, remote: CheckpointStore, entries: Iterable[Entry]) -> list[Entry]:
         return [entry for entry in entries if not self._is_saved(remote, entry)]

@@ -57,13 +57,14 @@ def ready_files(look: Look, again: Look, before: Look, *, is_final: bool) -> lis
     steps: list[tuple[int, list[Entry]]] = []
     others: list[Entry] = []
     units, units_again, units_before = _units(look), _units(again), _units(before)
+    odd_units = {unit_of(path) for path in look.odd}
     for unit, entries in units.items():
         if units_again.get(unit) != entries:
             continue
         step = step_of(entries[0].path)
         if step is None and (is_final or units_before.get(unit) == entries):
             others += entries
-        elif step is not None and f"{unit}/{MARKER}" in look.files:
+        elif step is not None and f"{unit}/{MARKER}" in look.files and unit not in odd_units:
             steps.append((step, entries))
     groups = [entries for _, entries in sorted(steps, key=lambda found: -found[0])]
     return [group for group in (*groups[:1], others, *groups[1:]) if group]

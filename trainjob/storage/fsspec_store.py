@@ -70,6 +70,14 @@ class FsspecStore:
         entries = each(files, self._entry_of, self._num_workers, self.url)
         return Listing(tuple(entries), tuple(folders))
 
+    def find(self, path: str) -> Entry | None:
+        """Return one file."""
+        try:
+            info = self._tree.info(path)
+        except StoreNotFound:
+            return None
+        return None if info["type"] == "directory" else self._tree.entry(path, info)
+
     def has_files(self) -> bool:
         """Say whether there is any file below the folder."""
         return any(info["type"] != "directory" for _, info in self._tree.walk())
@@ -196,10 +204,7 @@ class FsspecStore:
         path, info = found
         if info.get("size") is None or not version_in(info):
             info = self._tree.info(path)
-        if info.get("size") is None:
-            do = "use a server that tells the size of files"
-            raise failure(StoreError, self.url + path, "a file of unknown size", do)
-        return Entry(path, int(info["size"]), version_in(info))
+        return self._tree.entry(path, info)
 
     def _fetch(self, entry: Entry, copy: BinaryIO | None, meter: Meter, stop: Stop) -> FileRecord:
         """Read one file, again if it breaks off on the way."""

@@ -7,8 +7,10 @@ from urllib.parse import quote, unquote
 
 from fsspec.spec import AbstractFileSystem
 
-from trainjob.errors import StoreNotFound
-from trainjob.storage.fsspec_driver import driver_failures, is_http, lists_flat
+from trainjob.errors import StoreError, StoreNotFound
+from trainjob.storage.failures import failure
+from trainjob.storage.fsspec_driver import driver_failures, is_http, lists_flat, version_in
+from trainjob.storage.listing import Entry
 
 
 class FsspecTree:
@@ -45,6 +47,13 @@ class FsspecTree:
         self._driver.invalidate_cache()
         with driver_failures(self._url + path):
             return dict(self._driver.info(self.place(path)))
+
+    def entry(self, path: str, info: dict[str, Any]) -> Entry:
+        """Return the entry of a file that the driver describes so."""
+        if info.get("size") is None:
+            do = "use a server that tells the size of files"
+            raise failure(StoreError, self._url + path, "a file of unknown size", do)
+        return Entry(path, int(info["size"]), version_in(info))
 
     def place(self, path: str) -> str:
         """Return what the driver calls a path below the folder."""

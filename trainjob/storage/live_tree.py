@@ -11,12 +11,14 @@ from pathlib import Path
 
 from trainjob.errors import UnsafeKey
 from trainjob.storage.failures import failure, local_failures
+from trainjob.storage.keys import KeyRules
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import entry_of
 from trainjob.storage.paths import unsafe
 
 _TEMPORARY_ENDS = (".tmp", ".part", ".partial")
 _TEMPORARY_START = ".tmp-"
+_MAX_NAMED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Look:
     Attributes:
         files: Its files by path.
         odd: What cannot be sent, and why, by path: broken links, links out, pipes, bad names, what
-            this process may not read.
+            this process may not read, keys that the store does not take.
         empty_folders: Folders that hold nothing.
     """
 
@@ -38,25 +40,35 @@ class Look:
         """Say whether this very version of a file was there."""
         return self.files.get(entry.path) == entry
 
+    def still_odd(self, before: "Look") -> dict[str, str]:
+        """Return what was odd before and is so now: a link may come before what it leads to."""
+        return {path: why for path, why in self.odd.items() if before.odd.get(path) == why}
 
-def look_at(root: Path, is_wanted: Callable[[str], bool]) -> Look:
+
+def look_at(root: Path, url: str, is_wanted: Callable[[str], bool]) -> Look:
     """Return what `root` holds now; nothing if there is no such folder.
 
     Args:
         root: The folder. Links are followed where they lead to places inside it.
+        url: Where the files are sent; see `trainjob.storage.store.open_store`.
         is_wanted: Asked with the path of every file.
     """
     files, odd, empty = {}, {}, []
+    keys = KeyRules(url)
     with local_failures(str(root)):
         for found in _walk(root):
             path = found if isinstance(found, str) else found.path
             if not is_wanted(path):
                 continue
             match found:
-                case Entry():
-                    files[path] = found
                 case _Odd():
                     odd[path] = found.reason
+                case Entry() if reason := keys.refusal(path):
+                    odd[path] = reason
+                case Entry():
+                    files[path] = found
+                case _ if reason := keys.refusal(f"{path}/"):
+                    odd[path] = reason
                 case _:
                     empty.append(path)
     return Look(files, odd, tuple(empty))
@@ -71,6 +83,13 @@ def refuse_link(root: Path) -> None:
     if root.is_symlink():
         found = f"the script has replaced this folder by a link to {str(root.readlink())!r}"
         raise failure(UnsafeKey, str(root), found, "let it write into the folder itself")
+
+
+def named(odd: Mapping[str, str]) -> str:
+    """Return what cannot be sent as a part of a sentence: some of it, if it is very much."""
+    some = [f"{path!r} {reason}" for path, reason in sorted(odd.items())[:_MAX_NAMED]]
+    more = len(odd) - len(some)
+    return ", ".join(some) + (f" and {more:,} more" if more else "")
 
 
 def is_temporary(path: str) -> bool:

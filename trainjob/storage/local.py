@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import BinaryIO, Self
 from trainjob.errors import StoreDenied, TreeChanged
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry, Listing
-from trainjob.storage.local_tree import copy_file, list_folder, walk
+from trainjob.storage.local_tree import copy_file, entry_of, list_folder, walk
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 
@@ -42,6 +43,14 @@ class LocalStore:
         """Return everything below the folder; links are followed."""
         with self._told():
             return list_folder(self._root)
+
+    def find(self, path: str) -> Entry | None:
+        """Return one file; links are followed."""
+        file = self._root / path
+        with self._told(path), suppress(FileNotFoundError, NotADirectoryError):
+            found = file.stat()
+            return entry_of(path, found) if stat.S_ISREG(found.st_mode) else None
+        return None
 
     def has_files(self) -> bool:
         """Say whether there is any file below the folder."""

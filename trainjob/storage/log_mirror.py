@@ -75,7 +75,7 @@ class LogMirror:
             OutputNotEmpty: If there is something at the url that this run did not write.
             StoreError: For everything else that a store can do wrong.
         """
-        self._last = look_at(self._source, _is_wanted)
+        self._last = look_at(self._source, self.url, _is_wanted)
         files = [entry for entry in self._last.files.values() if _is_small_enough(entry)]
         num_sent = 0
         with open_store(self.url, self._settings) as store:

@@ -14,16 +14,21 @@ class Meter:
 
     Args:
         label: What watchers call the copy; None: nobody is told of it.
-        files: All that will be copied.
+        files: All that will be copied; None: that is found on the way, see `expect`.
     """
 
-    def __init__(self, label: str | None, files: Sequence[Entry]) -> None:
+    def __init__(self, label: str | None, files: Sequence[Entry] | None = None) -> None:
         self._label = label
-        self._total_files = len(files)
-        self._total_bytes = total_size(files)
+        self._total_files = None if files is None else len(files)
+        self._total_bytes = None if files is None else total_size(files)
         self._num_files = 0
         self._size_bytes = 0
         self._last_told = time.monotonic()
+
+    def expect(self, num_files: int, size_bytes: int) -> None:
+        """Hear how much it is in all, what is copied already included."""
+        self._total_files, self._total_bytes = num_files, size_bytes
+        self._tell()
 
     def add_bytes(self, count: int) -> None:
         """Count bytes that were copied; a file that starts over takes its bytes back."""

@@ -4,6 +4,7 @@ It is a head start for `trainjob.storage.upload.upload_tree`, which alone makes 
 it sends the rest, removes what the script has deleted again, and reads everything back.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -76,10 +77,7 @@ class OutputMirror:
         if not self._is_free or not all(map(self._journal.record, ready)):
             with open_store(self.url, self._settings) as store:
                 num_sent = self._send(store, ready)
-        report = self.known()
-        return SyncReport(
-            self.label, self.url, report.num_files, report.size_bytes, report.missing, num_sent
-        )
+        return replace(self.known(), num_sent=num_sent, odd=look.still_odd(before))
 
     def known(self, error: StoreError | None = None) -> SyncReport:
         """Return what is saved and what is missing as far as this side knows."""
@@ -94,7 +92,7 @@ class OutputMirror:
 
     def _look(self) -> Look:
         refuse_link(self._source)
-        return look_at(self._source, _is_wanted)
+        return look_at(self._source, self.url, _is_wanted)
 
     def _send(self, store: Store, ready: list[Entry]) -> int:
         """Send what is not there, under a claim, and return how many files that were."""

@@ -46,10 +46,14 @@ def restore_outputs(
         ]
         if not wanted:
             return 0
-        check_paths(store.url, [entry.path for entry in wanted])
+        # Of the folders, those that hold nothing are named; the others come with their files.
+        folders = [path for path in listing.folders if f"{path}/" in own]
+        check_paths(store.url, [entry.path for entry in wanted], folders)
         with replacing(target) as partial:
             check_space(target.parent, sum(entry.size_bytes for entry in wanted))
             records = store.download(wanted, partial, Meter(label, wanted))
+            for folder in folders:
+                (partial / folder).mkdir(parents=True, exist_ok=True)
     sent = Journal(journal, url, run_id)
     with local_failures(str(target)):
         for record in records:

@@ -8,8 +8,8 @@ from typing import Any, Self, TypeVar
 
 from botocore.exceptions import ClientError
 
-from trainjob.errors import StoreError, StoreNotFound, UnsafeKey
-from trainjob.storage.failures import failure
+from trainjob.errors import StoreError, StoreNotFound
+from trainjob.storage.keys import refuse_keys
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
@@ -19,8 +19,6 @@ from trainjob.storage.s3_transfer import Transfer
 from trainjob.storage.settings import StoreSettings
 
 T = TypeVar("T")
-
-_MAX_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 
 
 class S3Store:
@@ -43,6 +41,10 @@ class S3Store:
     def list_files(self) -> Listing:
         """Return every object below the prefix; folder markers are folders."""
         return self._run(self._list_files())
+
+    def find(self, path: str) -> Entry | None:
+        """Return one object: of the keys that begin so, it is the first."""
+        return self._run(self._find(path), path)
 
     def has_files(self) -> bool:
         """Say whether there is any object below the prefix that is not a folder marker."""
@@ -77,10 +79,7 @@ class S3Store:
         changed: list[str] | None = None,
     ) -> list[FileRecord]:
         """Copy `files` from the folder `source`; S3 shows an object when it is complete."""
-        for entry in files:
-            if len((self._prefix + entry.path).encode()) > _MAX_KEY_BYTES:
-                found = f"its key would have more than the {_MAX_KEY_BYTES} bytes that S3 takes"
-                raise failure(UnsafeKey, self.url + entry.path, found, "write shorter names")
+        refuse_keys(self.url, files)
         return self._client.run(self._transfer(meter).upload(source, files, changed))
 
     def upload_chunks(self, path: str, chunks: Iterable[bytes]) -> FileRecord:
@@ -155,6 +154,14 @@ class S3Store:
             else:
                 files.append(Entry(path, item["Size"], item.get("ETag", "")))
         return Listing(tuple(files), tuple(folders))
+
+    async def _find(self, path: str) -> Entry | None:
+        # A listing, which tells a missing bucket from a missing object; HEAD does not.
+        key = self._prefix + path
+        async for item in objects(self._client, Bucket=self._bucket, Prefix=key, MaxKeys=1):
+            is_it = item["Key"] == key
+            return Entry(path, item["Size"], item.get("ETag", "")) if is_it else None
+        return None
 
     async def _has_files(self) -> bool:
         async for item in objects(self._client, Bucket=self._bucket, Prefix=self._prefix):

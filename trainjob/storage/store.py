@@ -39,6 +39,9 @@ class Store(Protocol):
     def list_files(self) -> Listing:
         """Return everything below the url; nothing if the folder does not exist."""
 
+    def find(self, path: str) -> Entry | None:
+        """Return one file as a listing has it, without the others; None if there is none."""
+
     def has_files(self) -> bool:
         """Say whether there is any file below the url, without a whole listing."""
 

@@ -4,7 +4,8 @@
 does is the business of each kind of mirror: checkpoints, logs, outputs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from trainjob.errors import StoreError
@@ -21,6 +22,7 @@ class SyncReport:
         size_bytes: Their size.
         missing: Names of what the store does not hold (yet), a folder with a ``/`` at its end.
         num_sent: How many files this pass sent.
+        odd: Those of the missing that cannot be sent as they are, and why.
         error: Why the pass ended early; None if it did not.
     """
 
@@ -30,6 +32,7 @@ class SyncReport:
     size_bytes: int
     missing: tuple[str, ...] = ()
     num_sent: int = 0
+    odd: Mapping[str, str] = field(default_factory=dict)
     error: StoreError | None = None
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -20,10 +20,12 @@ from trainjob.errors import (
     StoreError,
     StoreUnavailable,
     TreeChanged,
+    UnsafeKey,
 )
 from trainjob.events import Synced, emit
 from trainjob.storage.deadline import Deadline, ending_at
 from trainjob.storage.failures import failure
+from trainjob.storage.live_tree import named
 from trainjob.storage.sync import Mirror, SyncReport
 
 _LOGGER = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ def syncing(
         mirrors: What to keep, that of which least may be lost first.
         interval_s: The usual pause between two passes of a mirror.
         on_problem: Called with what only a person can mend, once for each such problem, on another
-            thread. A folder that belongs to another run is left alone from then on.
+            thread; it is in the log, too. A folder that belongs to another run is left alone from
+            then on.
         flush_s: How long the final pass of all mirrors may take together. It is tried again until
             then while a store is gone.
         settle_s: How long a file has to stay as it is to be taken for finished.
@@ -130,6 +133,7 @@ class _Turn:
     num_passes: int = 0
     is_out: bool = False
     told: str | None = None
+    told_odd: set[str] = field(default_factory=set)
     end: StoreError | None = None
 
 
@@ -195,13 +199,14 @@ class _SyncThread:
             if _guarded(turn.mirror, turn.mirror.look) and self._stopping.wait(self._settle_s):
                 return
             started = time.monotonic()
-            _guarded(turn.mirror, partial(turn.mirror.push, is_final=False))
+            report = _guarded(turn.mirror, partial(turn.mirror.push, is_final=False))
         except StoreError as error:
             self._failed(turn, error)
         else:
             pass_s = time.monotonic() - started
             emit(Synced(turn.mirror.label))
             _succeeded(turn)
+            self._tell_odd(turn, report)
         turn.num_passes += 1
         rest = pause_s(self._interval_s, pass_s, turn.mirror.rest_factor, turn.num_passes)
         turn.due = time.monotonic() + rest
@@ -219,9 +224,24 @@ class _SyncThread:
         else:
             if isinstance(error, _OF_OTHERS):
                 turn.end = error
-            if str(error) != turn.told and self._on_problem is not None:
-                self._on_problem(error)
+            if str(error) != turn.told:
+                self._tell(turn, error)
             turn.told = str(error)
+
+    def _tell_odd(self, turn: _Turn, report: SyncReport) -> None:
+        """Tell of what cannot be sent, each thing once, while the script can still mend it."""
+        new = {path: why for path, why in report.odd.items() if path not in turn.told_odd}
+        if new:
+            turn.told_odd |= new.keys()
+            found = f"not all that is written there can be sent: {named(new)}"
+            do = "let the script put regular files there, or delete or rename these"
+            self._tell(turn, failure(UnsafeKey, report.url, found, do))
+
+    def _tell(self, turn: _Turn, error: StoreError) -> None:
+        """Tell of what a person has to mend."""
+        _LOGGER.warning("%s: %s", turn.mirror.label, error)
+        if self._on_problem is not None:
+            self._on_problem(error)
 
     def _final_pass(self) -> list[SyncReport]:
         active = [turn.mirror for turn in self._turns if turn.end is None]

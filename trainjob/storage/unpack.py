@@ -54,7 +54,8 @@ def unpack_dataset(
         place: What messages call it, such as its url.
         target: A folder that is not there yet, in one that is.
         names: The encoding of names that are not marked as UTF-8, as ``archive_names`` has it.
-        meter: Counts the files and bytes that are unpacked.
+        meter: Counts the files and bytes that are unpacked. It is told how many there are: of a
+            compressed tar when it is read to its end.
         any_ratio: Whether it may become more than `MAX_RATIO` times as large: ``unpack: always``.
         reserve: Called with the bytes that are about to be written, of a compressed tar with those
             of its next large file; raises if they do not fit. Absent: `check_space` is asked.
@@ -76,6 +77,7 @@ def unpack_dataset(
         most_bytes=None if any_ratio else most_bytes,
         is_stream=is_stream(archive),
         reserve=reserve or partial(check_space, target.parent),
+        meter=meter,
     )
     with _told(place, names):
         return unpack_tree(archive, place, target, limits, meter, names)
@@ -92,23 +94,28 @@ class _DatasetLimits:
         most_bytes: int | None,
         is_stream: bool,
         reserve: Callable[[int], object],
+        meter: Meter,
     ) -> None:
         self._place = place
         self._archive_bytes = archive_bytes
         self._most_bytes = most_bytes
         self._is_stream = is_stream
         self._reserve = reserve
+        self._meter = meter
         self._num_files = 0
         self._size_bytes = 0
+        self._needed_bytes = 0
 
     def admit(self, member: Member) -> None:
         self._num_files += not member.is_folder
-        self._size_bytes += member.size_bytes + _MEMBER_BYTES
-        if self._most_bytes is not None and self._size_bytes > self._most_bytes:
+        self._size_bytes += member.size_bytes
+        self._needed_bytes += member.size_bytes + _MEMBER_BYTES
+        if self._most_bytes is not None and self._needed_bytes > self._most_bytes:
             # Of a zip only so much was read of its table; the whole may be larger still.
             found = (
-                f"{format_size(self._archive_bytes)} that unpack to {format_size(self._size_bytes)}"
-                f" or more, which is above {MAX_RATIO} times its size"
+                f"{format_size(self._archive_bytes)} that unpack to "
+                f"{format_size(self._needed_bytes)} or more, which is above {MAX_RATIO} times its "
+                "size"
             )
             do = "see what is in it, and say unpack: always if it is meant to be so"
             raise failure(StoreError, self._place, found, do)
@@ -120,7 +127,8 @@ class _DatasetLimits:
             found, do = "an archive without a file", "put the files into it"
             raise failure(StoreNotFound, self._place, found, do)
         if not self._is_stream:
-            self._reserve(self._size_bytes)
+            self._reserve(self._needed_bytes)
+        self._meter.expect(self._num_files, self._size_bytes)
 
 
 @contextmanager

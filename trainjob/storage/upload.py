@@ -23,7 +23,7 @@ from trainjob.storage.claim import (
 from trainjob.storage.failures import failure
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry, Listing
-from trainjob.storage.live_tree import Look, look_at, refuse_link
+from trainjob.storage.live_tree import Look, look_at, named, refuse_link
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
 from trainjob.storage.read_back import read_back
@@ -82,7 +82,7 @@ def upload_tree(
         StoreError: For everything else that a store can do wrong.
     """
     refuse_link(source)
-    look = _look_at_outputs(source)
+    look = _look_at_outputs(source, url)
     if not look.files and look.odd and state not in UNFINISHED_STATES:
         raise _not_all(url, look)
     if not look.files and state == "Completed":
@@ -123,9 +123,9 @@ def upload_tree(
     return receipt
 
 
-def _look_at_outputs(source: Path) -> Look:
+def _look_at_outputs(source: Path, url: str) -> Look:
     """Return what the script left, with the names that we use for ourselves among what is odd."""
-    look = look_at(source, lambda _: True)
+    look = look_at(source, url, lambda _: True)
     ours = [path for path in (*look.files, *look.empty_folders) if is_bookkeeping(path)]
     return Look(
         {path: entry for path, entry in look.files.items() if path not in ours},
@@ -135,10 +135,9 @@ def _look_at_outputs(source: Path) -> Look:
 
 
 def _not_all(url: str, look: Look) -> UnsafeKey:
-    odd = ", ".join(f"{path!r} {reason}" for path, reason in sorted(look.odd.items()))
     num_files = counted(len(look.files), "file")
-    found = f"{num_files} uploaded, but not all that the script left: {odd}"
-    do = "let the script put regular files there, or delete these, and retry the run"
+    found = f"{num_files} uploaded, but not all that the script left: {named(look.odd)}"
+    do = "let the script put regular files there, or delete or rename these, and retry the run"
     return failure(UnsafeKey, url, found, do)
 
 

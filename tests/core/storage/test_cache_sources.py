@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainjob.errors import StoreNotFound, TreeChanged
+from trainjob.events import Event, Transferred, listening
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import hold, release
 from trainjob.storage.cache.source import Unpacking
@@ -109,6 +110,21 @@ def test_an_archive_is_unpacked_once(s3_place, stage, tmp_path, read_tree):
     assert read_tree(tmp_path / "inputs" / "second") == TREE
     assert (first.num_files, first.size_bytes, first.moved_bytes) == (2, 3, len(data))
     assert (second.moved_bytes, second.cached_bytes) == (0, len(data))
+
+
+def test_an_archive_tells_how_far_it_is_fetched_and_unpacked(s3_place, stage):
+    data = zipped(TREE)
+    s3_place.put("data.zip", data)
+    events: list[Event] = []
+
+    with listening(events.append):
+        stage(s3_place.url, s3_place.settings)
+
+    last = {event.label: event for event in events if isinstance(event, Transferred)}
+    assert last == {
+        "data": Transferred("data", 1, 1, len(data), len(data)),
+        "unpack data": Transferred("unpack data", 2, 2, 3, 3),
+    }
 
 
 def test_an_archive_has_the_fingerprint_of_its_folder(stage, write_tree, tmp_path):

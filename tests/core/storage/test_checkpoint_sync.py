@@ -290,9 +290,9 @@ def test_a_step_that_is_exchanged_while_the_folder_is_read_waits(place, folder, 
     sync = mirror(folder, place)
     looks = iter([lambda: None, (folder / "step-00000001" / "rank-1.pt").touch])
 
-    def look_at(root: Path, is_wanted):
+    def look_at(root: Path, url: str, is_wanted):
         next(looks, lambda: None)()
-        return live_tree.look_at(root, is_wanted)
+        return live_tree.look_at(root, url, is_wanted)
 
     monkeypatch.setattr(checkpoint_mirror, "look_at", look_at)
     reports = [sync.push(is_final=False), sync.push(is_final=False)]

@@ -57,11 +57,16 @@ def start(s3: S3Server, engine: str, tmp_path: Path) -> Callable[..., subprocess
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MiB."""
+def disk_mib(request: pytest.FixtureRequest) -> int:
+    return int(getattr(request, "param", 4))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, disk_mib: int) -> Iterator[Path]:
+    """A disk of 4 MiB, or what the test says."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(disk)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("only root may mount a tmpfs")
     yield disk
@@ -111,18 +116,24 @@ def test_stagers_in_company_get_the_same_exact_tree(s3, s3_place, tree, start, t
     assert all(read_tree(tmp_path / name) == tree for name in names)
 
 
+@pytest.mark.parametrize(
+    ("disk_mib", "num_files", "file_mib"), [(4, 3, 1), (27, 1, 24)], indirect=["disk_mib"]
+)
 @pytest.mark.usefixtures("engine")
 def test_a_disk_that_fills_up_is_named_and_nothing_is_published(
-    s3, s3_place, small_disk, tmp_path, monkeypatch
+    s3, s3_place, small_disk, disk_mib, num_files, file_mib, tmp_path, monkeypatch
 ):
-    for number in range(3):
-        s3_place.put(f"{number}", bytes(1 << 20))
+    for number in range(num_files):
+        s3_place.put(f"{number}", bytes(file_mib << 20))
     monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(small_disk / "cache"))
+
+    another, filling = small_disk / "of another", threading.Lock()
 
     def fill(method: str, path: str) -> None:
         if method == "GET" and "list-type" not in path:
-            with suppress(OSError):
-                (small_disk / "of another").write_bytes(bytes(3 << 20))
+            with filling, suppress(OSError):
+                if not another.exists():
+                    another.write_bytes(bytes((disk_mib - 1) << 20))
 
     with fault_proxy(s3.port, fill) as proxy:
         settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})

@@ -316,3 +316,14 @@ def test_entries_tell_versions_apart(memory):
     memory.write("file", b"2")
 
     assert memory.list_files().files[0].version != first.version != ""
+
+
+def test_one_file_is_found_without_the_others(memory):
+    memory.write("data.zip", b"1")
+    memory.write("folder/data.zip", b"2")
+
+    listed = {entry.path: entry for entry in memory.list_files().files}
+
+    assert memory.find("data.zip") == listed["data.zip"]
+    assert memory.find("folder") is None
+    assert memory.find("gone.zip") is None

@@ -49,6 +49,22 @@ def test_the_upload_from_another_machine_has_the_files_of_both(
     assert (second / "one").read_text() == "1"
 
 
+def test_folders_that_hold_nothing_come_back(tmp_path: Path, place: tuple[str, Any]) -> None:
+    url, settings = place
+    first, second = write(tmp_path / "first", one="1"), tmp_path / "second"
+    (first / "empty" / "inner").mkdir(parents=True)
+    how: dict[str, Any] = {"run_id": "run-1", "label": "out"}
+    upload_tree(first, url, settings, facts={}, state="Cancelled", **how)
+
+    restore_outputs(url, second, settings, **how)
+
+    assert sorted(str(path.relative_to(second)) for path in second.rglob("*")) == [
+        *("empty", "empty/inner", "one")
+    ]
+    upload_tree(second, url, settings, facts={}, **how)
+    assert read_receipt(url, settings).folders == ("empty/inner",)
+
+
 def test_a_run_that_wrote_nothing_yet_has_nothing_to_bring_back(
     tmp_path: Path, place: tuple[str, Any]
 ) -> None:

@@ -285,13 +285,3 @@ def test_progress_tells_of_the_upload_and_of_reading_back(upload):
     last = {event.label: event for event in events}
     assert last["train_url"] == Transferred("train_url", 2, 2, 9, 9)
     assert last["verify train_url"] == Transferred("verify train_url", 2, 2, 9, 9)
-
-
-def test_a_key_that_s3_does_not_take_is_named(s3_place, tmp_path, write_tree):
-    name = "/".join(["x" * 250] * 5)
-    source = write_tree(tmp_path / "source", {name: b"1"})
-
-    with pytest.raises(UnsafeKey, match="more than the 1024 bytes"):
-        upload_tree(
-            source, s3_place.url, s3_place.settings, run_id="r", facts={}, label="train_url"
-        )

@@ -211,3 +211,44 @@ def test_unfinished_and_hidden_names_are_uploaded_at_the_end_alone(
     assert during & names == set()
     assert "model.pt" in during
     assert names <= set(place.paths())
+
+
+def path_of(size: int) -> str:
+    """Return a path of so many bytes, with parts that a disk takes."""
+    parts = ["d" * 199] * ((size - 1) // 200)
+    return "/".join([*parts, "f" * (size - 200 * len(parts))])
+
+
+def test_keys_that_s3_does_not_take_are_named_with_all_else_and_the_rest_is_there(
+    s3_place, tmp_path, write_tree
+):
+    room = 1024 - len(f"{s3_place.prefix}/")
+    fits, long, folder = path_of(room), path_of(room + 1), f"folder/{path_of(room - 7)}"
+    outputs = write_tree(tmp_path / "outputs", {"model.pt": b"1", fits: b"2", long: b"3"})
+    (outputs / folder).mkdir(parents=True)  # the key of its marker has one byte more
+    os.mkfifo(outputs / "pipe")
+
+    with pytest.raises(UnsafeKey) as caught:
+        upload_tree(
+            outputs, s3_place.url, s3_place.settings, run_id="r", facts={}, label="train_url"
+        )
+
+    told = str(caught.value)
+    assert "2 files uploaded" in told
+    for path in (long, folder):
+        assert f"{path!r} has a key of more than the 1024 bytes that S3 takes" in told
+    assert "'pipe' is not a regular file" in told
+    assert set(s3_place.paths()) == {"model.pt", fits, RECEIPT}
+    receipt = read_receipt(s3_place.url, s3_place.settings)
+    assert receipt.left_out.keys() == {long, folder, "pipe"}
+
+
+def test_the_message_names_some_of_very_many_and_the_receipt_all(upload, outputs, place):
+    names = [f"pipe {number:03}" for number in range(60)]
+    for name in names:
+        os.mkfifo(outputs / name)
+
+    with pytest.raises(UnsafeKey, match="'pipe 049' is not a regular file and 10 more"):
+        upload()
+
+    assert list(read_receipt(place.url, place.settings).left_out) == names

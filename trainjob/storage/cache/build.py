@@ -121,7 +121,7 @@ class _Build:
             self._source.url,
             data,
             how.names,
-            Meter(None, ()),
+            Meter(f"unpack {self._label}"),
             any_ratio=how.any_ratio,
             reserve=lambda size_bytes: make_room(self._cache, size_bytes, 0),
         )

@@ -2,21 +2,21 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import StoreNotFound
 from trainjob.storage.cache.snapshot import Proof
 from trainjob.storage.failures import failure
-from trainjob.storage.listing import Entry, Listing
+from trainjob.storage.listing import Listing
 from trainjob.storage.local import LocalStore
-from trainjob.storage.local_tree import entry_of
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
 from trainjob.storage.unpack import is_dataset_archive
 
 _FORM = 1
-_MD5_DIGITS = 32
+_MD5 = re.compile(r'"?[0-9a-fA-F]{32}"?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,11 @@ def find_source(url: str, settings: StoreSettings | None, unpacking: Unpacking) 
             raise failure(StoreNotFound, store.url, "a single file, not a folder", do)
     folder_url = url.rstrip("/").removesuffix(name)
     with open_store(folder_url, settings) as store:
-        listing = Listing((_entry(store, name, settings),))
-        return _source(url, store, folder_url, listing, settings, unpacking)
+        entry = store.find(name)  # of a folder whose other files may be millions
+        if entry is None:
+            do = "run again when nothing writes to it"
+            raise failure(StoreNotFound, f"{store.url}{name}", "it is there no more", do)
+        return _source(url, store, folder_url, Listing((entry,)), settings, unpacking)
 
 
 def _source(
@@ -141,42 +144,8 @@ def _engine_of(store: Store) -> str:
     return "s3fs" if name == "s3" else name
 
 
-def _entry(store: Store, name: str, settings: StoreSettings | None) -> Entry:
-    """Return one file of a folder, whose other files may be millions."""
-    if isinstance(store, LocalStore):
-        return entry_of(name, (Path(store.url) / name).stat())
-    if store.url.startswith("s3://"):
-        found = _object(f"{store.url}{name}", settings)
-    else:
-        found = next((e for e in store.list_files().files if e.path == name), None)
-    if found is None:
-        do = "run again when nothing writes to it"
-        raise failure(StoreNotFound, f"{store.url}{name}", "it is there no more", do)
-    return found
-
-
-def _object(url: str, settings: StoreSettings | None) -> Entry | None:
-    """Return the object at `url`: of the keys that begin so, it is the first."""
-    # Only for archives: loading s3fs takes as long as staging a small dataset.
-    from trainjob.storage.s3_client import S3Client
-    from trainjob.storage.s3_errors import s3_failures
-
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    client = S3Client(settings or StoreSettings.from_env())
-    try:
-        with s3_failures(url):
-            asked = client.call("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
-            found = client.run(asked).get("Contents", ())
-    finally:
-        client.close()
-    if not found or found[0]["Key"] != key:
-        return None
-    return Entry(key.rpartition("/")[2], found[0]["Size"], found[0].get("ETag", ""))
-
-
 def _is_md5(version: str) -> bool:
-    digest = version.strip('"')
-    return len(digest) == _MD5_DIGITS and all(c in "0123456789abcdefABCDEF" for c in digest)
+    return _MD5.fullmatch(version) is not None
 
 
 def _digest(value: object) -> str:

@@ -1,5 +1,6 @@
 """A bucket as requests need it: where it is, and what proves who asks."""
 
+import base64
 import hashlib
 
 from trainjob.storage.curl.addressing import Address, address_of
@@ -26,6 +27,7 @@ class Bucket:
     def __init__(self, name: str, settings: StoreSettings) -> None:
         self._name = name
         self._settings = settings
+        self._sends_checksums = settings.checksums == "when_supported"
         self._credentials = Credentials(settings, self.url(""))
         self._go_to(address_of(name, settings))
 
@@ -55,7 +57,12 @@ class Bucket:
         headers = request.headers
         if request.method in ("PUT", "POST") and "content-type" not in headers:
             headers = {**headers, "content-type": "application/octet-stream"}
-        head = self._signer.sign(request.method, path, query, headers, _sha256_of(request))
+        sha256 = _sha256_of(request)
+        if self._sends_checksums and request.method == "PUT" and "uploadId" not in request.query:
+            # Not in parts, which have an MD5: S3 wants to hear of it when their upload begins.
+            checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+            headers = {**headers, "x-amz-checksum-sha256": checksum}
+        head = self._signer.sign(request.method, path, query, headers, sha256)
         if request.body is not None:
             head.append("Expect:")  # else libcurl waits for an answer 100 before large bodies
         url = f"{self._address.origin}{path}{'?' if query else ''}{query}"

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from trainjob.errors import UnsafeKey
 from trainjob.storage.curl import retry
 from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in, wrong_md5
 from trainjob.storage.curl.download import Download
@@ -16,13 +15,12 @@ from trainjob.storage.curl.reading import read_all
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.curl.upload import upload_files
-from trainjob.storage.failures import failure
+from trainjob.storage.keys import refuse_keys
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.settings import StoreSettings
 
-_MAX_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 _NOT_FOUND = 404
 
 
@@ -54,6 +52,14 @@ class CurlStore:
             elif path:
                 folders.append(path[:-1])
         return Listing(tuple(files), tuple(folders))
+
+    def find(self, path: str) -> Entry | None:
+        """Return one object: of the keys that begin so, it is the first."""
+        # A listing, which tells a missing bucket from a missing object; HEAD does not.
+        first = next(self._found(path), None)
+        if first is None or first.key != self._prefix + path:
+            return None
+        return Entry(path, first.size_bytes, first.etag)
 
     def has_files(self) -> bool:
         """Say whether there is any object below the prefix that is not a folder marker."""
@@ -88,10 +94,7 @@ class CurlStore:
         changed: list[str] | None = None,
     ) -> list[FileRecord]:
         """Copy `files` from the folder `source`; S3 shows an object when it is complete."""
-        for entry in files:
-            if len((self._prefix + entry.path).encode()) > _MAX_KEY_BYTES:
-                found = f"its key would have more than the {_MAX_KEY_BYTES} bytes that S3 takes"
-                raise failure(UnsafeKey, self.url + entry.path, found, "write shorter names")
+        refuse_keys(self.url, files)
         return upload_files(self._transport, self._prefix, source, files, meter, changed)
 
     def upload_chunks(self, path: str, chunks: Iterable[bytes]) -> FileRecord:
@@ -140,6 +143,6 @@ class CurlStore:
         self.write(probe, b"")
         self.delete([probe])
 
-    def _found(self) -> Iterator[Found]:
-        for page in pages(self._transport, self._prefix):
+    def _found(self, start: str = "") -> Iterator[Found]:
+        for page in pages(self._transport, self._prefix + start):
             yield from page
