@@ -1,4 +1,4 @@
-"""The command line: ``python -m flows run | check | schema | verify | cache``.
+"""The command line: ``python -m flows run | check | schema | verify | cache | upload | …``.
 
 Exit codes: 0 completed, 1 failed, 2 the job file is wrong, 130 stopped.
 """
@@ -19,11 +19,15 @@ from typing import Any
 from rich.console import Console
 
 from flows.cache_command import add_cache_command
+from flows.check_text import errors_text, more_lines
 from flows.preview import preview, preview_text
 from flows.reference import job_file_reference
+from flows.registry_command import add_registry_commands
+from flows.registry_place import chosen_registry
 from flows.terminal import Terminal, WarningLines
-from trainjob.check import job_problems
-from trainjob.errors import JobError, TrainjobError
+from flows.upload_command import add_upload_command
+from trainjob.check.checking import Findings, check_job
+from trainjob.errors import JobError, Problem, TrainjobError
 from trainjob.events import listening
 from trainjob.job import TrainingJob
 from trainjob.report import GOOD_ENDS, RunReport
@@ -45,6 +49,7 @@ _PREFECT_DEFAULTS = {
 }
 
 COMPLETED, FAILED, WRONG_JOB, STOPPED = 0, 1, 2, 130
+_UNREAD = "everything outside the job file, such as code, stores and machine: correct it first"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.command(arguments))
     except JobError as error:
         _fail(arguments, error, [asdict(problem) for problem in error.problems])
-        return FAILED if all(problem.may_pass for problem in error.problems) else WRONG_JOB
+        return _code_of(error.problems)
     except TrainjobError as error:
         _fail(arguments, error, [])
         return FAILED
@@ -90,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     cache = add_cache_command(commands)
     cache.set_defaults(command=_cache)
 
+    for command in (add_upload_command(commands), *add_registry_commands(commands)):
+        command.set_defaults(command=_with_store)
+
     for command in (run, check, verify):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -100,9 +108,10 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json, highlight=False)
     terminal = Terminal(console, only_rank=None if arguments.ranks == "all" else 0)
     begun = time.monotonic()
-    job = TrainingJob.load(arguments.job)
+    job = TrainingJob.load(arguments.job, chosen_registry())
     terminal.introduce(job)
-    _refuse_problems(job, arguments.job)
+    for problem in _refuse_problems(job, arguments.job).warnings:
+        terminal.say(f"      warning: {problem}", style="yellow")
     _stop_by_signals(terminal)
     logging.getLogger("trainjob").addHandler(WarningLines(terminal))
     with terminal.live(), listening(terminal):
@@ -148,11 +157,30 @@ def _run_flow(job: TrainingJob, terminal: Terminal) -> tuple[int, RunReport]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    job = TrainingJob.load(arguments.job)
-    _refuse_problems(job, arguments.job)
+    try:
+        job = TrainingJob.load(arguments.job, chosen_registry())
+        findings = check_job(job, _settings(job.store))
+    except JobError as error:
+        findings = Findings(error.problems, (_UNREAD,))
+    problems = {
+        "problems": [asdict(problem) for problem in findings.problems],
+        "not_checked": findings.not_checked,
+    }
+    if findings.errors:
+        text = errors_text(arguments.job, findings)
+        if arguments.json:
+            print(json.dumps({"error": text, **problems}, indent=2))
+        print(text, file=sys.stderr)
+        return _code_of(findings.errors)
     plan = preview(job)
-    print(json.dumps(plan, indent=2) if arguments.json else preview_text(plan))
+    text = "\n".join([preview_text(plan), "", *more_lines(findings)])
+    print(json.dumps({**plan, **problems}, indent=2) if arguments.json else text)
     return COMPLETED
+
+
+def _code_of(errors: Sequence[Problem]) -> int:
+    """Return the exit code of a job with errors; a store that is away is no mistake in it."""
+    return FAILED if all(problem.may_pass for problem in errors) else WRONG_JOB
 
 
 def _schema(arguments: argparse.Namespace) -> int:
@@ -179,6 +207,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     return FAILED if found.problems else COMPLETED
 
 
+def _with_store(arguments: argparse.Namespace) -> int:
+    terminal = Terminal(Console(stderr=True))
+    with terminal.live(), listening(terminal):
+        answer = arguments.answer(arguments, _settings(arguments.store))
+    print(json.dumps(answer.data, indent=2) if arguments.json else answer.text)
+    return COMPLETED
+
+
 def _cache(arguments: argparse.Namespace) -> int:
     terminal = Terminal(Console(stderr=True))
     with terminal.live(), listening(terminal):
@@ -187,10 +223,11 @@ def _cache(arguments: argparse.Namespace) -> int:
     return COMPLETED if answer.is_good else FAILED
 
 
-def _refuse_problems(job: TrainingJob, source: str) -> None:
-    problems = job_problems(job, _settings(job.store))
-    if problems:
-        raise JobError(source, problems)
+def _refuse_problems(job: TrainingJob, source: str) -> Findings:
+    findings = check_job(job, _settings(job.store))
+    if findings.errors:
+        raise JobError(source, findings.errors)
+    return findings
 
 
 def _settings(store: str | None) -> StoreSettings:

@@ -1,14 +1,14 @@
 """The plan of a job for a person: every path, the command line, the environment (A31)."""
 
+import json
 import os
 import shlex
 from typing import Any
 
-from trainjob.check import NOT_CHECKED
 from trainjob.job import InputChannel, TrainingJob
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment
-from trainjob.launch.launch import Launch
+from trainjob.launch.launch import Launch, Mount
 from trainjob.launch.mpi import Mpirun, find_mpirun
 from trainjob.plan import launch_of, program_of
 from trainjob.values import counted
@@ -29,6 +29,7 @@ def preview(job: TrainingJob) -> dict[str, Any]:
     added = {k: v for k, v in inherited.items() if os.environ.get(k) != v}
     return {
         "job": job.name,
+        "saved_versions": job.saved_versions,
         "code": {"url": job.algorithm.code.url, "folder": str(workspace.code)},
         "inputs": [_input_plan(channel, workspace) for channel in job.inputs],
         "outputs": [
@@ -40,13 +41,23 @@ def preview(job: TrainingJob) -> dict[str, Any]:
             "folder": str(workspace.checkpoints),
         },
         "logs": {"url": job.logs.url, "folder": str(launch.log_dir)},
+        "paths": [_path_plan(mount) for mount in launch.mounts],
+        "hyperparameters": _hyperparameter_plan(job),
         "limits": job.limits.model_dump(mode="json", exclude_none=True),
         "ranks": job.world_size,
         "command": str(program),
         "launcher": shlex.join(_launcher_argv(launch)),
         "environment": dict(sorted(added.items())),
         "inherited_environment": sorted(set(inherited) - set(added)),
-        "not_checked": list(NOT_CHECKED),
+    }
+
+
+def _path_plan(mount: Mount) -> dict[str, Any]:
+    """Return an absolute folder that the profile of the job gives to the script."""
+    return {
+        "path": mount.target,
+        "folder": str(mount.source),
+        "is_read_only": mount.is_read_only,
     }
 
 
@@ -59,6 +70,34 @@ def _input_plan(channel: InputChannel, workspace: Workspace) -> dict[str, Any]:
         "mode": channel.mode,
         "how": _input_steps(channel),
     }
+
+
+def _hyperparameter_plan(job: TrainingJob) -> list[dict[str, Any]]:
+    """Return what the script gets, and by whom, the defaults that the job removes included."""
+    rules = {rule.name: rule for rule in job.algorithm.hyperparameters}
+    given = job.given_hyperparameters
+    plan: list[dict[str, Any]] = []
+    for name in dict.fromkeys((*rules, *given)):
+        if name not in given:
+            origin = "removed by the job" if name in job.hyperparameters else "not given"
+        elif name in rules and rules[name].restricted:
+            origin = "fixed by the algorithm"
+        else:
+            origin = "of the job" if name in job.hyperparameters else "default of the algorithm"
+        plan.append({"name": name, "value": given.get(name), "origin": origin})
+    return plan
+
+
+def _hyperparameter_lines(plan: list[dict[str, Any]]) -> list[str]:
+    if all(row["origin"] == "of the job" for row in plan):
+        return []  # the command line says it all
+    lines = [
+        f"{row['name']}: {row['origin']}"
+        if row["value"] is None
+        else f"{row['name']} = {json.dumps(row['value'], ensure_ascii=False)}: {row['origin']}"
+        for row in plan
+    ]
+    return [f"  {'        ' if i else 'values  '}{line}" for i, line in enumerate(lines)]
 
 
 def _input_steps(channel: InputChannel) -> list[str]:
@@ -79,8 +118,6 @@ def _input_steps(channel: InputChannel) -> list[str]:
             else f", its names read as {channel.archive_names}"
         )
         steps.append(f"one archive is unpacked{large}{names}")
-    if channel.shard_by:
-        steps.append("only the share of this machine: with one machine all files")
     if channel.expect:
         steps.append(f"refused unless it is {channel.expect}")
     return steps
@@ -95,6 +132,8 @@ def preview_text(plan: dict[str, Any]) -> str:
     """Return the plan as lines for a terminal."""
     lines = [f"{plan['job']}: nothing wrong found. A run would use:", ""]
     lines += [f"  code    {plan['code']['url']}", f"          -> {plan['code']['folder']}"]
+    if plan["saved_versions"]:
+        lines.append(f"  uses    {', '.join(plan['saved_versions'])}")
     for channel in plan["inputs"]:
         lines += [
             f"  input   {channel['name']}: {channel['url']}",
@@ -105,9 +144,13 @@ def preview_text(plan: dict[str, Any]) -> str:
             f"  output  {channel['name']}: {channel['folder']}",
             f"          -> {channel['url']}",
         ]
+    for shown in plan["paths"]:
+        read_only = ", to read only" if shown["is_read_only"] else ""
+        lines += [f"  path    {shown['path']}{read_only}", f"          -> {shown['folder']}"]
     for name, label in (("checkpoints", "saves "), ("logs", "logs  ")):
         lines.append(f"  {label}  {plan[name]['folder']}")
         lines += [f"          -> {plan[name]['url']}"] if plan[name]["url"] else []
+    lines += _hyperparameter_lines(plan["hyperparameters"])
     lines += [f"  limits  {_limits_text(plan['limits'])}", ""]
     lines += [f"  {counted(plan['ranks'], 'rank')} of this, in the code folder:"]
     lines += [f"    {plan['command']}", "  started by:", f"    {plan['launcher']}", ""]
@@ -115,7 +158,6 @@ def preview_text(plan: dict[str, Any]) -> str:
     lines += [f"    {name}={shlex.quote(value)}" for name, value in plan["environment"].items()]
     names = ", ".join(plan["inherited_environment"])
     lines += [f"    and from here: {names}", ""]
-    lines += ["  not checked:", *(f"    {text}" for text in plan["not_checked"])]
     return "\n".join(lines)
 
 

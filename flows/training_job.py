@@ -20,6 +20,7 @@ from blocks.object_store import load_settings
 from flows.delivery import Delivery, delivery_of, holding, note_restarts
 from flows.finisher import STOPPED_BY_SIGTERM, Finisher
 from flows.outliving import outlive_worker
+from flows.registry_place import chosen_registry
 from tasks.fetch_code import fetch_code
 from tasks.inject_hyperparameters import inject_hyperparameters
 from tasks.report import report
@@ -27,7 +28,7 @@ from tasks.stage import Done
 from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
-from trainjob.check import job_problems
+from trainjob.check.checking import check_job
 from trainjob.errors import JobError, RunCancelled, RunLost, StoreError, TrainjobError
 from trainjob.events import AttemptEnded, Event, Noted, RunEnded, emit, listening
 from trainjob.handover import handing_over_to
@@ -70,9 +71,12 @@ def _name_of(job: Any) -> str:
 
 
 def _refuse_problems(job: TrainingJob, source: str) -> None:
-    problems = job_problems(job, load_settings(job.store))
+    findings = check_job(job, load_settings(job.store))
+    for problem in findings.warnings:
+        get_run_logger().warning("%s [%s]", problem, problem.id)
+    get_run_logger().info("not checked: %s", "; ".join(findings.not_checked))
     # What may pass is left to the stages, which try again.
-    lasting = [problem for problem in problems if not problem.may_pass]
+    lasting = [problem for problem in findings.errors if not problem.may_pass]
     if lasting:
         raise JobError(source, lasting)
 
@@ -159,8 +163,7 @@ class _Run:
         """Read the job, refuse one that cannot run, and tell Prefect what it needs to know."""
         record = self.record
         source = f"job {record.name!r}"
-        job = given if isinstance(given, TrainingJob) else TrainingJob.parse(given, source)
-        record.job = job = job.resolved(Path.cwd())
+        record.job = job = record.read_job(given, source, chosen_registry()).resolved(Path.cwd())
         delivery = delivery_of(record.run_id)
         # A retry goes on where the first pass stopped; its own output may lie half-uploaded.
         is_resumed = delivery.number > 1
@@ -168,6 +171,7 @@ class _Run:
             _refuse_problems(job, source)
         grace_s = job.limits.grace.total_seconds()
         self._finisher.lock = self._held.enter_context(alone_in(record.workspace, grace_s=grace_s))
+        record.keep_job()
         record.take_over()
         self._take_delivery(job, delivery)
         if job.tags:

@@ -2,7 +2,8 @@
 
 from blocks.object_store import load_settings
 from tasks.stage import stage
-from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.algorithm import ScriptAlgorithm
+from trainjob.job import TrainingJob
 from trainjob.source import FetchedCode, boot_path
 from trainjob.source import fetch_code as fetch
 from trainjob.values import format_size

@@ -3,7 +3,8 @@
 from tasks.stage import stage
 from trainjob.job import TrainingJob
 from trainjob.parameters import write_params
-from trainjob.plan import Program, channel_places, program_of
+from trainjob.places import channel_places
+from trainjob.plan import Program, program_of
 from trainjob.values import counted
 from trainjob.workspace import Workspace
 
@@ -17,5 +18,5 @@ def inject_hyperparameters(job: TrainingJob, run_id: str) -> Program:
     """Write params.json into the workspace of the run and return what the ranks execute."""
     workspace = Workspace.of_run(run_id)
     places = channel_places(job, workspace)
-    write_params(workspace.params_file, places, job.hyperparameters)
+    write_params(workspace.params_file, places, job.given_hyperparameters)
     return program_of(job, workspace)

@@ -26,6 +26,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path / "registry"))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import yaml
 from trainjob.job import TrainingJob
 
 ROOT = Path(__file__).parent.parent
-[CPU] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+[CPU, CHECK] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 
 
 def test_the_default_job_is_the_digits_example() -> None:
@@ -26,3 +26,9 @@ def test_the_default_job_gives_every_key() -> None:
 def test_the_entrypoint_is_dotted() -> None:
     """The path form imports the file as a module of its own and breaks `import tasks`."""
     assert CPU["entrypoint"] == "flows.training_job.training_job"
+    assert CHECK["entrypoint"] == "flows.check_job.check_training_job"
+
+
+def test_a_check_is_offered_for_the_same_job() -> None:
+    assert CHECK["parameters"] == CPU["parameters"]
+    assert CHECK["work_pool"]["name"] == CPU["work_pool"]["name"]

@@ -16,6 +16,7 @@
     │   └── OutputEmpty           the script wrote nothing to a declared output
     ├── SourceError               the code cannot be had as asked
     │   └── SourceUnavailable     its host does not answer                        retryable
+    ├── RegistryError             a saved version is not there (trainjob.registry.records)
     ├── RunCancelled              the run was being cancelled when its process was killed
     ├── RunLost                   the process of the run was killed too often
     ├── LaunchError               the training could not be started
@@ -27,9 +28,13 @@
     └── CheckpointError           a checkpoint is none (trainjob.checkpoint_folder)
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Level = Literal["error", "warning"]
+_NAMED_BY_JOB = re.compile(r"^(hyperparameters|env)\..*", re.DOTALL)
 
 
 class TrainjobError(Exception):
@@ -49,6 +54,10 @@ class Problem:
         found: What was found instead.
         do: What the person can do about it.
         may_pass: Whether it may be gone when asked again, as a store that does not answer.
+        id: The rule that is broken, the same for all jobs; not given: the field without numbers and
+            names that a job chooses (``inputs-url``, ``hyperparameters``).
+        level: ``error``: a run would fail or is refused. ``warning``: it may be what is wanted, or
+            may not be so, and keeps no run from starting.
     """
 
     field: str
@@ -56,6 +65,14 @@ class Problem:
     found: str
     do: str
     may_pass: bool = False
+    id: str = ""
+    level: Level = "error"
+
+    def __post_init__(self) -> None:
+        """Name the rule after its field, if it has no name of its own."""
+        if not self.id:
+            known = _NAMED_BY_JOB.sub(r"\1", re.sub(r"\[\d+\]", "", self.field))
+            object.__setattr__(self, "id", known.replace(".", "-").replace("_", "-").lower())
 
     def __str__(self) -> str:
         """Return the problem as one line: ``field: asked, found, do``."""

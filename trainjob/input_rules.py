@@ -17,6 +17,9 @@ def input_rule_problems(job: "TrainingJob") -> list[Problem]:
         field = f"inputs[{i}]"
         rules = _streamed_problems if channel.is_streamed else _staged_problems
         problems += rules(field, channel)
+    if job.kind == "inference" and not any(channel.model for channel in job.inputs):
+        do = "add {name: ckpt_url, model: NAME@VERSION}; see python -m flows model list"
+        problems.append(Problem("inputs", "a saved model for kind: inference", "none", do))
     if any(channel.needs_credentials for channel in job.inputs):
         problems += _access_problems(job)
     return problems
@@ -32,7 +35,6 @@ def _streamed_problems(field: str, channel: "InputChannel") -> list[Problem]:
         "unpack": "always" if channel.unpack == "always" else None,
         "archive_names": channel.archive_names if channel.archive_names != "utf-8" else None,
         "expect": channel.expect,
-        "shard_by": channel.shard_by,
     }
     found, do = "mode: stream, which leaves the files where they are", "remove one of them"
     return problems + [
@@ -45,9 +47,6 @@ def _staged_problems(field: str, channel: "InputChannel") -> list[Problem]:
     if channel.unpack == "never" and channel.archive_names != "utf-8":
         found, do = "unpack: never, so that no name is read", "remove one of them"
         problems.append(Problem(f"{field}.archive_names", channel.archive_names, found, do))
-    if channel.expect and channel.shard_by:
-        found = f"shard_by: {channel.shard_by}, with which no machine has the whole"
-        problems.append(Problem(f"{field}.expect", channel.expect, found, "remove one of them"))
     return problems
 
 

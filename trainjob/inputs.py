@@ -87,6 +87,15 @@ def stage_channels(
     return staged
 
 
+def unpacking_of(channel: InputChannel) -> Unpacking:
+    """Return how a channel that is one archive is treated."""
+    return Unpacking(
+        is_wanted=channel.unpack != "never",
+        names=channel.archive_names,
+        any_ratio=channel.unpack == "always",
+    )
+
+
 @contextmanager
 def holding_inputs(
     job: TrainingJob, workspace: Workspace, settings: StoreSettings | None
@@ -121,11 +130,6 @@ def _stage(
 ) -> StagedInput:
     if channel.is_streamed:
         return StagedInput(channel.name, channel.url, channel.mode)
-    how = Unpacking(
-        is_wanted=channel.unpack != "never",
-        names=channel.archive_names,
-        any_ratio=channel.unpack == "always",
-    )
     data = stage_channel(
         channel.url,
         workspace.input_dir(channel.name),
@@ -133,7 +137,7 @@ def _stage(
         label=channel.name,
         holder=_holder(channel, workspace),
         mode="copy" if channel.mode == "copy" else "link",
-        unpacking=how,
+        unpacking=unpacking_of(channel),
         expect=expect,
     )
     return StagedInput(

@@ -9,59 +9,21 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from trainjob.algorithm import Code, CommandAlgorithm, ScriptAlgorithm, merged_hyperparameters
 from trainjob.errors import JobError
 from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.job_rules import RUN_ID, problems_across_fields
 from trainjob.jobfile import read_job_file
 from trainjob.limits import Limits
 from trainjob.parameters import HyperparameterValue
-from trainjob.spec import ContentFingerprint, EnvValue, Line, Name, Spec
+from trainjob.profiles import ProfileName
+from trainjob.registry.folder import registry_of_machine
+from trainjob.registry.references import resolve_references
+from trainjob.registry.registry import Registry
+from trainjob.spec import ContentFingerprint, EnvValue, InputUrl, Line, Name, Spec
 from trainjob.values import Flavor
-
-
-class Code(Spec):
-    """Where the code is."""
-
-    url: Line
-    """A folder, `s3://bucket/prefix/`, an archive (.zip, .tar, .tar.gz, .tgz) at either, or a git
-    repository (`git+https://…`, `git+ssh://…`, `git+file://…`). Without a scheme: a path relative
-    to the job file, or in a deployment to the checkout of the worker."""
-
-    ref: Line | None = None
-    """Branch, tag or commit of a git repository; absent: its default branch."""
-
-
-class ScriptAlgorithm(Spec):
-    """Code whose boot file is a Python script, run on every rank."""
-
-    model_config = ConfigDict(title="Script")  # the form's tab
-
-    kind: Literal["script"] = "script"
-    """This form of algorithm."""
-
-    code: Code
-    """Where the code is."""
-
-    boot_file: Line
-    """The one Python file that is started, relative to the code folder; ends in .py or .pyc."""
-
-
-class CommandAlgorithm(Spec):
-    """Code with a startup command in any language, run on every rank."""
-
-    model_config = ConfigDict(title="Startup command")  # the form's tab
-
-    kind: Literal["command"] = "command"
-    """This form of algorithm."""
-
-    code: Code
-    """Where the code is."""
-
-    command: Line
-    """The command as typed in a terminal, such as `sh start.sh`; it is split like a shell does, but
-    no shell runs it. Channels and hyperparameters are appended as `--name value`."""
 
 
 class InputChannel(Spec):
@@ -70,11 +32,18 @@ class InputChannel(Spec):
     name: Name
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
 
-    url: Line
+    url: InputUrl = Field(default="", validate_default=True)
     """A folder, `s3://bucket/prefix/`, a folder that fsspec reads (`gs://`, `abfs://`, `hdfs://`,
     `webhdfs://`, `https://`, `http://`), or one archive (.zip, .tar, .tar.gz, .tgz, .tar.zst) at
     any of these. Without a scheme: a path relative to the job file, or in a deployment to the
-    checkout of the worker."""
+    checkout of the worker. Left out where `dataset` or `model` says it."""
+
+    dataset: Line | None = None
+    """A saved dataset in place of a url, as `NAME@VERSION`; NAME alone: its latest version. Other
+    data than that of the version is refused. See `python -m flows dataset list`."""
+
+    model: Line | None = None
+    """A saved model in place of a url, like `dataset`. See `python -m flows model list`."""
 
     mode: Literal["link", "copy", "stream"] = "link"
     """How the script gets the data. `link`: a folder to read only, which other runs share. `copy`:
@@ -93,10 +62,6 @@ class InputChannel(Spec):
     expect: ContentFingerprint | None = None
     """The data that the job is about, as `sha256:` and 64 digits: other data is refused. A run
     tells the fingerprint of its inputs in its report."""
-
-    shard_by: Literal["rank"] | None = None
-    """`rank`: every machine gets only its ranks' share of the files, by their sorted paths: of
-    webdataset shards, for example. With one machine these are all files."""
 
     @property
     def is_streamed(self) -> bool:
@@ -176,11 +141,19 @@ class Logs(Spec):
 _HasUrl = Code | InputChannel | OutputChannel | Checkpoints | Logs
 
 
+def _or_saved(schema: dict[str, Any]) -> None:
+    """Let the schema take the name of a saved algorithm, which `parse` puts the algorithm for."""
+    schema["anyOf"].append({"type": "string", "title": "Saved algorithm"})
+
+
 class TrainingJob(Spec):
     """A training job: what to train, on what, with which parameters, where the results go."""
 
     name: Name
     """Name of the job; runs are named after it."""
+
+    kind: Literal["training", "inference"] = "training"
+    """What the job does. Both run in the same way; `inference` needs a saved model as an input."""
 
     description: str = Field(default="", max_length=1024)
     """What the job is for."""
@@ -188,8 +161,13 @@ class TrainingJob(Spec):
     tags: list[Line] = []
     """Words to find the run by."""
 
-    algorithm: ScriptAlgorithm | CommandAlgorithm
-    """The code and how it is started."""
+    profile: ProfileName = "plain"
+    """The product that the job and its script were written for: its rules for names, and the
+    folders, arguments and environment that its scripts expect. See docs/products.md."""
+
+    algorithm: ScriptAlgorithm | CommandAlgorithm = Field(json_schema_extra=_or_saved)
+    """The code and how it is started; or the name of a saved algorithm, such as `digits@3`. NAME
+    alone is its latest version. See `python -m flows algorithm list`."""
 
     inputs: list[InputChannel] = []
     """Data that the script reads."""
@@ -205,8 +183,9 @@ class TrainingJob(Spec):
     """Numbers that are read from the lines that the script writes, for plots and `limits.target`.
     What the script reports by `trainjob.progress` or writes for TensorBoard is found without."""
 
-    hyperparameters: dict[Name, HyperparameterValue] = {}
-    """Given to the script as `--name value`: texts, numbers, true or false, or lists of these."""
+    hyperparameters: dict[Name, HyperparameterValue | None] = {}
+    """Given to the script as `--name value`: texts, numbers, true or false, or lists of these; null
+    removes what the algorithm gives by default."""
 
     env: dict[str, EnvValue] = {}
     """Environment variables of the ranks. Everyone who can see the run can read them."""
@@ -227,38 +206,64 @@ class TrainingJob(Spec):
     """Name of the ObjectStore block for `s3://` urls; absent: the AWS_* environment."""
 
     @property
+    def saved_versions(self) -> list[str]:
+        """The saved versions that the job uses, as ``KIND NAME@VERSION``."""
+        algorithm = self.algorithm.registered
+        return [
+            *([f"algorithm {algorithm}"] if algorithm else []),
+            *(f"dataset {c.dataset}" for c in self.inputs if c.dataset),
+            *(f"model {c.model}" for c in self.inputs if c.model),
+        ]
+
+    @property
     def world_size(self) -> int:
         """Number of ranks of the job."""
         return self.resources.nodes * self.resources.processes_per_node
 
+    @property
+    def given_hyperparameters(self) -> dict[str, HyperparameterValue]:
+        """What the script gets: the defaults of the algorithm, and over them the job's values."""
+        return merged_hyperparameters(self.algorithm, self.hyperparameters).values
+
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], registry: Registry | None = None) -> Self:
         """Read a job from a YAML or JSON file and resolve its relative paths.
 
         Args:
             path: The job file.
+            registry: Where saved versions are; absent: in the folder of this machine.
 
         Raises:
             JobError: With all mistakes of the file at once.
         """
         file = Path(path).absolute()
-        return cls.parse(read_job_file(file), source=str(path)).resolved(file.parent)
+        job = cls.parse(read_job_file(file), source=str(path), registry=registry)
+        return job.resolved(file.parent)
 
     @classmethod
-    def parse(cls, data: Any, source: str = "job") -> Self:
+    def parse(cls, data: Any, source: str = "job", registry: Registry | None = None) -> Self:
         """Build a job from plain values, such as parameters of a deployment.
+
+        Saved versions that it names are looked up in the registry, and the job keeps what they
+        are: a name alone may be another version tomorrow.
 
         Args:
             data: Keys and values as in a job file.
             source: What the error message calls them.
+            registry: Where saved versions are; absent: in the folder of this machine.
 
         Raises:
             JobError: With all mistakes at once.
         """
+        resolved = resolve_references(data, registry or registry_of_machine())
         try:
-            return cls.model_validate(data)
+            job = cls.model_validate(resolved.data)
         except ValidationError as error:
-            raise JobError(source, problems_of(error, cls, data)) from error
+            found = problems_of(error, cls, resolved.data)
+            raise JobError(source, [*resolved.problems, *found]) from error
+        if resolved.problems:
+            raise JobError(source, resolved.problems)
+        return job
 
     def resolved(self, base: Path) -> Self:
         """Return the job with every path that has no scheme made absolute below `base`."""

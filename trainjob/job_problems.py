@@ -7,7 +7,7 @@ do. Used by `trainjob.job` only.
 import copy
 import difflib
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,11 @@ from trainjob.errors import Problem
 
 _NAME_RULE = "1 to 64 letters, digits, - and _, not starting with -"
 _MAX_FILL_ROUNDS = 3  # the deepest missing value is that many models down
-_STAND_IN = {"algorithm": {"kind": "command", "code": {"url": "."}, "command": "true"}}
+_STAND_IN = {
+    "algorithm": {"kind": "command", "code": {"url": "."}, "command": "true"},
+    "type": "string",
+}
+_RULES = ("algorithm", "hyperparameters")
 
 
 class ProblemsFound(ValueError):
@@ -42,14 +46,16 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: Any) -> li
     details = error.errors(include_url=False)
     problems = _unique(p for detail in details for p in _problems(detail, model, data, details))
     rest = copy.deepcopy(data)
-    for path in sorted({_data_path(d["loc"], data) for d in details}, key=_depth, reverse=True):
+    for path in sorted({_value_path(d["loc"], data) for d in details}, key=_depth, reverse=True):
         _remove(rest, path)
     told = [problem.field for problem in problems]
+    untold = set(_not_to_be_judged(details, data))
     across = (
         problem
         for problem in _problems_across_fields(model, rest)
         # Where something was taken out, the rules would find fault with what is left.
         if not any(_is_within(field, problem.field) for field in told)
+        and not any(_is_within(problem.field, field) for field in untold)
     )
     return _unique([*problems, *across])
 
@@ -92,16 +98,49 @@ def _problems(
         known = list(_model_at(model, detail["loc"][:-1]).model_fields)
         near = difflib.get_close_matches(str(path[-1]), known, n=1)
         do = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return [Problem(field, "a known key", repr(path[-1]), do)]
+        return [Problem(field, "a known key", repr(path[-1]), do, id="unknown-key")]
     if detail["type"] == "missing":
-        return [Problem(field, "a value", "nothing", f"add {path[-1]}: to the job")]
-    if path[:1] == ("hyperparameters",) and len(path) > 1 and not _is_bad_name(detail):
-        # The value may be one of many types, and pydantic has an error for each.
-        asked = "a text, a number, true or false, or a list of these"
-        value_path = path[:2]
+        return [
+            Problem(
+                *(field, "a value", "nothing", f"add {path[-1]}: to the job"), id="missing-value"
+            )
+        ]
+    if (value := _of_many_types(path)) and not _is_bad_name(detail):
+        value_path, asked = value
         found = _shown(_value_at(data, value_path))
-        return [Problem(_dotted(value_path), asked, found, "change it")]
-    return [Problem(field, _asked(detail), _shown(detail["input"]), _do(detail))]
+        return [Problem(_dotted(value_path), asked, found, "change it", id="wrong-value")]
+    return [Problem(field, _asked(detail), _shown(detail["input"]), _do(detail), id="wrong-value")]
+
+
+def _of_many_types(path: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str] | None:
+    """Return the path of a value that may be of many types, and what it may be.
+
+    pydantic has an error for each of the types.
+    """
+    asked = "a text, a number, true or false"
+    if path[:1] == ("hyperparameters",) and len(path) > 1:
+        return path[:2], f"{asked}, or a list of these"
+    if path[:2] != _RULES or len(path) < 4:
+        return None
+    if path[3] == "default":
+        return path[:4], f"{asked}, or a list of these"
+    if path[3] == "choices" and len(path) > 4:
+        return path[:5], asked
+    return (path[:4], "a number") if path[3] in ("minimum", "maximum") else None
+
+
+def _not_to_be_judged(details: Iterable[ErrorDetails], data: Any) -> Iterator[str]:
+    """Name the fields that nothing more can be said about, since their rule is not understood."""
+    for detail in details:
+        path = _data_path(detail["loc"], data)
+        if path[:2] == ("algorithm", "allow_custom_hyperparameters"):
+            yield "hyperparameters"
+        elif path[:2] == _RULES:
+            rule = _value_at(data, path[:3])
+            name = rule.get("name") if isinstance(rule, dict) else None
+            is_known = isinstance(name, str) and path[3:] != ("name",)
+            yield f"hyperparameters.{name}" if is_known else "hyperparameters"
+            yield _dotted(path[:3] if len(path) > 3 else _RULES)
 
 
 def _is_of_another_kind(
@@ -198,6 +237,13 @@ def _data_path(loc: Sequence[int | str], data: Any) -> tuple[int | str, ...]:
             continue
         path.append(part)
     return tuple(path)
+
+
+def _value_path(loc: Sequence[int | str], data: Any) -> tuple[int | str, ...]:
+    """Return the path of the value that is wrong as a whole."""
+    path = _data_path(loc, data)
+    value = _of_many_types(path)
+    return value[0] if value else path
 
 
 def _value_at(data: Any, path: Sequence[int | str]) -> Any:

@@ -7,12 +7,15 @@ looked at.
 import re
 from typing import TYPE_CHECKING
 
+from trainjob.algorithm import merged_hyperparameters
 from trainjob.errors import Problem
 from trainjob.git import shown_url
+from trainjob.hyperparameter_rules import rule_problems
 from trainjob.input_rules import input_rule_problems
 from trainjob.launch.environment import is_of_machine
 from trainjob.metrics.patterns import metric_problems
-from trainjob.parameters import channel_env_name, hyperparameter_problems
+from trainjob.parameters import channel_env_name, hyperparameter_problems, option_names
+from trainjob.profile_rules import profile_problems
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
     from trainjob.job import TrainingJob
@@ -38,8 +41,9 @@ def problems_across_fields(job: "TrainingJob") -> list[Problem]:
         *_url_problems(job),
         *_placeholder_problems(job),
         *_name_problems(job),
+        *profile_problems(job),
         *input_rule_problems(job),
-        *hyperparameter_problems(job.hyperparameters),
+        *_hyperparameter_problems(job),
         *_launch_problems(job),
         *metric_problems(job.metrics),
         *_limit_problems(job.limits),
@@ -123,12 +127,23 @@ def _name_problems(job: "TrainingJob") -> list[Problem]:
             problems.append(Problem(field, f"the channel {name!r}", found, "rename the channel"))
         taken.setdefault(env_name, field)
     channel_names = {name: field for field, name in places}
-    for name in job.hyperparameters:
-        if name in channel_names:
-            found = f"a channel of that name at {channel_names[name]}"
-            field = f"hyperparameters.{name}"
-            problems.append(Problem(field, f"--{name}", found, "rename one of them"))
+    for name, value in job.given_hyperparameters.items():
+        for option in option_names(name, value, job.algorithm.arguments):
+            if option in channel_names:
+                found = f"a channel of that name at {channel_names[option]}"
+                field = f"hyperparameters.{name}"
+                problems.append(Problem(field, f"--{option}", found, "rename one of them"))
     return [*problems, *_env_problems(job.env), *_overlapping_folders(job)]
+
+
+def _hyperparameter_problems(job: "TrainingJob") -> list[Problem]:
+    algorithm = job.algorithm
+    merged = merged_hyperparameters(algorithm, job.hyperparameters)
+    return [
+        *rule_problems("algorithm.hyperparameters", algorithm.hyperparameters, algorithm.arguments),
+        *merged.problems,
+        *hyperparameter_problems(merged.values, algorithm.arguments),
+    ]
 
 
 def _placeholder_problems(job: "TrainingJob") -> list[Problem]:

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.algorithm import ScriptAlgorithm
+from trainjob.job import TrainingJob
 from trainjob.launch.launch import Launch
 from trainjob.parameters import parameter_argv, parameter_environment
+from trainjob.places import argument_places, channel_places, mounts_of, profile_environment
 from trainjob.workspace import Workspace
 
 CHECKPOINT_ENV = "TRAINJOB_CHECKPOINT_DIR"
@@ -37,17 +39,6 @@ class Program:
         return shlex.join(("python", *self.argv) if self.is_script else self.argv)
 
 
-def channel_places(job: TrainingJob, workspace: Workspace) -> dict[str, Path | str]:
-    """Return the folder of every channel by its name, inputs first; of a streamed one its url."""
-    inputs = {
-        channel.name: channel.url if channel.is_streamed else workspace.input_dir(channel.name)
-        for channel in job.inputs
-    }
-    outputs = {channel.name: workspace.output_dir(channel.name) for channel in job.outputs}
-    saved = {job.checkpoints.name: workspace.checkpoints} if job.checkpoints else {}
-    return inputs | outputs | saved
-
-
 def program_of(job: TrainingJob, workspace: Workspace) -> Program:
     """Return what every rank of `job` executes in `workspace`."""
     places = channel_places(job, workspace)
@@ -57,7 +48,7 @@ def program_of(job: TrainingJob, workspace: Workspace) -> Program:
     else:
         words = shlex.split(algorithm.command)
     return Program(
-        argv=(*words, *parameter_argv(places, job.hyperparameters)),
+        argv=(*words, *_arguments(job, workspace)),
         is_script=isinstance(algorithm, ScriptAlgorithm),
         env=_environment(job, places, workspace),
     )
@@ -100,11 +91,18 @@ def launch_of(
         stall_s=limits.stall.total_seconds() if limits.stall else None,
         watched_dirs=(*outputs, workspace.checkpoints),
         attempt=attempt,
+        mounts=mounts_of(job, workspace),
     )
+
+
+def _arguments(job: TrainingJob, workspace: Workspace) -> list[str]:
+    places = argument_places(job, workspace)
+    return parameter_argv(places, job.given_hyperparameters, job.algorithm.arguments)
 
 
 def _environment(
     job: TrainingJob, places: Mapping[str, Path | str], workspace: Workspace
 ) -> dict[str, str]:
-    given = parameter_environment(places, job.hyperparameters, workspace.params_file)
-    return job.env | given | {CHECKPOINT_ENV: str(workspace.checkpoints)}
+    values = job.given_hyperparameters
+    given = parameter_environment(places, values, workspace.params_file)
+    return profile_environment(job) | job.env | given | {CHECKPOINT_ENV: str(workspace.checkpoints)}

@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trainjob.algorithm import ScriptAlgorithm
 from trainjob.failure import Failure
 from trainjob.failure_card import card_markdown
-from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.job import TrainingJob
 from trainjob.metrics.summary import TABLE_HEAD, MetricSummary, table_rows
 from trainjob.values import format_size
 
@@ -82,6 +83,7 @@ class RunReport:
             line each.
         metrics: Last and best values of the metrics.
         notes: What a person should know beside, one line each.
+        used: The saved versions that the run used, as ``KIND NAME@VERSION``.
     """
 
     job: str
@@ -98,6 +100,7 @@ class RunReport:
     saved: tuple[str, ...] = ()
     metrics: tuple[MetricSummary, ...] = ()
     notes: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
 
     def verify_commands(self) -> list[str]:
         """Return the command that proves each output again, as typed in a terminal."""
@@ -167,6 +170,8 @@ def _stages(report: RunReport) -> list[str]:
 
 def _facts(report: RunReport, job: TrainingJob | None) -> list[tuple[str, str]]:
     facts = _facts_of_job(job) if job else []
+    if report.used:
+        facts.append(("saved versions", ", ".join(f"`{version}`" for version in report.used)))
     if report.logs:
         facts.append(("logs on the machine", f"`{report.logs}`"))
     return [*facts, ("run", f"`{report.run_id}`")]

@@ -1,5 +1,7 @@
 """What is known of a run while it goes on, gathered from its events for the report at its end."""
 
+import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +22,9 @@ from trainjob.events import (
 from trainjob.job import TrainingJob
 from trainjob.launch.failure import Explained
 from trainjob.metrics.summary import MetricSummary
+from trainjob.registry.registry import Registry
 from trainjob.report import AttemptReport, OutputReport, RunReport, StageReport
+from trainjob.storage.failures import local_failures
 from trainjob.values import counted, format_size
 from trainjob.versions import installed_versions
 from trainjob.workspace import Workspace
@@ -84,6 +88,40 @@ class RunRecord:
         with suppress(FileNotFoundError):
             self.attempts = _ATTEMPTS.validate_json(self._attempts_file.read_bytes())
 
+    def read_job(
+        self,
+        given: TrainingJob | dict[str, Any],
+        source: str,
+        registry: Registry | None = None,
+    ) -> TrainingJob:
+        """Return the job, with the saved versions that an earlier process of the run found.
+
+        Args:
+            given: The job, or its keys and values.
+            source: What the error message calls it.
+            registry: Where saved versions are; absent: in the folder of this machine.
+
+        Raises:
+            JobError: With all mistakes at once.
+        """
+        if isinstance(given, TrainingJob):
+            return given
+        with suppress(FileNotFoundError):
+            return TrainingJob.parse(json.loads(self._job_file.read_bytes()), source)
+        return TrainingJob.parse(given, source, registry)
+
+    def keep_job(self) -> None:
+        """Keep a job that names saved versions: the latest one may be another after a restart."""
+        if self.job and self.job.saved_versions and not self._job_file.exists():
+            partial = self._job_file.with_suffix(".part")
+            with local_failures(str(self._job_file)):
+                partial.write_text(self.job.model_dump_json(), encoding="utf-8")
+                partial.replace(self._job_file)
+
+    @property
+    def _job_file(self) -> Path:
+        return self.workspace.root / "job.json"
+
     @property
     def saved_labels(self) -> frozenset[str]:
         """Labels of what was taken to a store, or found missing there."""
@@ -112,6 +150,8 @@ class RunRecord:
             **self.facts,
             "job": self.job.model_dump(mode="json") if self.job else None,
             "reason": state,
+            "used": self.job.saved_versions if self.job else [],
+            "metrics": {m.name: m.last for m in self._metrics if math.isfinite(m.last)},
             "versions": installed_versions(),
             "stages": {stage.name: round(stage.seconds, 3) for stage in self.stages},
             "attempts": len(self.attempts),
@@ -123,6 +163,7 @@ class RunRecord:
         return RunReport(
             job=self.name,
             run_id=self.run_id,
+            used=tuple(self.job.saved_versions) if self.job else (),
             state=state,
             stages=tuple(self.stages),
             outputs=self.outputs,

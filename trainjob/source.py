@@ -11,25 +11,23 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trainjob.algorithm import Code, CommandAlgorithm, ScriptAlgorithm
 from trainjob.archive import ARCHIVE_SUFFIXES, is_archive, unpack_archive
 from trainjob.code_limits import MAX_CODE_BYTES, URL_FIELD, check_limits, refused, too_large
 from trainjob.errors import Problem, SourceError, StoreError, StoreNotFound, UnsafeKey
 from trainjob.git import fetch_commit, shown_url
-from trainjob.job import Code, CommandAlgorithm, ScriptAlgorithm
 from trainjob.startup import startup_problems
 from trainjob.storage.failures import failure, local_failures, problem_of
-from trainjob.storage.listing import Entry, Listing
+from trainjob.storage.listing import Listing
 from trainjob.storage.local_tree import digest_file, list_folder
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
 from trainjob.storage.paths import check_paths
-from trainjob.storage.s3_client import S3Client
-from trainjob.storage.s3_errors import s3_failures
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.stage import list_tree
 from trainjob.storage.store import Store, open_store
@@ -76,7 +74,8 @@ def fetch_code(code: Code, target: Path, settings: StoreSettings | None) -> Fetc
         settings: How to reach an object store; absent: the AWS_* environment.
 
     Raises:
-        SourceError: If it is not there, above the limits, or not fit to be unpacked.
+        SourceError: If it is not there, above the limits, not fit to be unpacked, or not the
+            expected code.
             `SourceUnavailable` if the host of a git repository does not answer.
         StoreError: If a store or a folder does not give it.
     """
@@ -84,17 +83,15 @@ def fetch_code(code: Code, target: Path, settings: StoreSettings | None) -> Fetc
         tree = _obtain(code, scratch, settings)
         if not tree.folder.is_relative_to(scratch):
             tree = _copied(tree, scratch / "tree", target)
-        records = [
-            FileRecord(file.path, file.size_bytes, digest_file(tree.folder / file.path))
-            for file in tree.listing.files
-        ]
+        found = _fingerprint(tree)
+        _refuse_another(code, found)
         if target.exists():
             target.rename(scratch / "replaced")
         tree.folder.rename(target)
     return FetchedCode(
         url=shown_url(code.url),
         commit=tree.commit,
-        fingerprint=fingerprint(records),
+        fingerprint=found,
         num_entries=check_limits(code.url, tree.listing),
         size_bytes=tree.listing.size_bytes,
     )
@@ -104,6 +101,7 @@ def code_problems(
     algorithm: ScriptAlgorithm | CommandAlgorithm,
     settings: StoreSettings | None,
     search_path: str | None = None,
+    examine: Callable[[Path], list[Problem]] | None = None,
 ) -> list[Problem]:
     """Return everything that is wrong with the code of a job and with what it starts.
 
@@ -114,22 +112,44 @@ def code_problems(
         algorithm: The part of the job, with an absolute path in its url if it has no scheme.
         settings: How to reach an object store; absent: the AWS_* environment.
         search_path: The PATH of the ranks, if the job sets it.
+        examine: Called with the folder of the code, if nothing is wrong with it so far.
     """
     with tempfile.TemporaryDirectory(prefix="trainjob-check-") as scratch:
         tree = problem = None
         try:
             with local_failures(algorithm.code.url):
                 tree = _obtain(algorithm.code, Path(scratch), settings)
+                if algorithm.code.expect:
+                    _refuse_another(algorithm.code, _fingerprint(tree))
         except SourceError as error:
             problem = _problem_in(error)
         except StoreError as error:
             problem = problem_of(URL_FIELD, f"the code at {algorithm.code.url!r}", error)
         folder = tree.folder if tree else None
         files = [file.path for file in tree.listing.files] if tree else []
-        return [
+        problems = [
             *([problem] if problem else []),
             *startup_problems(algorithm, folder, files, search_path),
         ]
+        if folder is not None and not problems and examine is not None:
+            problems += examine(folder)
+        return problems
+
+
+def _fingerprint(tree: _Tree) -> str:
+    return fingerprint(
+        FileRecord(file.path, file.size_bytes, digest_file(tree.folder / file.path))
+        for file in tree.listing.files
+    )
+
+
+def _refuse_another(code: Code, found: str) -> None:
+    if code.expect not in (None, found):
+        raise refused(
+            f"the code at {shown_url(code.url)!r} with the fingerprint {code.expect}",
+            f"the fingerprint {found}",
+            "put the expected code there, or register what is there as a new version",
+        )
 
 
 def boot_path(algorithm: ScriptAlgorithm, code_dir: Path) -> Path:
@@ -256,20 +276,11 @@ def _archive_file(url: str, scratch: Path, settings: StoreSettings | None) -> Pa
 def _downloaded_object(url: str, scratch: Path, settings: StoreSettings | None) -> Path:
     """Download the one object at `url` into `scratch` and return its path."""
     folder, _, name = url.rpartition("/")
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    client = S3Client(settings or StoreSettings.from_env())
-    try:
-        with s3_failures(url):
-            # A listing, which tells a missing bucket from a missing object; HEAD does not.
-            request = client.call("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
-            found = client.run(request).get("Contents", ())
-    finally:
-        client.close()
-    if not found or found[0]["Key"] != key:
-        raise failure(StoreNotFound, url, "no such object", "check the url")
-    archive = Entry(name, found[0]["Size"], found[0].get("ETag", ""))
-    if archive.size_bytes > MAX_CODE_BYTES:
-        raise too_large(url, archive.size_bytes, name)
     with open_store(f"{folder}/", settings) as store:
+        archive = store.find(name)
+        if archive is None:
+            raise failure(StoreNotFound, url, "no such object", "check the url")
+        if archive.size_bytes > MAX_CODE_BYTES:
+            raise too_large(url, archive.size_bytes, name)
         store.download([archive], scratch, Meter("code", [archive]))
     return scratch / name

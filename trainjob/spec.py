@@ -16,6 +16,12 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _url_of_input(text: str) -> str:
+    if not text:
+        raise ValueError("write a url, or a saved version as dataset: or model:")
+    return _one_line(text)
+
+
 def _no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("write text without a NUL character")
@@ -34,6 +40,7 @@ def _number_as_text(value: Any) -> Any:
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
+InputUrl = Annotated[str, AfterValidator(_url_of_input)]
 ContentFingerprint = Annotated[str, AfterValidator(_fingerprint)]
 """What `trainjob.storage.manifest.fingerprint` returns."""
 EnvValue = Annotated[

@@ -12,8 +12,8 @@ import shlex
 import shutil
 from pathlib import Path
 
+from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
 from trainjob.errors import Problem
-from trainjob.job import CommandAlgorithm, ScriptAlgorithm
 
 _INTERPRETER = re.compile(r"(?:ba|da|k|z)?sh|python[0-9.]*")
 

@@ -8,6 +8,7 @@
            outputs/NAME/     what the script writes
            checkpoints/      what the script saves to go on from; all attempts share it
            metrics/          one folder of metrics an attempt
+           scratch/          what the script writes for itself, where its profile has such a folder
            sync/             what of it was sent to stores so far
            params.json       channels and hyperparameters, types kept
            logs/attempt-0/   rank-0.log, rank-1.log, launcher.log, records/
@@ -53,6 +54,11 @@ class Workspace:
     def checkpoints(self) -> Path:
         """The folder that holds what the script saves to go on from."""
         return self.root / "checkpoints"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder that the script may fill with what nobody keeps."""
+        return self.root / "scratch"
 
     @property
     def logs(self) -> Path:
@@ -152,7 +158,7 @@ class Workspace:
             keeps_checkpoints: Leave the checkpoints, since they are nowhere else and the training
                 could go on from them.
         """
-        names = ["inputs", "code", "outputs", "metrics", "sync"]
+        names = ["inputs", "code", "outputs", "metrics", "sync", "scratch"]
         if not keeps_checkpoints:
             names.append("checkpoints")
         for name in names:

@@ -8,7 +8,7 @@ import pytest
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob
 from trainjob.parameters import parameter_argv, parameter_environment
-from trainjob.plan import channel_places
+from trainjob.places import channel_places
 from trainjob.workspace import Workspace
 
 ALGORITHM = {"code": {"url": "/code"}, "boot_file": "train.py"}
@@ -30,13 +30,13 @@ def test_a_name_and_a_url_are_enough_for_a_channel() -> None:
     [channel] = job_with({}).inputs
 
     assert (channel.mode, channel.unpack, channel.archive_names) == ("link", "auto", "utf-8")
-    assert (channel.expect, channel.shard_by) == (None, None)
+    assert channel.expect is None
 
 
 def test_every_key_is_accepted_where_it_makes_sense() -> None:
     channels = [
         {"mode": "copy", "unpack": "always", "archive_names": "gbk", "expect": PIN},
-        {"name": "shards", "unpack": "never", "shard_by": "rank"},
+        {"name": "shards", "unpack": "never"},
         {"name": "remote", "mode": "stream"},
     ]
 
@@ -53,16 +53,10 @@ def test_every_key_is_accepted_where_it_makes_sense() -> None:
         ({"archive_names": "latin"}, "inputs[0].archive_names: asked for 'utf-8', 'gbk',"),
         ({"expect": "sha256:1"}, "inputs[0].expect: asked for sha256: and 64 digits of 0-9 and a"),
         ({"expect": PIN.upper()}, "inputs[0].expect: asked for sha256: and 64 digits of 0-9 and"),
-        ({"shard_by": "node"}, "inputs[0].shard_by: asked for 'rank', found 'node'"),
         (
             {"unpack": "never", "archive_names": "gbk"},
             "inputs[0].archive_names: asked for gbk, found unpack: never, so that no name is read; "
             "remove one of them",
-        ),
-        (
-            {"expect": PIN, "shard_by": "rank"},
-            f"inputs[0].expect: asked for {PIN}, found shard_by: rank, with which no machine has "
-            "the whole; remove one of them",
         ),
         (
             {"mode": "stream", "url": "/data"},
@@ -79,7 +73,7 @@ def test_one_mistake_is_one_problem_at_its_key(channel: dict[str, Any], expected
 
 
 def test_everything_that_streaming_excludes_is_told_at_once() -> None:
-    keys = {"unpack": "always", "archive_names": "gbk", "expect": PIN, "shard_by": "rank"}
+    keys = {"unpack": "always", "archive_names": "gbk", "expect": PIN}
 
     problems = problems_with({"mode": "stream", "url": "file:///data"} | keys)
 

@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from tests.s3_server import S3Server
+from trainjob.algorithm import Code, ScriptAlgorithm
 from trainjob.code_limits import MAX_CODE_BYTES
 from trainjob.errors import SourceError, StoreDenied, StoreError, StoreNotFound
-from trainjob.job import Code, ScriptAlgorithm
 from trainjob.source import FetchedCode, boot_path, code_problems, fetch_code
 from trainjob.storage.settings import StoreSettings
 

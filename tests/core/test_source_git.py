@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import trainjob.git
+from trainjob.algorithm import Code, ScriptAlgorithm
 from trainjob.code_limits import MAX_CODE_BYTES
 from trainjob.errors import SourceError, SourceUnavailable
 from trainjob.git import shown_url
-from trainjob.job import Code, ScriptAlgorithm
 from trainjob.source import FetchedCode, code_problems, fetch_code
 
 ADVICE = "check the url, and that git can clone it on this machine"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from trainjob.job import Code, CommandAlgorithm, ScriptAlgorithm
+from trainjob.algorithm import Code, CommandAlgorithm, ScriptAlgorithm
 from trainjob.source import code_problems
 from trainjob.startup import startup_problems
 

@@ -102,6 +102,21 @@ def test_a_wrong_job_submitted_to_the_deployment_fails_with_its_problems(
     assert "inputs[0].url" in (run.state.message or "")
 
 
+def test_a_check_submitted_to_its_deployment_tells_all_and_runs_nothing(
+    tmp_path: Path, api: str
+) -> None:
+    job = make_job(tmp_path, hyperparameters={"speed": 1, "scale": "wide"})
+
+    run = run_deployment("check-job/check", parameters={"job": job}, timeout=180, poll_interval=0.5)
+
+    assert isinstance(run, FlowRun)
+    assert run.state is not None
+    assert run.state.is_failed()
+    assert "hyperparameters.speed" in (run.state.message or "")
+    assert "hyperparameters.scale" in (run.state.message or "")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_retried_run_goes_on_at_the_stage_that_failed(tmp_path: Path, api: str) -> None:
     trained = tmp_path / "trained.txt"
     intruder = tmp_path / "out" / "intruder.txt"

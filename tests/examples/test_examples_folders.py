@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from trainjob.job import CommandAlgorithm, TrainingJob
+from trainjob.algorithm import CommandAlgorithm
+from trainjob.job import TrainingJob
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ["digits", "digits_mpi", "startup_command"]

@@ -217,8 +217,11 @@ def test_verify_proves_a_receipt_and_notices_one_changed_byte(
 
 
 BAD_JOBS: dict[str, tuple[dict[str, Any], str]] = {
-    "input missing": ({"inputs": [{"name": "a", "url": "absent"}]}, "inputs[0].url"),
-    "output blocked": ({"outputs": [{"name": "o", "url": "code/train.py/x"}]}, "outputs[0].url"),
+    "input missing": ({"inputs": [{"name": "data_url", "url": "absent"}]}, "inputs[0].url"),
+    "output blocked": (
+        {"outputs": [{"name": "train_url", "url": "code/train.py/x"}]},
+        "outputs[0].url",
+    ),
     "no boot file": (
         {"algorithm": {"code": {"url": "code"}, "boot_file": "other.py"}},
         "algorithm.boot_file",

@@ -29,9 +29,6 @@ def test_the_check_says_what_happens_to_each_channel() -> None:
         "one archive is unpacked, however large it becomes, its names read as gbk",
         f"refused unless it is {PIN}",
     ]
-    assert steps_of(shard_by="rank")[2] == (
-        "only the share of this machine: with one machine all files"
-    )
 
 
 def test_the_check_shows_a_streamed_channel_without_a_folder() -> None:
@@ -48,3 +45,72 @@ def test_the_check_shows_a_streamed_channel_without_a_folder() -> None:
 
 def test_credentials_are_promised_for_s3_only() -> None:
     assert steps_of(mode="stream", url="gs://b/data/") == ["not copied: the script gets the url"]
+
+
+def plan_with_rules(hyperparameters: dict[str, Any], **algorithm: Any) -> dict[str, Any]:
+    rules = [
+        {"name": "epochs", "type": "integer", "default": 3},
+        {"name": "optimizer", "type": "string", "default": "adam"},
+        {"name": "lr", "type": "float", "default": 0.1},
+        {"name": "amp", "type": "boolean", "default": False},
+        {"name": "layers", "type": "integer", "is_list": True, "default": [64, 32]},
+        {"name": "seed", "type": "integer", "default": 42, "restricted": True},
+        {"name": "note", "type": "string"},
+    ]
+    job = {"algorithm": ALGORITHM | {"hyperparameters": rules} | algorithm}
+    given = {"hyperparameters": hyperparameters}
+    return preview(TrainingJob.parse({"name": "x"} | job | given))
+
+
+def test_the_check_shows_the_command_line_with_the_defaults() -> None:
+    given = {"epochs": "5", "lr": None}
+    style = {"booleans": "pair", "lists": "repeat", "equals": True}
+
+    assert plan_with_rules(given)["command"] == (
+        "python train.py --epochs 5 --optimizer adam --amp false --layers 64 32 --seed 42"
+    )
+    assert plan_with_rules(given, arguments=style)["command"] == (
+        "python train.py --epochs=5 --optimizer=adam --no-amp --layers=64 --layers=32 --seed=42"
+    )
+
+
+def test_the_check_says_who_gives_each_hyperparameter() -> None:
+    plan = plan_with_rules({"epochs": "5", "lr": None})
+
+    assert plan["hyperparameters"][:2] == [
+        {"name": "epochs", "value": 5, "origin": "of the job"},
+        {"name": "optimizer", "value": "adam", "origin": "default of the algorithm"},
+    ]
+    lines = preview_text(plan).splitlines()
+    index = lines.index("  values  epochs = 5: of the job")
+    assert lines[index + 1 : index + 7] == [
+        '          optimizer = "adam": default of the algorithm',
+        "          lr: removed by the job",
+        "          amp = false: default of the algorithm",
+        "          layers = [64, 32]: default of the algorithm",
+        "          seed = 42: fixed by the algorithm",
+        "          note: not given",
+    ]
+
+
+def test_the_check_repeats_no_value_where_the_job_gives_all() -> None:
+    job = {"name": "x", "algorithm": ALGORITHM, "hyperparameters": {"epochs": 5}}
+
+    text = preview_text(preview(TrainingJob.parse(job)))
+
+    assert "python train.py --epochs 5" in text
+    assert "values" not in text
+
+
+def test_the_check_shows_the_folders_of_the_profile() -> None:
+    channels = {"inputs": [{"name": "dataset", "url": "s3://b/data/"}]}
+    plan = preview(
+        TrainingJob.parse({"name": "x", "profile": "openi-gpu", "algorithm": ALGORITHM, **channels})
+    )
+
+    shown = {path["path"]: path["is_read_only"] for path in plan["paths"]}
+    assert shown == {"/code": False, "/dataset": True}
+    lines = preview_text(plan).splitlines()
+    index = lines.index("  path    /dataset, to read only")
+    assert lines[index + 1].endswith("/inputs/dataset")
+    assert plan["command"] == "python train.py"

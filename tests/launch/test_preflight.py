@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from trainjob.launch import mpi, preflight
 from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
 from trainjob.launch.preflight import launch_problems
 from trainjob.launch.training import run_training
+from trainjob.profiles import PROFILES
 
 SCRIPT = {"kind": "script", "code": {"url": "/code"}, "boot_file": "train.py"}
 COMMAND = {"kind": "command", "code": {"url": "/code"}, "command": "sh start.sh"}
@@ -161,4 +163,16 @@ def test_all_problems_are_told_at_once(monkeypatch):
         "launcher",
         "resources.device",
         "resources.flavor",
+    ]
+
+
+def test_a_folder_of_the_profile_that_cannot_be_had_is_told(only_on_path, monkeypatch):
+    taken = only_on_path.parent / "taken"
+    taken.mkdir()
+    openi = replace(PROFILES["openi-gpu"], code=str(taken))
+    monkeypatch.setitem(PROFILES, "openi-gpu", openi)
+
+    assert messages(job(profile="openi-gpu")) == [
+        f"profile: asked for the folder {taken}, found no bubblewrap, and something else there; "
+        "install bubblewrap (apt-get install bubblewrap), which needs no root to run"
     ]

@@ -1,5 +1,6 @@
 """The stages as tasks: what is retried, what watchers hear, and running one of them again."""
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -149,3 +150,44 @@ def test_the_output_of_ranks_is_in_the_log_in_batches(
     assert len(records) < 10
     lines = [line for e in events if isinstance(e, RankOutput) for line in e.lines]
     assert lines == [f"line {i}" for i in range(150)]
+
+
+def test_ranks_get_the_defaults_of_the_algorithm_by_every_way(tmp_path: Path) -> None:
+    script = (
+        "import json, os, pathlib, sys\n"
+        "out = pathlib.Path(os.environ['TRAIN_URL'])\n"
+        "params = json.loads(pathlib.Path(os.environ['TRAINJOB_PARAMS']).read_text())\n"
+        "env = {k: v for k, v in os.environ.items() if k.startswith('TRAINJOB_HP_')}\n"
+        "seen = [sys.argv[-4:], env, params['hyperparameters']]\n"
+        "(out / 'seen.json').write_text(json.dumps(seen))\n"
+    )
+    plain = make_job(tmp_path, script, hyperparameters={"epochs": "5", "decay": None})
+    plain["algorithm"] |= {
+        "hyperparameters": [
+            {"name": "epochs", "type": "integer", "default": 3, "required": True},
+            {"name": "lr", "type": "float", "default": 1},
+            {"name": "decay", "type": "float", "default": 0.5},
+            {"name": "amp", "type": "boolean", "default": True},
+        ],
+        "arguments": {"booleans": "flag", "equals": True},
+    }
+    job = TrainingJob.parse(plain)
+
+    def stages() -> None:
+        stage_inputs(job, RUN_ID)
+        fetch_code(job, RUN_ID)
+        train(job, RUN_ID, inject_hyperparameters(job, RUN_ID).value, 0)
+        upload_outputs(job, RUN_ID, {"stages": {}}, "Completed")
+
+    run_in_flow(stages)
+
+    [argv, env, params] = json.loads((tmp_path / "out" / "seen.json").read_text())
+    assert argv[1:] == ["--epochs=5", "--lr=1.0", "--amp"]
+    assert argv[0].startswith("--train_url=")
+    assert env == {
+        "TRAINJOB_HP_EPOCHS": "5",
+        "TRAINJOB_HP_LR": "1.0",
+        "TRAINJOB_HP_AMP": "true",
+    }
+    assert params == {"epochs": 5, "lr": 1.0, "amp": True}
+    assert [type(value) for value in params.values()] == [int, float, bool]

@@ -12,6 +12,21 @@ Device = Literal["cpu", "cuda", "npu"]
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder that the ranks see at an absolute path (`trainjob.launch.mounts`).
+
+    Attributes:
+        target: The path that they use.
+        source: The folder that is there.
+        is_read_only: Whether it is shared with other runs; a link cannot hold ranks to it.
+    """
+
+    target: str
+    source: Path
+    is_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """One attempt of a run on this machine.
 
@@ -32,6 +47,7 @@ class Launch:
         stall_s: Stop the training when nothing was seen of it for this long; None: never.
         watched_dirs: Folders whose growth shows that the training goes on.
         attempt: Which attempt of the run this is, counted from 0.
+        mounts: Folders that the ranks see at absolute paths, those above others first.
     """
 
     run_id: str
@@ -49,6 +65,7 @@ class Launch:
     stall_s: float | None = None
     watched_dirs: tuple[Path, ...] = ()
     attempt: int = 0
+    mounts: tuple[Mount, ...] = ()
 
     @property
     def records_dir(self) -> Path:

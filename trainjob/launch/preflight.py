@@ -3,12 +3,17 @@
 import os
 from importlib.util import find_spec
 
+from trainjob.algorithm import ScriptAlgorithm
 from trainjob.errors import Problem
-from trainjob.job import ScriptAlgorithm, TrainingJob
+from trainjob.job import TrainingJob
 from trainjob.launch.devices import VISIBLE_VARIABLES, num_devices
+from trainjob.launch.environment import search_path
 from trainjob.launch.machine import memory_bytes, num_cores
+from trainjob.launch.mounts import mount_problems
 from trainjob.launch.mpi import NoMpirun, find_mpirun
+from trainjob.places import mounts_of
 from trainjob.values import format_size
+from trainjob.workspace import Workspace
 
 # A machine sold as 64 GiB shows a little less: firmware and kernel take their part first.
 _MEMORY_SHOWN = 0.9
@@ -16,7 +21,13 @@ _MEMORY_SHOWN = 0.9
 
 def launch_problems(job: TrainingJob) -> list[Problem]:
     """Return what keeps `job` from being launched here. Nothing is imported or changed."""
-    return [*_launcher_problems(job), *_device_problems(job), *_flavor_problems(job)]
+    mounts = mounts_of(job, Workspace.of_run("run"))
+    return [
+        *_launcher_problems(job),
+        *_device_problems(job),
+        *_flavor_problems(job),
+        *mount_problems(mounts, search_path(os.environ)),
+    ]
 
 
 def _launcher_problems(job: TrainingJob) -> list[Problem]:

@@ -13,10 +13,11 @@ from typing import Literal
 
 from trainjob.errors import LaunchError
 from trainjob.launch.command import launcher_argv
-from trainjob.launch.environment import rank_environment
+from trainjob.launch.environment import rank_environment, search_path
 from trainjob.launch.evidence import memory_events
 from trainjob.launch.failure import first_failure, training_error
 from trainjob.launch.launch import Launch
+from trainjob.launch.mounts import mounted
 from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
 from trainjob.launch.output import following_output
 from trainjob.launch.records import RankRecords, read_records
@@ -67,12 +68,14 @@ def run_training(
     """
     if not launch.code_dir.is_dir():
         raise LaunchError(f"asked to run in {str(launch.code_dir)!r}, found no such folder")
-    _write_order(launch, launcher_argv(launch, _mpirun_of(launch)))
+    argv = launcher_argv(launch, _mpirun_of(launch))
     environment = rank_environment(launch, os.environ, _free_port()) | dict(credentials or {})
     memory = memory_events()
     started = time.monotonic()
-    with following_output(launch):
-        finished = supervise(launch, environment, control or Control())
+    with mounted(launch.mounts, search_path(os.environ)) as showing:
+        _write_order(launch, [*showing, *argv])
+        with following_output(launch):
+            finished = supervise(launch, environment, control or Control())
     seconds = time.monotonic() - started
     ranks = read_records(launch.records_dir, launch.world_size)
     error = training_error(launch, ranks, finished, memory)

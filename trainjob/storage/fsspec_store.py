@@ -36,6 +36,7 @@ from trainjob.storage.local_tree import copy_file
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.workers import Stop, each
+from trainjob.storage.write_probe import prove_writing
 
 _CHUNK_BYTES = 1 << 20
 _MAX_REQUESTS = 8
@@ -193,10 +194,8 @@ class FsspecStore:
                 self._driver.rm_file(self._tree.place(path))
 
     def prove_writing(self) -> None:
-        """Write an empty file and delete it."""
-        probe = f".trainjob-probe-{uuid.uuid4().hex}"
-        self.write(probe, b"")
-        self.delete([probe])
+        """Write a small file, read and list it, and delete it."""
+        prove_writing(self)
 
     def _entry_of(self, found: tuple[str, dict[str, Any]], stop: Stop) -> Entry:
         """Return the entry of a file, asking for what the listing did not tell."""

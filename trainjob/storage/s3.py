@@ -1,6 +1,5 @@
 """A prefix of an S3 bucket as a store."""
 
-import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -17,6 +16,7 @@ from trainjob.storage.s3_client import S3Client, each, objects
 from trainjob.storage.s3_errors import s3_failures
 from trainjob.storage.s3_transfer import Transfer
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.write_probe import prove_writing
 
 T = TypeVar("T")
 
@@ -129,10 +129,8 @@ class S3Store:
         return self._run(self._abort_uploads())
 
     def prove_writing(self) -> None:
-        """Put an empty object and delete it."""
-        probe = f".trainjob-probe-{uuid.uuid4().hex}"
-        self.write(probe, b"")
-        self.delete([probe])
+        """Write a small file, read and list it, and delete it."""
+        prove_writing(self)
 
     def _transfer(self, meter: Meter) -> Transfer:
         return Transfer(self._client, self._bucket, self._prefix, meter)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from tests.s3_faults import Fault, fault_proxy
 from trainjob.errors import Problem
 from trainjob.storage.checkpoint_restore import restore_checkpoints
 from trainjob.storage.probe import (
@@ -137,6 +138,20 @@ def test_read_only_credentials_are_no_output(s3, s3_place):
     problem = told(output_problems("inputs[0].url", f"{s3_place.url}/new", s3.reader_settings))
 
     assert "found the credentials are not allowed to do this (PutObject: AccessDenied)" in problem
+
+
+def test_an_output_that_can_be_written_but_not_read_is_refused(s3, s3_place):
+    def unreadable(method: str, path: str) -> Fault:
+        return "403" if method == "GET" and ".trainjob-probe-" in path else None
+
+    with fault_proxy(s3.port, unreadable) as proxy:
+        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        problem = told(output_problems("inputs[0].url", f"{s3_place.url}/new", settings))
+        methods = [method for method, path in proxy.requests if ".trainjob-probe-" in path]
+
+    assert "found the credentials are not allowed to do this (GetObject: AccessDenied)" in problem
+    assert methods[:2] == ["PUT", "GET"]
+    assert s3_place.paths() == []
 
 
 @pytest.mark.parametrize("key", [None, "only-the-key"])

@@ -1,6 +1,5 @@
 """A prefix of an S3 bucket as a store, over libcurl."""
 
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -20,6 +19,7 @@ from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.write_probe import prove_writing
 
 _NOT_FOUND = 404
 
@@ -138,10 +138,8 @@ class CurlStore:
         return discard_unfinished(self._transport, self._prefix)
 
     def prove_writing(self) -> None:
-        """Put an empty object and delete it."""
-        probe = f".trainjob-probe-{uuid.uuid4().hex}"
-        self.write(probe, b"")
-        self.delete([probe])
+        """Write a small file, read and list it, and delete it."""
+        prove_writing(self)
 
     def _found(self, start: str = "") -> Iterator[Found]:
         for page in pages(self._transport, self._prefix + start):

@@ -1,0 +1,39 @@
+"""The flow of a check: what a run of the job would meet on the machine of a worker."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from blocks.object_store import load_settings
+from flows.check_text import findings_markdown
+from tasks.report import artifact_key
+from trainjob.check.checking import Findings, check_job
+from trainjob.errors import JobError
+from trainjob.job import TrainingJob
+
+
+# Parameters are not validated by Prefect: its message has one problem at a time and no advice.
+@flow(name="check-job", validate_parameters=False)
+def check_training_job(job: TrainingJob) -> Findings:
+    """Say everything that is wrong with a job, without running it.
+
+    Args:
+        job: What would be trained.
+
+    Returns:
+        Warnings, and what was not checked; both are in an artifact of the run, as are errors.
+
+    Raises:
+        JobError: With all errors of the job.
+    """
+    given = cast("TrainingJob | dict[str, Any]", job)
+    read = given if isinstance(given, TrainingJob) else TrainingJob.parse(given)
+    read = read.resolved(Path.cwd())
+    findings = check_job(read, load_settings(read.store))
+    # The artifact is of this run, and of this job's line of checks.
+    create_markdown_artifact(findings_markdown(findings), key=artifact_key(read.name, "check"))
+    if findings.errors:
+        raise JobError(f"job {read.name!r}", findings.errors)
+    return findings

@@ -1,0 +1,44 @@
+"""What a check found, as a person reads it: errors, warnings and what was not checked."""
+
+from collections.abc import Iterable
+
+from trainjob.check.checking import Findings
+from trainjob.errors import Problem
+from trainjob.values import counted
+
+
+def errors_text(source: str, findings: Findings) -> str:
+    """Return all that was found in a job that cannot run.
+
+    Args:
+        source: What the job is called, such as the path of its file.
+        findings: What was found.
+    """
+    lines = [f"{source}: {counted(len(findings.errors), 'problem')}", *_lines(findings.errors)]
+    return "\n".join([*lines, *more_lines(findings)])
+
+
+def more_lines(findings: Findings) -> list[str]:
+    """Return the lines of warnings and of what was not checked."""
+    warnings = ["  warnings:", *_lines(findings.warnings, "    ")] if findings.warnings else []
+    return [*warnings, "  not checked:", *(f"    {text}" for text in findings.not_checked)]
+
+
+def findings_markdown(findings: Findings) -> str:
+    """Return the findings as a page: a table of problems, and what was not checked."""
+    rows = [
+        (p.level, p.id, p.field, p.asked, p.found, p.do)
+        for p in (*findings.errors, *findings.warnings)
+    ]
+    table = ["| level | rule | field | asked | found | do |", "|---|---|---|---|---|---|"]
+    table += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    problems = table if rows else ["Nothing wrong found."]
+    return "\n".join([*problems, "", "Not checked:", "", *(f"- {t}" for t in findings.not_checked)])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _lines(problems: Iterable[Problem], indent: str = "  ") -> list[str]:
+    return [f"{indent}{problem} [{problem.id}]" for problem in problems]

@@ -1,0 +1,207 @@
+"""``python -m flows algorithm | dataset | model``: save versions by name, list and delete them.
+
+Nothing is printed here: every command returns an answer, which `flows.__main__` shows.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from flows.cache_command import Answer
+from flows.registry_place import chosen_registry
+from trainjob.registry.records import (
+    Kind,
+    Record,
+    Reference,
+    RegistryError,
+    SavedAlgorithm,
+    SavedDataset,
+    SavedModel,
+)
+from trainjob.registry.register import (
+    DataSource,
+    register_algorithm,
+    register_dataset,
+    register_model,
+)
+from trainjob.storage.settings import StoreSettings
+from trainjob.values import counted, format_size
+
+_HEAD = ("NAME", "SAVED", "WHAT", "WHERE", "DESCRIPTION")
+_HELP: dict[Kind, str] = {
+    "algorithm": "saved algorithms: code, how it is started, what it takes",
+    "dataset": "saved datasets: a place and the fingerprint of what is there",
+    "model": "saved models: files to start from, and the run that made them",
+}
+
+
+def add_registry_commands(commands: Any) -> list[argparse.ArgumentParser]:
+    """Add the commands of every kind to the command line, and return their parsers.
+
+    Args:
+        commands: What ``add_subparsers`` of the parser returned. ``answer`` of its arguments will
+            be a function that takes them and settings of a store, and returns an `Answer`.
+    """
+    return [_add_kind(commands, kind) for kind in _HELP]
+
+
+def _add_kind(commands: Any, kind: Kind) -> argparse.ArgumentParser:
+    parser = commands.add_parser(kind, help=_HELP[kind])
+    actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    register = actions.add_parser("register", help="save what is there as the next version")
+    register.add_argument("name", metavar="NAME", help=f"name of the {kind}")
+    if kind == "algorithm":
+        register.add_argument("file", type=Path, metavar="FILE.yaml", help="what describes it")
+        register.set_defaults(answer=_register_algorithm)
+    else:
+        _add_data(register)
+    if kind == "dataset":
+        register.add_argument("--labelling", metavar="TYPE", help="such as image-classification")
+        register.add_argument("--format", metavar="FORMAT", help="how its files are written")
+        split = argparse.BooleanOptionalAction
+        register.add_argument("--split", action=split, help="into training and validation data")
+        register.set_defaults(answer=_register_dataset)
+    if kind == "model":
+        register.set_defaults(answer=_register_model)
+    register.add_argument("--store", metavar="NAME", help="ObjectStore block; else AWS_* variables")
+
+    listed = actions.add_parser("list", help="the latest version of every name")
+    listed.add_argument("name", nargs="?", metavar="NAME", help="all versions of this name")
+    listed.set_defaults(answer=_list)
+
+    show = actions.add_parser("show", help="everything about one version")
+    show.add_argument("reference", metavar="NAME[@VERSION]", help="the latest without VERSION")
+    show.set_defaults(answer=_show)
+
+    delete = actions.add_parser("delete", help="delete one version; its data stays where it is")
+    delete.add_argument("reference", metavar="NAME@VERSION", help="which one")
+    delete.add_argument("--force", action="store_true", help="even if others were made from it")
+    delete.set_defaults(answer=_delete)
+
+    for action in (register, listed, show, delete):
+        action.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(kind=kind, store=None)
+    return cast(argparse.ArgumentParser, parser)
+
+
+def _add_data(register: argparse.ArgumentParser) -> None:
+    register.add_argument("url", metavar="URL", help="a folder or an archive")
+    register.add_argument("--description", default="", metavar="TEXT", help="what it is")
+    choices = ("auto", "always", "never")
+    register.add_argument("--unpack", choices=choices, default="auto", help="of one archive")
+    register.add_argument(
+        "--archive-names", default="utf-8", metavar="ENCODING", help="such as gbk"
+    )
+    register.add_argument(
+        "--expect", metavar="SHA256", help="its fingerprint, if known: the data is not read"
+    )
+
+
+def _register_algorithm(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
+    registry = chosen_registry()
+    return _saved(register_algorithm(registry, arguments.name, arguments.file, settings))
+
+
+def _register_dataset(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
+    version = register_dataset(
+        chosen_registry(),
+        arguments.name,
+        _source(arguments),
+        settings,
+        description=arguments.description,
+        labelling=arguments.labelling,
+        format=arguments.format,
+        is_split=arguments.split,
+    )
+    return _saved(version)
+
+
+def _register_model(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
+    version = register_model(
+        chosen_registry(),
+        arguments.name,
+        _source(arguments),
+        settings,
+        arguments.description,
+    )
+    return _saved(version)
+
+
+def _source(arguments: argparse.Namespace) -> DataSource:
+    return DataSource(arguments.url, arguments.unpack, arguments.archive_names, arguments.expect)
+
+
+def _saved(record: Record) -> Answer:
+    text = f"saved the {record.kind} {record}: {_what(record)}, {_where(record)}"
+    return Answer(text, record.model_dump(mode="json"))
+
+
+def _list(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
+    registry, kind = chosen_registry(), arguments.kind
+    if arguments.name is None:
+        records = [registry.versions(kind, name)[-1] for name in registry.names(kind)]
+    else:
+        name = Reference.parse(arguments.name).name
+        registry.find(kind, Reference(name))  # says which there are if this is none
+        records = registry.versions(kind, name)
+    lines = _table([_HEAD, *map(_row, records)]) if records else []
+    noun = "version" if arguments.name else kind
+    lines.append(f"{counted(len(records), noun)} in {registry.place}")
+    return Answer("\n".join(lines), {f"{kind}s": [r.model_dump(mode="json") for r in records]})
+
+
+def _show(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
+    registry = chosen_registry()
+    record = registry.find(arguments.kind, Reference.parse(arguments.reference))
+    data = record.model_dump(mode="json", exclude_none=True) | {"used_by": registry.users(record)}
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return Answer(text.rstrip("\n"), data)
+
+
+def _delete(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
+    registry, kind = chosen_registry(), arguments.kind
+    reference = Reference.parse(arguments.reference)
+    record = registry.find(kind, reference)
+    asked = f"the {kind} {arguments.reference!r} to be deleted"
+    if reference.version is None:
+        do = f"name the version to delete, such as {record}"
+        raise RegistryError(asked, "no number of a version", do)
+    users = registry.users(record)
+    if users and not arguments.force:
+        found = f"{', '.join(users)}, made from it"
+        do = "delete these first, or give --force"
+        raise RegistryError(asked, found, do)
+    registry.delete(record)
+    text = f"deleted the {kind} {record}; its number is not given again"
+    return Answer(text, {"deleted": f"{kind} {record}", "used_by": users})
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    return (str(record), record.created, _what(record), _where(record), record.description or "-")
+
+
+def _what(record: Record) -> str:
+    """Say how much a version is."""
+    data = cast(SavedAlgorithm | SavedDataset | SavedModel, record)
+    if isinstance(data, SavedAlgorithm):
+        size = format_size(data.size_bytes)
+        return (
+            f"1 file, {size}" if data.num_entries == 1 else f"{data.num_entries:,} entries, {size}"
+        )
+    if data.num_files is None or data.size_bytes is None:
+        return "not read"
+    return f"{counted(data.num_files, 'file')}, {format_size(data.size_bytes)}"
+
+
+def _where(record: Record) -> str:
+    data = cast(SavedAlgorithm | SavedDataset | SavedModel, record)
+    return data.definition.code.url if isinstance(data, SavedAlgorithm) else data.url

@@ -1,0 +1,110 @@
+"""The check as a person types it and as a run makes it: errors, warnings, what was not checked."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+import pytest
+from prefect.artifacts import Artifact
+
+from flows.check_job import check_training_job
+from flows.training_job import training_job
+from tests.jobs import COPY_SCRIPT, make_job, write_job
+from trainjob.errors import JobError
+from trainjob.job import TrainingJob
+
+ROOT = Path(__file__).parent.parent.parent
+IGNORING = COPY_SCRIPT.replace("args = parser.parse_args()", "args, _ = parser.parse_known_args()")
+
+
+def check(file: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "flows", "check", *words, str(file)],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_errors_warnings_and_what_was_not_checked_are_three_parts(tmp_path: Path) -> None:
+    file = write_job(tmp_path, hyperparameters={"scale": 1.5})
+    (tmp_path / "code" / "requirements.txt").write_text("no-such-package\n")
+
+    done = check(file)
+
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"{file}: 1 problem"
+    assert lines[1].startswith("  hyperparameters.scale: asked for '--scale 1.5', found that argp")
+    assert lines[1].endswith(" [script-refuses-argument]")
+    assert lines[2] == "  warnings:"
+    assert lines[3].endswith(" [requirement-not-met]")
+    assert lines[4] == "  not checked:"
+    assert "    whether the training fits the memory" in lines[5:]
+    assert done.stdout == ""
+
+
+def test_a_job_with_warnings_alone_may_run(tmp_path: Path) -> None:
+    done = check(write_job(tmp_path, IGNORING, hyperparameters={"momentum": 0.9}))
+
+    assert done.returncode == 0
+    assert "  warnings:\n    hyperparameters.momentum: asked for --momentum" in done.stdout
+    assert "[script-ignores-argument]\n  not checked:\n" in done.stdout
+
+
+def test_for_machines_every_problem_has_its_id_and_level(tmp_path: Path) -> None:
+    good = json.loads(check(write_job(tmp_path, IGNORING), "--json").stdout)
+    bad = json.loads(check(write_job(tmp_path, hyperparameters={"speed": 1}), "--json").stdout)
+    unread = json.loads(check(write_job(tmp_path, sise=1), "--json").stdout)
+
+    assert good["problems"] == []
+    assert good["command"].startswith("python train.py")
+    assert [(p["id"], p["level"], p["field"]) for p in bad["problems"]] == [
+        ("script-undeclared-argument", "error", "hyperparameters.speed")
+    ]
+    assert "whether the training fits the memory" in bad["not_checked"]
+    assert [problem["id"] for problem in unread["problems"]] == ["unknown-key"]
+    assert unread["not_checked"] == [
+        "everything outside the job file, such as code, stores and machine: correct it first"
+    ]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_refuses_errors_and_logs_warnings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = make_job(tmp_path, hyperparameters={"speed": 1})
+    (tmp_path / "code" / "requirements.txt").write_text("no-such-package\n")
+
+    with pytest.raises(JobError, match=r"hyperparameters\.speed") as raised:
+        training_job(TrainingJob.parse(refused))
+
+    assert [problem.id for problem in raised.value.problems] == ["script-undeclared-argument"]
+    assert any("[requirement-not-met]" in record.getMessage() for record in caplog.records)
+    assert any("not checked: " in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_flow_of_a_check_tells_all_and_runs_nothing(tmp_path: Path) -> None:
+    wrong = make_job(tmp_path, hyperparameters={"speed": 1, "scale": 1.5})
+    (tmp_path / "code" / "requirements.txt").write_text("no-such-package\n")
+
+    with pytest.raises(JobError) as raised:
+        check_training_job(TrainingJob.parse(wrong))
+    findings = check_training_job(cast(TrainingJob, make_job(tmp_path)))
+
+    assert [problem.id for problem in raised.value.problems] == [
+        "script-undeclared-argument",
+        "script-refuses-argument",
+    ]
+    assert findings.errors == []
+    assert [problem.id for problem in findings.warnings] == ["requirement-not-met"]
+    page = cast(Artifact, Artifact.get(key="check-copy")).data
+    assert "| warning | requirement-not-met | algorithm.code |" in str(page)
+    assert "- whether the training fits the memory" in str(page)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,99 @@
+"""The algorithm of a job: its code, how that is started, and what it takes.
+
+Part of the job model; saved algorithms are these models, too.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from trainjob.hyperparameter_rules import HyperparameterRule, Merged, merge
+from trainjob.parameters import ArgumentStyle, HyperparameterValue
+from trainjob.spec import ContentFingerprint, Line, Spec
+
+
+class Code(Spec):
+    """Where the code is."""
+
+    url: Line
+    """A folder, `s3://bucket/prefix/`, an archive (.zip, .tar, .tar.gz, .tgz) at either, or a git
+    repository (`git+https://…`, `git+ssh://…`, `git+file://…`). Without a scheme: a path relative
+    to the job file, or in a deployment to the checkout of the worker."""
+
+    ref: Line | None = None
+    """Branch, tag or commit of a git repository; absent: its default branch."""
+
+    expect: ContentFingerprint | None = None
+    """The code that the job is about, as `sha256:` and 64 digits: other code is refused. A run
+    tells the fingerprint of its code in the receipts of its outputs."""
+
+
+class ScriptAlgorithm(Spec):
+    """Code whose boot file is a Python script, run on every rank."""
+
+    model_config = ConfigDict(title="Script")  # the form's tab
+
+    kind: Literal["script"] = "script"
+    """This form of algorithm."""
+
+    registered: Line | None = None
+    """The saved algorithm that this is, as `NAME@VERSION`; a run writes it when it reads the job.
+    To use one, give its name in place of all of this: `algorithm: digits@3`."""
+
+    code: Code
+    """Where the code is."""
+
+    boot_file: Line
+    """The one Python file that is started, relative to the code folder; ends in .py or .pyc."""
+
+    hyperparameters: tuple[HyperparameterRule, ...] = ()
+    """Rules for the hyperparameters of a job, and their defaults."""
+
+    allow_custom_hyperparameters: bool | None = None
+    """Whether a job may give others than the rules name; absent: if there are no rules."""
+
+    arguments: ArgumentStyle = ArgumentStyle()
+    """How the code reads channels and hyperparameters from its command line."""
+
+
+class CommandAlgorithm(Spec):
+    """Code with a startup command in any language, run on every rank."""
+
+    model_config = ConfigDict(title="Startup command")  # the form's tab
+
+    kind: Literal["command"] = "command"
+    """This form of algorithm."""
+
+    registered: Line | None = None
+    """The saved algorithm that this is, as `NAME@VERSION`; a run writes it when it reads the job.
+    To use one, give its name in place of all of this: `algorithm: digits@3`."""
+
+    code: Code
+    """Where the code is."""
+
+    command: Line
+    """The command as typed in a terminal, such as `sh start.sh`; it is split like a shell does, but
+    no shell runs it. Channels and hyperparameters are appended as `--name value`."""
+
+    hyperparameters: tuple[HyperparameterRule, ...] = ()
+    """Rules for the hyperparameters of a job, and their defaults."""
+
+    allow_custom_hyperparameters: bool | None = None
+    """Whether a job may give others than the rules name; absent: if there are no rules."""
+
+    arguments: ArgumentStyle = ArgumentStyle()
+    """How the code reads channels and hyperparameters from its command line."""
+
+
+def merged_hyperparameters(
+    algorithm: ScriptAlgorithm | CommandAlgorithm,
+    given: Mapping[str, HyperparameterValue | None],
+) -> Merged:
+    """Return the defaults of an algorithm with the values of a job over them."""
+    return merge(
+        algorithm.hyperparameters,
+        given,
+        allows_custom=algorithm.allow_custom_hyperparameters,
+        style=algorithm.arguments,
+    )

@@ -1,0 +1,143 @@
+"""What this machine has for a job beyond what `trainjob.launch.preflight` refuses.
+
+Space for the inputs, shared memory, cores, and limits that contradict one another. Nothing is
+copied; the listing of a store tells the size.
+"""
+
+import re
+import shutil
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+from trainjob.check.script import Examined
+from trainjob.errors import Level, Problem, StoreError
+from trainjob.inputs import unpacking_of
+from trainjob.job import InputChannel, TrainingJob
+from trainjob.launch.machine import num_cores
+from trainjob.storage.cache.evict import removable
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.source import find_source
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.unpack import is_dataset_archive
+from trainjob.values import format_duration, format_size
+from trainjob.workspace import workspaces_dir
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at only
+_SHARED_MEMORY_BYTES = 2**30
+"""What ModelArts' pre-check of a machine asks of /dev/shm; docker gives 64 MiB."""
+
+
+def space_problems(job: TrainingJob, settings: StoreSettings | None) -> Examined:
+    """Return whether what the inputs add to the disks of this machine fits.
+
+    What is in the cache already needs no space, and what no job uses there makes room. An input
+    that cannot be listed is told by another check.
+    """
+    found = Examined()
+    needs: dict[Path, int] = defaultdict(int)
+    try:
+        cache = Cache.of_machine()
+        for i, channel in enumerate(job.inputs):
+            with suppress(StoreError):
+                _add_need(f"inputs[{i}].url", channel, settings, cache, needs, found)
+        if not any(needs.values()):
+            return found
+        room = sum(unused.size_bytes for unused in removable(cache))
+    except (StoreError, OSError):
+        return found
+    for folder, size_bytes in needs.items():
+        disk = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists()))
+        free = disk.free + (room if folder == cache.root else 0)
+        if size_bytes > free:
+            text = f"{format_size(free)} free on the disk of {str(folder)!r}"
+            do = "make space, or set TRAINJOB_CACHE_DIR and TRAINJOB_WORKDIR to a larger disk"
+            level: Level = "error" if size_bytes > disk.total else "warning"
+            asked = f"{format_size(size_bytes)} of inputs"
+            problem = Problem("inputs", asked, text, do, id="inputs-space", level=level)
+            found.problems.append(problem)
+    return found
+
+
+def _add_need(
+    field: str,
+    channel: InputChannel,
+    settings: StoreSettings | None,
+    cache: Cache,
+    needs: dict[Path, int],
+    found: Examined,
+) -> None:
+    is_local = "://" not in channel.url or channel.url.startswith("file://")
+    is_linked = channel.mode == "link" and is_local and not is_dataset_archive(channel.url)
+    if channel.is_streamed or is_linked:
+        return
+    if not is_local and not channel.url.startswith("s3://"):
+        found.not_checked.append(f"whether {field} fits the free disk: its listing may take long")
+        return
+    source = find_source(channel.url, settings, unpacking_of(channel))
+    size_bytes = source.listing.size_bytes
+    if source.place is None and cache.find(source.key) is None:
+        needs[cache.root] += size_bytes
+        if source.unpacks:
+            found.not_checked.append(f"how large {field} becomes when it is unpacked")
+    if channel.mode == "copy":
+        needs[workspaces_dir()] += size_bytes
+
+
+def machine_problems(job: TrainingJob) -> list[Problem]:
+    """Return what of the job goes badly with this machine, or with itself; all are warnings."""
+    processes, cores = job.resources.processes_per_node, num_cores()
+    problems = []
+    if processes > cores:
+        do = "start fewer ranks, which share the cores"
+        found = f"{cores} cores on this machine"
+        problems.append(
+            _warning("resources.processes_per_node", f"{processes} ranks", found, do, "cores")
+        )
+    return [*problems, *_limit_problems(job)]
+
+
+def shared_memory_problems(code_dir: Path) -> list[Problem]:
+    """Return whether workers of a torch DataLoader have the shared memory that they hand data by.
+
+    Args:
+        code_dir: The code; without ``num_workers`` in it nothing is said.
+    """
+    try:
+        total = shutil.disk_usage(_SHARED_MEMORY).total
+    except OSError:
+        return []
+    if total >= _SHARED_MEMORY_BYTES or not _uses_workers(code_dir):
+        return []
+    found = f"{format_size(total)} on this machine"
+    do = "start the container with --shm-size=1g or more, or use num_workers=0"
+    asked = f"{format_size(_SHARED_MEMORY_BYTES)} of /dev/shm, for num_workers in the code"
+    return [_warning("resources", asked, found, do, "shared-memory")]
+
+
+def _uses_workers(code_dir: Path) -> bool:
+    pattern = re.compile(rb"\bnum_workers\s*=\s*[1-9a-zA-Z]")
+    return any(pattern.search(file.read_bytes()) for file in code_dir.rglob("*.py"))
+
+
+def _limit_problems(job: TrainingJob) -> list[Problem]:
+    limits = job.limits
+    if limits.auto_stop is None:
+        return []
+    stop = format_duration(limits.auto_stop)
+    problems = []
+    if limits.grace >= limits.auto_stop:
+        found = f"limits.auto_stop {stop}, which is no longer"
+        asked = f"grace {format_duration(limits.grace)}"
+        do = "write a shorter grace, or a later auto_stop"
+        problems.append(_warning("limits.grace", asked, found, do, "limits"))
+    if limits.stall is not None and limits.stall >= limits.auto_stop:
+        found = f"limits.auto_stop {stop}, before which nothing can stall so long"
+        asked = f"stall {format_duration(limits.stall)}"
+        do = "write a shorter stall, or remove it"
+        problems.append(_warning("limits.stall", asked, found, do, "limits"))
+    return problems
+
+
+def _warning(field: str, asked: str, found: str, do: str, rule: str) -> Problem:
+    return Problem(field, asked, found, do, id=f"machine-{rule}", level="warning")

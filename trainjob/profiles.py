@@ -1,0 +1,135 @@
+"""Dialects: what scripts and jobs of other products rely on, one record a product.
+
+Data only. `trainjob.profile_rules` finds what breaks a product's rules, `trainjob.plan` gives the
+ranks its folders, arguments and environment. The folders are absolute and real for the script:
+see `trainjob.launch.mounts`.
+
+Sources: OpenI, "Training tasks" (name, description, /code, /dataset, /model, data_url, ckpt_url,
+train_url, /cache/output); ModelArts, "Developing a custom script" and "Viewing environment
+variables of a training container" (/home/ma-user/modelarts, MA_*, VC_*); TI-ONE, "Overview of
+Task-based Modeling" (mapping path). Where a product does not say a folder, the comment does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+ProfileName = Literal["plain", "openi-gpu", "openi-npu", "modelarts", "tione"]
+
+ANY = "*"
+"""Stands for every name of a channel that has no place of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How the script gets the folder of a channel, beside an environment variable of its name.
+
+    Attributes:
+        path: Its absolute folder, where {name} is the channel's name and {index} its number among
+            the inputs or outputs, from 0; None: a folder of the run's workspace.
+        is_argument: Whether it is given as ``--NAME PATH``, too.
+    """
+
+    path: str | None = None
+    is_argument: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one product promises to scripts, and demands of jobs.
+
+    Attributes:
+        name_rule: What a job's name matches as a whole.
+        name_words: The same in words.
+        max_description: The most characters of a description.
+        devices: What a job of the product may compute on; cpu, to try it without the device.
+        code: The absolute folder of the code, where {code} is the last part of its url; None: a
+            folder of the workspace.
+        scratch: An absolute folder that the script may fill; it is not uploaded.
+        inputs: By channel name, or `ANY`, where the script finds it.
+        outputs: The same.
+        environment: Variables of every rank, where {nodes} is the number of machines and
+            {devices} that of devices on each.
+    """
+
+    name_rule: str = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
+    name_words: str = "1 to 64 letters, digits, - and _, not starting with -"
+    max_description: int = 1024
+    devices: tuple[str, ...] = ("cpu", "cuda", "npu")
+    code: str | None = None
+    scratch: str | None = None
+    inputs: Mapping[str, Place] = field(default_factory=lambda: {ANY: Place()})
+    outputs: Mapping[str, Place] = field(default_factory=lambda: {ANY: Place()})
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+_OPENI_NAME = r"[a-z0-9](?:[a-z0-9_-]{0,34}[a-z0-9-])?"
+_OPENI_NAME_WORDS = (
+    "1 to 36 lower-case letters, digits, _ and -, starting with a letter or digit, not ending in _"
+)
+_MODELARTS_HOME = "/home/ma-user/modelarts"
+_MODELARTS_CODE = f"{_MODELARTS_HOME}/user-job-dir/{{code}}"
+_MODELARTS_INPUT = f"{_MODELARTS_HOME}/inputs/{{name}}_{{index}}"
+_MODELARTS_ENVIRONMENT = {
+    "MA_HOME": "/home/ma-user",
+    "MA_MOUNT_PATH": _MODELARTS_HOME,
+    "MA_JOB_DIR": f"{_MODELARTS_HOME}/user-job-dir",
+    "MA_NUM_HOSTS": "{nodes}",
+    "MA_NUM_GPUS": "{devices}",  # the number of NPUs on a machine with those
+    "MA_TASK_NAME": "worker",
+    "VC_TASK_INDEX": "0",
+    "VC_WORKER_NUM": "{nodes}",
+    "VC_WORKER_HOSTS": "127.0.0.1",
+}
+
+PROFILES: Mapping[ProfileName, Profile] = {
+    "plain": Profile(),
+    "openi-gpu": Profile(
+        name_rule=_OPENI_NAME,
+        name_words=_OPENI_NAME_WORDS,
+        max_description=255,
+        devices=("cpu", "cuda"),
+        code="/code",
+        inputs={
+            # Its scripts know the folder, and may refuse an argument that they do not declare.
+            "dataset": Place("/dataset", is_argument=False),
+            "ckpt_url": Place("/pretrainmodel"),  # only the argument is promised
+        },
+        outputs={"model": Place("/model", is_argument=False)},
+    ),
+    "openi-npu": Profile(
+        name_rule=_OPENI_NAME,
+        name_words=_OPENI_NAME_WORDS,
+        max_description=255,
+        devices=("cpu", "npu"),
+        code=_MODELARTS_CODE,  # its NPU form runs on ModelArts
+        scratch="/cache",
+        inputs={"data_url": Place(_MODELARTS_INPUT), "ckpt_url": Place(_MODELARTS_INPUT)},
+        # The document names both, so they are one folder.
+        outputs={"train_url": Place("/cache/output")},
+        environment=_MODELARTS_ENVIRONMENT,
+    ),
+    "modelarts": Profile(
+        max_description=256,
+        code=_MODELARTS_CODE,
+        scratch="/cache",
+        inputs={ANY: Place(_MODELARTS_INPUT)},
+        outputs={ANY: Place(f"{_MODELARTS_HOME}/outputs/{{name}}_{{index}}")},
+        environment=_MODELARTS_ENVIRONMENT,
+    ),
+    "tione": Profile(
+        name_rule=r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}",
+        name_words="1 to 60 letters, digits, - and _, starting with a letter or digit",
+        devices=("cpu", "cuda"),
+        # The walkthrough has mapping paths, not what they are below: the folders are our choice.
+        # No arguments, since there the startup command is run as it was typed.
+        code="/opt/ml/code",
+        inputs={ANY: Place("/opt/ml/input/data/{name}", is_argument=False)},
+        outputs={ANY: Place("/opt/ml/output", is_argument=False)},
+    ),
+}
+
+
+def place_of(places: Mapping[str, Place], name: str) -> Place | None:
+    """Return how a channel is given; None if the product has no channel of that name."""
+    return places.get(name, places.get(ANY))

@@ -1,0 +1,294 @@
+"""Makes versions of saved things: looks at what is there, finds its fingerprint, saves the record.
+
+Called by ``python -m flows algorithm | dataset | model register``.
+"""
+
+import tempfile
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
+from trainjob.errors import JobError, Problem, StoreNotFound
+from trainjob.inputs import unpacking_of
+from trainjob.job import InputChannel, TrainingJob
+from trainjob.job_problems import problems_of
+from trainjob.jobfile import read_job_file
+from trainjob.registry.records import (
+    DeclaredInput,
+    DeclaredOutput,
+    RunOrigin,
+    SavedAlgorithm,
+    SavedDataset,
+    SavedModel,
+)
+from trainjob.registry.registry import Registry
+from trainjob.source import fetch_code
+from trainjob.spec import Spec
+from trainjob.startup import startup_problems
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.hold import release
+from trainjob.storage.cache.source import find_source
+from trainjob.storage.local_tree import list_folder
+from trainjob.storage.receipt import Receipt, read_receipt
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.stage import stage_channel
+from trainjob.storage.unpack import is_dataset_archive
+
+_STAND_IN = {"kind": "command", "code": {"url": "."}, "command": "true"}
+_FIRST = 1  # the registry gives the number
+
+
+class AlgorithmFile(Spec):
+    """The file that describes an algorithm to be saved."""
+
+    description: str = Field(default="", max_length=1024)
+    """What the algorithm does."""
+
+    algorithm: ScriptAlgorithm | CommandAlgorithm
+    """The code and how it is started, as in a job file; paths are relative to this file."""
+
+    inputs: list[DeclaredInput] | None = None
+    """What it reads; absent: jobs may give any inputs."""
+
+    outputs: list[DeclaredOutput] | None = None
+    """What it writes; absent: jobs may give any outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Where the data of a new version is.
+
+    Attributes:
+        url: A folder or an archive, as ``inputs[].url`` of a job; a path may be relative.
+        unpack: Whether one archive is unpacked.
+        archive_names: How names in an archive are written.
+        expect: Its fingerprint, if that is known; then the data is not read.
+    """
+
+    url: str
+    unpack: Literal["auto", "always", "never"] = "auto"
+    archive_names: str = "utf-8"
+    expect: str | None = None
+
+
+def register_algorithm(
+    registry: Registry, name: str, path: Path, settings: StoreSettings | None
+) -> SavedAlgorithm:
+    """Fetch the code that an `AlgorithmFile` names, find what it starts, and save it.
+
+    Args:
+        registry: Where it is saved.
+        name: Of which name it is the next version.
+        path: The file, in YAML or JSON.
+        settings: How to reach an object store; absent: the AWS_* environment.
+
+    Raises:
+        JobError: With everything that is wrong with the file, the program that is not in the code
+            included.
+        SourceError: If the code cannot be had.
+        StoreError: If the store of the code or the registry cannot be used.
+    """
+    data = read_job_file(path.absolute())
+    try:
+        file = AlgorithmFile.model_validate(data)
+    except ValidationError as error:
+        raise JobError(str(path), problems_of(error, AlgorithmFile, data)) from error
+    job = _checked(name, file, str(path)).resolved(path.absolute().parent)
+    algorithm = file.algorithm.model_copy(update={"code": job.algorithm.code})
+    with tempfile.TemporaryDirectory(prefix="trainjob-register-") as scratch:
+        folder = Path(scratch) / "code"
+        code = fetch_code(algorithm.code, folder, settings)
+        files = [entry.path for entry in list_folder(folder).files]
+        if problems := startup_problems(algorithm, folder, files):
+            raise JobError(str(path), problems)
+    pinned = {"expect": code.fingerprint, "ref": code.commit or algorithm.code.ref}
+    return registry.add(
+        SavedAlgorithm(
+            name=name,
+            version=_FIRST,
+            created=_now(),
+            description=file.description,
+            definition=algorithm.model_copy(
+                update={"code": algorithm.code.model_copy(update=pinned), "registered": None}
+            ),
+            inputs=file.inputs,
+            outputs=file.outputs,
+            num_entries=code.num_entries,
+            size_bytes=code.size_bytes,
+        )
+    )
+
+
+def register_dataset(
+    registry: Registry,
+    name: str,
+    source: DataSource,
+    settings: StoreSettings | None,
+    **facts: Any,
+) -> SavedDataset:
+    """Save the data that is at a place now as the next version of a dataset.
+
+    Args:
+        registry: Where it is saved.
+        name: Of which name it is the next version.
+        source: Where the data is.
+        settings: How to reach an object store; absent: the AWS_* environment.
+        **facts: Other fields of `SavedDataset`: description, labelling, format, is_split.
+
+    Raises:
+        JobError: If the url or the format is none that jobs read.
+        StoreError: If the data cannot be read, or the registry cannot be written.
+    """
+    form = facts.get("format") or ""
+    if form.lower() == "carbondata":
+        do = "export it as files, such as images with a manifest, and register these"
+        problem = Problem("format", repr(form), "a format that is not read here", do)
+        raise JobError(f"dataset {name!r}", [problem])
+    found = _data(f"dataset {name!r}", name, source, settings)
+    version = SavedDataset(name=name, version=_FIRST, created=_now(), **found, **facts)
+    return registry.add(version)
+
+
+def register_model(
+    registry: Registry,
+    name: str,
+    source: DataSource,
+    settings: StoreSettings | None,
+    description: str = "",
+) -> SavedModel:
+    """Save the files at a place as the next version of a model, with the run that made them.
+
+    Args:
+        registry: Where it is saved.
+        name: Of which name it is the next version.
+        source: Where the files are; with the receipt of a run among them they are its result.
+        settings: How to reach an object store; absent: the AWS_* environment.
+        description: What it is.
+
+    Raises:
+        JobError: If the url is none that jobs read, or the run that wrote there made no result.
+        StoreError: If the files cannot be read, or the registry cannot be written.
+    """
+    label = f"model {name!r}"
+    channel = _channel(label, name, source)
+    receipt = None if is_dataset_archive(channel.url) else _receipt(channel.url, settings)
+    if receipt is not None and not receipt.is_result:
+        asked = f"the result of a run at {source.url!r}"
+        left_out = " without all its files" if receipt.left_out else ""
+        found = f"what run {receipt.run_id} left, which ended {receipt.state}{left_out}"
+        do = "register the output of a run that completed, or copy the files elsewhere to import"
+        raise JobError(label, [Problem("url", asked, found, do)])
+    facts = receipt.facts if receipt else {}
+    # What `upload` brought has a receipt, too, but no run made it.
+    is_of_run = bool(facts.get("job"))
+    version = SavedModel(
+        name=name,
+        version=_FIRST,
+        created=_now(),
+        description=description,
+        metrics=facts.get("metrics", {}),
+        run=_origin(receipt) if receipt and is_of_run else None,
+        **_data(label, name, source, settings),
+    )
+    return registry.add(version)
+
+
+def _checked(name: str, file: AlgorithmFile, source: str) -> TrainingJob:
+    """Return a job of the algorithm, whose rules ask the same of its urls and names.
+
+    Raises:
+        JobError: With everything that would be wrong in every job.
+    """
+    algorithm = file.algorithm.model_dump(mode="json")
+    for rule in algorithm["hyperparameters"]:
+        rule["required"] = False  # the values come with the jobs
+    data = {
+        "name": name,
+        "algorithm": algorithm,
+        "inputs": _channels("in", file.inputs),
+        "outputs": _channels("out", file.outputs),
+    }
+    return TrainingJob.parse(data, source)
+
+
+def _channels(
+    bucket: str, declared: Iterable[DeclaredInput | DeclaredOutput] | None
+) -> list[dict[str, str]]:
+    return [
+        {"name": channel.name, "url": f"s3://{bucket}/{i}/"}
+        for i, channel in enumerate(declared or ())
+    ]
+
+
+def _channel(label: str, name: str, source: DataSource) -> InputChannel:
+    """Return the input that a job would have for the data.
+
+    Raises:
+        JobError: If it could have none.
+    """
+    channel = {"name": "data_url", "url": source.url, "unpack": source.unpack}
+    channel |= {"archive_names": source.archive_names}
+    channel |= {"expect": source.expect} if source.expect else {}
+    try:
+        job = TrainingJob.parse({"name": name, "algorithm": _STAND_IN, "inputs": [channel]})
+    except JobError as error:
+        problems = [
+            replace(problem, field=problem.field.removeprefix("inputs[0]."))
+            for problem in error.problems
+        ]
+        raise JobError(label, problems) from error
+    return job.resolved(Path.cwd()).inputs[0]
+
+
+def _data(
+    label: str, name: str, source: DataSource, settings: StoreSettings | None
+) -> dict[str, Any]:
+    """Return what a record says of data: its place, its fingerprint, how much it is."""
+    channel = _channel(label, name, source)
+    how = unpacking_of(channel)
+    facts: dict[str, Any] = {
+        "url": channel.url,
+        "unpack": channel.unpack,
+        "archive_names": channel.archive_names,
+    }
+    if channel.expect:
+        find_source(channel.url, settings, how)  # that there is something is looked at all the same
+        return facts | {"fingerprint": channel.expect, "is_read": False}
+    holder = f"register.{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory(prefix="trainjob-register-") as scratch:
+        target = Path(scratch) / "data"
+        try:
+            staged = stage_channel(
+                channel.url, target, settings, label=name, holder=holder, unpacking=how
+            )
+        finally:
+            release(Cache.of_machine(), holder)
+    return facts | {
+        "fingerprint": staged.fingerprint,
+        "is_read": True,
+        "num_files": staged.num_files,
+        "size_bytes": staged.size_bytes,
+    }
+
+
+def _receipt(url: str, settings: StoreSettings | None) -> Receipt | None:
+    try:
+        return read_receipt(url, settings)
+    except StoreNotFound:
+        return None
+
+
+def _origin(receipt: Receipt) -> RunOrigin:
+    job = receipt.facts.get("job") or {}
+    used = receipt.facts.get("used", [])
+    return RunOrigin(run_id=receipt.run_id, job=job.get("name"), state=receipt.state, used=used)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
