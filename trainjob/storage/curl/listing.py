@@ -19,6 +19,7 @@ from trainjob.storage.curl.transport import Transport
 from trainjob.storage.failures import failure
 
 _TOKEN = "continuation-token"  # noqa: S105 - of a page, not of a person
+_IS_TRUNCATED = b"<IsTruncated>true<"
 _TOKEN_ELEMENT = re.compile(rb"<NextContinuationToken>([^<]+)<")
 
 
@@ -81,7 +82,7 @@ def _ask_again(transport: Transport, query: dict[str, str]) -> _Page:
 
 def _following(query: dict[str, str], body: bytes) -> dict[str, str] | None:
     """Return what to ask for next, as far as that can be told before the page is read."""
-    found = _TOKEN_ELEMENT.search(body)
+    found = _TOKEN_ELEMENT.search(body) if _IS_TRUNCATED in body else None
     return {**query, _TOKEN: unescape(found[1].decode(errors="replace"))} if found else None
 
 
