@@ -180,6 +180,25 @@ def test_a_listing_that_would_never_end_is_an_error(more):
         listed(page("", more))
 
 
+def test_nothing_is_asked_for_after_the_last_page():
+    def item(key):
+        return f"<Contents><Key>x/{key}</Key><Size>1</Size></Contents>"
+
+    token = "<NextContinuationToken>{}</NextContinuationToken>"
+    replies = [
+        page(item("a"), "<IsTruncated>true</IsTruncated>" + token.format("t1")),
+        page(item("b"), "<IsTruncated>true</IsTruncated>" + token.format("t2")),
+        page(item("c"), "<IsTruncated>false</IsTruncated>" + token.format("t3")),
+    ]
+
+    with (
+        scripted_store(lambda _: replies.pop(0)) as server,
+        CurlStore("s3://b/x", server.settings) as store,
+    ):
+        assert [entry.path for entry in store.list_files().files] == ["a", "b", "c"]
+    assert replies == []
+
+
 def test_keys_of_another_folder_are_an_error(monkeypatch):
     shorten_pauses(monkeypatch)
 
