@@ -1,7 +1,8 @@
 """What a script does in any case when it is started, as far as its text shows.
 
-A statement behind a condition, in a loop, a ``try`` or a decorated function may never run, so it
-is not on this path; nor is anything behind a statement that may leave. What is found wrong on the
+A statement behind a condition, in a loop, a ``try``, a ``with`` (which may swallow an exception) or
+a decorated function may never run, so it is not on this path; nor is anything behind a statement
+that names what may leave. What is found wrong on the
 path keeps the script from working; elsewhere it only may.
 """
 
@@ -10,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from trainjob.check.script_modules import Module, is_main_guard, last_name
+from trainjob.check.hidden_ways import leaving_words, word_of, words_of, words_when_run
+from trainjob.check.script_modules import Module, is_main_guard
 
 _MAX_DEPTH = 10
-_LEAVING = {"exit", "_exit", "quit", "abort"}
 _CONDITIONAL = (ast.If, ast.While, ast.For, ast.Try, ast.TryStar, ast.Match, ast.With)
 _Function = ast.FunctionDef
 
@@ -31,8 +32,10 @@ class _Walk:
     """Follows one module."""
 
     functions: dict[str, _Function]
+    leaving: frozenset[str]
     nodes: list[ast.AST] = field(default_factory=list)
     active: list[str] = field(default_factory=list)
+    followed: set[ast.AST] = field(default_factory=set)
 
     def block(self, body: Sequence[ast.stmt]) -> None:
         for statement in body:
@@ -40,12 +43,9 @@ class _Walk:
 
     def statement(self, node: ast.stmt) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            return
-        if isinstance(node, ast.If) and is_main_guard(node):
-            self.block(node.body)
-        elif isinstance(node, ast.With) and not _may_swallow(node):
-            for item in node.items:
-                self.expression(item.context_expr)
+            if words_when_run(node) & self.leaving:
+                raise _Left
+        elif isinstance(node, ast.If) and is_main_guard(node):
             self.block(node.body)
         elif isinstance(node, _CONDITIONAL):
             self._perhaps(node)
@@ -68,15 +68,29 @@ class _Walk:
             raise _Returned
         if isinstance(node, ast.Raise | ast.AsyncFor | ast.AsyncWith | ast.Assert):
             raise _Left
-        if any(_may_leave(child) for child in ast.walk(node)):
+        if self._may_leave(node):
             raise _Left
 
     def _perhaps(self, node: ast.stmt) -> None:
         first = getattr(node, "test", None) or getattr(node, "iter", None)
         if first is not None:
             self.expression(first)
-        if any(_may_leave(child) for child in ast.walk(node)):
+        if self._may_leave(node):
             raise _Left
+
+    def _may_leave(self, node: ast.stmt) -> bool:
+        """Tell whether a statement names what ends the script, or functions that may.
+
+        Of a function that was followed to its end it is known that it does not.
+        """
+        if any(isinstance(child, ast.Return | ast.Raise) for child in ast.walk(node)):
+            return True
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            return bool({w for w in words_of(node) if w.startswith("import ")} & self.leaving)
+        return any(
+            word_of(child) in self.leaving and child not in self.followed
+            for child in ast.walk(node)
+        )
 
     def _call(self, call: ast.Call) -> None:
         name = call.func.id if isinstance(call.func, ast.Name) else ""
@@ -87,23 +101,35 @@ class _Walk:
         with suppress(_Returned):
             self.block(function.body)
         self.active.pop()
+        self.followed.add(call.func)
 
 
-def certain_nodes(boot: Module) -> frozenset[ast.AST]:
-    """Return the nodes of the boot file that are evaluated whenever it is started."""
-    return frozenset(_walked(boot.tree, _plain_functions(boot.tree)))
+def certain_nodes(modules: Sequence[Module]) -> frozenset[ast.AST]:
+    """Return the nodes of the boot file that are evaluated whenever it is started.
+
+    Args:
+        modules: The boot file, and the modules of the code that it imports.
+    """
+    boot = modules[0]
+    return frozenset(_walked(boot.tree, _plain_functions(boot.tree), leaving_words(modules)))
 
 
-def unconditional_statements(tree: ast.Module) -> list[ast.stmt]:
+def unconditional_statements(tree: ast.Module, leaving: frozenset[str]) -> list[ast.stmt]:
     """Return the statements of a module that are executed in any case, in order.
 
     Those of functions are left out, even of ones that are called.
+
+    Args:
+        tree: The module.
+        leaving: See `trainjob.check.hidden_ways.leaving_words`.
     """
-    return [node for node in _walked(tree, {}) if isinstance(node, ast.stmt)]
+    return [node for node in _walked(tree, {}, leaving) if isinstance(node, ast.stmt)]
 
 
-def _walked(tree: ast.Module, functions: dict[str, _Function]) -> list[ast.AST]:
-    walk = _Walk(functions)
+def _walked(
+    tree: ast.Module, functions: dict[str, _Function], leaving: frozenset[str]
+) -> list[ast.AST]:
+    walk = _Walk(functions, leaving)
     with suppress(_Left, _Returned, RecursionError):
         walk.block(tree.body)
     return walk.nodes
@@ -139,17 +165,3 @@ def _certain_children(node: ast.AST) -> Iterator[ast.AST]:
         yield from (node.left, node.comparators[0])
     else:
         yield from ast.iter_child_nodes(node)
-
-
-def _may_swallow(node: ast.With) -> bool:
-    """Tell whether a ``with`` goes on after an exception in it, as ``contextlib.suppress`` does."""
-    calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
-    return any(last_name(call.func) in ("suppress", "raises") for call in calls)
-
-
-def _may_leave(node: ast.AST) -> bool:
-    if isinstance(node, ast.Return | ast.Raise):
-        return True
-    if not isinstance(node, ast.Call):
-        return False
-    return last_name(node.func) in _LEAVING

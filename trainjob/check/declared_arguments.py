@@ -7,9 +7,10 @@ and never too little. A construct that could declare more than can be read is a 
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from trainjob.check.hidden_ways import bound_names, other_code
 from trainjob.check.script_modules import Module, Script, dotted_name, imports_of, last_name
 
 _OTHER_PARSERS = {
@@ -19,13 +20,26 @@ _OTHER_PARSERS = {
 """Packages that read the command line in ways of their own."""
 
 _PARSER_SETTINGS = {
-    *("add_help", "allow_abbrev", "description", "epilog", "formatter_class", "parents", "prog"),
+    *("add_help", "allow_abbrev", "description", "epilog", "formatter_class", "prog"),
     "usage",
 }
 _ACTIONS = {
     *("store", "store_true", "store_false", "store_const", "append", "append_const", "count"),
     *("extend", "help", "version"),
 }
+_METHODS = {
+    *("add_argument", "add_argument_group", "add_mutually_exclusive_group", "format_help"),
+    *(
+        "parse_args",
+        "parse_known_args",
+        "print_help",
+        "print_usage",
+        "set_defaults",
+        "error",
+        "exit",
+    ),
+}
+"""Methods of a parser that are known; what else is done with one is a doubt."""
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _NARGS = {"argparse.REMAINDER": "...", "REMAINDER": "..."}
 
@@ -72,10 +86,11 @@ class Declared:
 
     Attributes:
         arguments: In the order of the text.
-        num_parsers: How many are made, those that are parents of others left out.
+        num_parsers: How many are made.
         parse_calls: The calls of ``parse_args`` and its like.
         attributes: Names that ``set_defaults`` adds.
         allows_abbreviations: Whether ``--batch`` may stand for ``--batch_size``.
+        has_unknown_defaults: Whether ``set_defaults(**mapping)`` adds others.
         doubts: Where something was not understood, and what.
     """
 
@@ -84,6 +99,7 @@ class Declared:
     parse_calls: list[ast.Call] = field(default_factory=list)
     attributes: set[str] = field(default_factory=set)
     allows_abbreviations: bool = True
+    has_unknown_defaults: bool = False
     doubts: list[str] = field(default_factory=list)
 
     @property
@@ -97,6 +113,7 @@ def declared_arguments(script: Script) -> Declared:
     modules, declared = script.modules, Declared()
     if not script.is_whole:
         declared.doubts.append("modules of the code that were not read")
+    declared.doubts += other_code(modules)
     functions = {
         node.name
         for module in modules
@@ -105,6 +122,9 @@ def declared_arguments(script: Script) -> Declared:
     }
     for module in modules:
         _ModuleScan(module, functions, declared).scan()
+    names = set().union(*(bound_names(module.tree) for module in modules))
+    if names & _TYPES.keys() or "*" in names:  # int may be anything
+        declared.arguments = [replace(a, type=None, choices=None) for a in declared.arguments]
     if declared.num_parsers > 1:
         declared.doubts.append(f"{declared.num_parsers} parsers")
     return declared
@@ -128,11 +148,19 @@ class _ModuleScan:
         calls = [node for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
         self._calls = sorted(calls, key=lambda call: (call.lineno, call.col_offset))
         self._parsers = set(self._parser_names()) - {""}
+        self._called = {
+            call.func
+            for call in self._calls
+            if dotted_name(getattr(call.func, "value", call)) not in self._parsers
+            or _method(call) in _METHODS
+        }
 
     def scan(self) -> None:
         """Add what the module declares."""
         for node in ast.walk(self._module.tree):
             self._doubt_other_ways(node)
+        for node in self._classes_handed_on():
+            self._doubt(node, "another use of ArgumentParser")
         for call in self._calls:
             if dotted_name(call.func) in self._makers:
                 self._made(call)
@@ -142,6 +170,7 @@ class _ModuleScan:
                 self._parsed(call)
             elif _method(call) == "set_defaults":
                 self._declared.attributes |= {k.arg for k in call.keywords if k.arg}
+                self._declared.has_unknown_defaults |= any(not k.arg for k in call.keywords)
             elif _method(call) in ("add_subparsers", "parse_intermixed_args", "_add_action"):
                 self._doubt(call, _method(call))
             elif self._gives_parser_away(call):
@@ -168,20 +197,44 @@ class _ModuleScan:
         if isinstance(node, ast.ClassDef):
             if any(dotted_name(base) in self._makers for base in node.bases):
                 self._doubt(node, "a parser class of its own")
-        elif isinstance(node, ast.Attribute) and dotted_name(node) == "sys.argv":
-            if not any(_is_whole_line(call, node) for call in self._calls):
-                self._doubt(node, "sys.argv")
+        elif isinstance(node, ast.Try | ast.With) and any(map(is_parse_call, ast.walk(node))):
+            self._doubt(node, "parsing whose end may be caught")
+        elif isinstance(node, ast.Attribute):
+            self._doubt_attribute(node)
+        elif isinstance(node, ast.FunctionDef) and node.name in _METHODS:
+            if node not in self._module.tree.body or node.name == "add_argument":
+                self._doubt(node, f"a method {node.name} of its own")
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names = _imported_names(node)
-            if "sys.argv" in names or {n.partition(".")[0] for n in names} & _OTHER_PARSERS:
+            if {"sys.argv", "sys.*"} & names or {
+                n.partition(".")[0] for n in names
+            } & _OTHER_PARSERS:
                 self._doubt(node, ast.unparse(node))
+
+    def _doubt_attribute(self, node: ast.Attribute) -> None:
+        if node.attr == "argv":
+            if not any(_is_whole_line(call, node) for call in self._calls):
+                self._doubt(node, "sys.argv")
+        elif node not in self._called and (
+            node.attr in _METHODS - {"error", "exit"} or dotted_name(node.value) in self._parsers
+        ):
+            self._doubt(node, ast.unparse(node))
+
+    def _classes_handed_on(self) -> Iterator[ast.AST]:
+        """Yield the places that name the class and neither call it nor annotate with it."""
+        known: set[ast.AST] = {call.func for call in self._calls}
+        for node in ast.walk(self._module.tree):
+            for part in ("annotation", "returns"):
+                known |= set(ast.walk(getattr(node, part, None) or ast.Pass()))
+        for node in ast.walk(self._module.tree):
+            if dotted_name(node) in self._makers and node not in known:
+                yield node
 
     def _made(self, call: ast.Call) -> None:
         given = {keyword.arg: keyword.value for keyword in call.keywords}
         if call.args or not given.keys() <= _PARSER_SETTINGS:
             self._doubt(call, "settings of the parser")
-        if "parents" not in given:
-            self._declared.num_parsers += 1
+        self._declared.num_parsers += 1
         abbreviations = given.get("allow_abbrev")
         if isinstance(abbreviations, ast.Constant) and abbreviations.value is False:
             self._declared.allows_abbreviations = False
@@ -200,7 +253,10 @@ class _ModuleScan:
         )
         given = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
         is_whole = len(flags) == len(call.args) and len(given) == len(call.keywords)
-        if not is_whole or not flags:
+        nargs = _literal(given.get("nargs"), None)
+        is_possible = nargs in (None, "?", "*", "+") or (type(nargs) is int and 0 < nargs < 1000)
+        is_mixed = len(flags) > 1 and not all(flag.startswith("-") for flag in flags)
+        if not is_whole or not flags or not is_possible or is_mixed:
             self._doubt(call, "an argument that is made at run time")
             return
         where = f"{self._module.path}:{call.lineno}"

@@ -6,15 +6,15 @@ as there.
 """
 
 import ast
-import re
 from collections.abc import Collection, Iterator, Sequence
 
 from trainjob.check.declared_arguments import Declared, is_parse_call
+from trainjob.check.hidden_ways import word_of
 from trainjob.check.script_modules import Module, last_name
 from trainjob.errors import Problem
 
 _FIELD = "algorithm.code"
-_SET_OTHERWISE = re.compile(r"__dict__|vars\([^()]*\)\s*(?:\.update|\[[^\]]*\]\s*=[^=])")
+_SET_OTHERWISE = {"__dict__", "__setattr__", "Namespace", "vars"}
 _ONLY_READ = {"print", "vars", "str", "repr", "dict", "getattr", "hasattr", "isinstance", "info"}
 _Scope = ast.Module | ast.FunctionDef
 _MAX_ROUNDS = 5  # arguments that are handed on from function to function
@@ -32,7 +32,7 @@ def namespace_problems(
     """
     if declared.doubts or any(not argument.action for argument in declared.arguments):
         return []
-    if any(_SET_OTHERWISE.search(module.text) for module in modules):
+    if declared.has_unknown_defaults or any(_may_set_any(module.tree) for module in modules):
         return []
     known = {argument.name for argument in declared.arguments} | declared.attributes
     for module in modules:
@@ -64,16 +64,34 @@ def _problem(module: Module, node: ast.Attribute, is_certain: bool) -> Problem:
     )
 
 
+def _may_set_any(tree: ast.AST) -> bool:
+    """Tell whether attributes may be set whose names do not show, such as by ``vars(args)``."""
+    harmless: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            is_only_read = last_name(node.func) in _ONLY_READ - {"vars"}
+            shown = [*node.args, *(k.value for k in node.keywords)] if is_only_read else []
+            given = [*shown, *(k.value for k in node.keywords if k.arg is None)]
+            harmless |= {child.func for child in given if isinstance(child, ast.Call)}
+            name = node.args[1] if len(node.args) > 1 else None
+            if last_name(node.func) == "setattr" and not isinstance(name, ast.Constant):
+                return True
+    return any(word_of(n) in _SET_OTHERWISE and n not in harmless for n in ast.walk(tree))
+
+
 def _names_set(tree: ast.AST) -> Iterator[str]:
-    """Yield every attribute that is set, or asked for with care, on any object."""
+    """Yield every attribute that is set, tried, or asked for with care, on any object."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
             yield node.attr
+        elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant):
+            yield str(node.left.value)  # if "lr" in args
+        elif isinstance(node, ast.Try):
+            yield from (n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            is_by_name = node.func.id in ("setattr", "hasattr", "getattr", "Namespace")
+            is_by_name = node.func.id in ("setattr", "hasattr", "getattr")
             if is_by_name and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
                 yield str(node.args[1].value)
-            yield from (k.arg for k in node.keywords if k.arg and node.func.id == "Namespace")
 
 
 class _Reads:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion
 
+from trainjob.check.script_modules import is_file
 from trainjob.errors import Problem
 
 FILE = "requirements.txt"
@@ -48,17 +50,17 @@ def requirement_problems(code_dir: Path) -> tuple[list[Problem], list[str]]:
 
 
 def _unmet(asked: Requirement, line: _Line) -> Iterator[Problem]:
-    if asked.marker is not None and not asked.marker.evaluate():
-        return
     try:
+        if asked.marker is not None and not asked.marker.evaluate():
+            return
         found = version(asked.name)
         if asked.specifier.contains(found, prereleases=True):
             return
         found_text = f"version {found}"
     except PackageNotFoundError:
         found_text = f"none in {sys.prefix!r}"
-    except InvalidVersion:
-        return  # what a vendor calls its build is not for us to compare
+    except (InvalidVersion, UndefinedComparison, UndefinedEnvironmentName, TypeError):
+        return  # what a vendor calls its build, if anything, is not for us to compare
     do = f"install it on this machine, such as with pip install {str(asked)!r}"
     yield Problem(
         *("algorithm.code", f"{asked} ({line.file}:{line.number})", found_text, do),
@@ -71,8 +73,11 @@ def _lines(root: Path) -> Iterator[_Line]:
     """Yield the lines that name a package, of files that it includes as well."""
     left, seen = [root / FILE], set[Path]()
     while left and len(seen) < _MAX_FILES:
-        file = left.pop(0).resolve()
-        if file in seen or not file.is_relative_to(root) or not file.is_file():
+        file = left.pop(0)
+        if not is_file(file):
+            continue
+        file = file.resolve()
+        if file in seen or not file.is_relative_to(root):
             continue
         seen.add(file)
         name = str(file.relative_to(root))
@@ -81,6 +86,8 @@ def _lines(root: Path) -> Iterator[_Line]:
             line = _OPTIONS_OF_LINE.sub("", _COMMENT.sub("", written)).strip()
             if included := _INCLUDES.fullmatch(line):
                 left.append(file.parent / included[1].strip())
+                if not is_file(left[-1]):
+                    yield _Line(name, number, line)
             elif line and not _is_option(line):
                 yield _Line(name, number, line)
 

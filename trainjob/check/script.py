@@ -4,9 +4,12 @@ Joins the scans of this package and says what none of them could see. Called wit
 fetched for the check.
 """
 
-import posixpath
-import re
+import ast
+import os
 import shlex
+import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +21,13 @@ from trainjob.check.namespace_reads import namespace_problems
 from trainjob.check.requirements import requirement_problems
 from trainjob.check.script_habits import habit_problems
 from trainjob.check.script_imports import import_problems
-from trainjob.check.script_modules import UnreadableScript, read_script
+from trainjob.check.script_modules import Module, UnreadableScript, imports_of, is_file, read_script
 from trainjob.errors import Problem
 from trainjob.job import TrainingJob
+from trainjob.launch.environment import search_path
 from trainjob.plan import program_of
 from trainjob.workspace import Workspace
 
-_PYTHON = re.compile(r"python[0-9.]*")
 _HARMLESS_OPTIONS = {"-u", "-B", "-O", "-OO"}
 
 
@@ -53,11 +56,14 @@ def examine_script(job: TrainingJob, code_dir: Path) -> Examined:
     found.not_checked += [f"the requirement {line}" for line in unknown]
     words = list(program_of(job, Workspace.of_run("RUN_ID")).argv)
     script = _script_of(job, words)
-    if script is None or not script.endswith(".py") or not (code_dir / script).is_file():
+    if script is None or not script.endswith(".py") or not is_file(code_dir / script):
         started = shlex.join(words[:2])
         found.not_checked.append(f"arguments and imports of what `{started}` starts")
     else:
-        _examine(job, code_dir, script, words[words.index(script) + 1 :], found)
+        try:
+            _examine(job, code_dir, script, words[words.index(script) + 1 :], found)
+        except RecursionError:
+            found.not_checked.append(f"the rest of {script!r}: it is nested too deeply")
     found.problems += unmet
     return found
 
@@ -66,10 +72,19 @@ def _script_of(job: TrainingJob, words: list[str]) -> str | None:
     """Return the Python script that is started, if the job names one."""
     if isinstance(job.algorithm, ScriptAlgorithm):
         return words[0]
-    if not _PYTHON.fullmatch(posixpath.basename(words[0])) or "PATH" in job.env:
+    if "PATH" in job.env or not _is_this_python(words[0]):
         return None
     rest = [word for word in words[1:] if word not in _HARMLESS_OPTIONS]
     return rest[0] if rest else None
+
+
+def _is_this_python(word: str) -> bool:
+    """Tell whether a word starts the Python that is running; of another one nothing is known."""
+    found = shutil.which(word, path=search_path(os.environ))
+    if found is None or not Path(found).name.startswith("python"):
+        return False
+    own = Path(sys.executable)
+    return Path(found).parent.resolve() == own.parent.resolve() and own.samefile(found)
 
 
 def _examine(
@@ -78,24 +93,44 @@ def _examine(
     try:
         read = read_script(code_dir, script)
     except UnreadableScript as error:
+        if not error.is_wrong:
+            found.not_checked.append(f"the script: {error}")
+            return
         asked, do = f"the script {error.path!r}", "correct it, or name another file"
         problem = Problem("algorithm", asked, error.found, do, id="script-syntax")
         found.problems.append(problem)
         return
     modules = read.modules
-    declared, certain = declared_arguments(read), certain_nodes(modules[0])
+    declared, certain = declared_arguments(read), certain_nodes(modules)
     written: list[str] = []
     if isinstance(job.algorithm, CommandAlgorithm):
         fixed = shlex.split(job.algorithm.command)
         written = fixed[fixed.index(script) + 1 :]
     given = _given(job, words[len(written) :])
-    if declared.parse_calls and declared.num_parsers:
+    if not _is_parsed(modules, declared):
+        declared.doubts.append("a parser that the script may not call")
+    elif declared.num_parsers:
         found.problems += argument_problems(declared, given, certain, written)
         found.problems += namespace_problems(modules, declared, certain)
     found.not_checked += _unseen(declared)
     found.problems += habit_problems(job, modules, declared, given)
-    if "PYTHONPATH" not in job.env:
-        found.problems += import_problems(modules, code_dir, script)
+    if not any(name.startswith("PYTHON") for name in job.env):
+        found.problems += import_problems(read, code_dir, script)
+
+
+def _is_parsed(modules: Sequence[Module], declared: Declared) -> bool:
+    """Tell whether the script names what parses the command line, such as the ``main`` it is in."""
+    boot = modules[0]
+    words = {node.attr for node in ast.walk(boot.tree) if isinstance(node, ast.Attribute)}
+    words |= {alias.name for node in imports_of(boot.tree) for alias in node.names}
+    calls = set(declared.parse_calls)
+    for module in modules:
+        for node in module.tree.body:
+            if calls & set(ast.walk(node)) and (
+                module is boot or "*" in words or getattr(node, "name", None) in {None, *words}
+            ):
+                return True
+    return False
 
 
 def _unseen(declared: Declared) -> list[str]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 from trainjob.check.arguments import Given
-from trainjob.check.declared_arguments import Declared
-from trainjob.check.script_modules import Module
+from trainjob.check.declared_arguments import Declared, is_parse_call
+from trainjob.check.script_modules import Module, last_name
 from trainjob.errors import Problem
 from trainjob.job import TrainingJob
 from trainjob.parameters import channel_env_name
@@ -73,6 +73,8 @@ def _ignored_hyperparameters(
     text = "\n".join(module.text for module in modules)
     if not declared.accepts_unknown or declared.doubts or _READS_ALL.search(text):
         return
+    if any(_keeps_unknown(module.tree) for module in modules):
+        return
     flags = [flag for argument in declared.arguments for flag in argument.flags]
     for name, value in given.items():
         is_short_for_one = any(flag.startswith(f"--{name}") for flag in flags)
@@ -85,6 +87,24 @@ def _ignored_hyperparameters(
                 id="script-ignores-argument",
                 level="warning",
             )
+
+
+def _keeps_unknown(tree: ast.Module) -> bool:
+    """Tell whether the words that ``parse_known_args`` leaves may be used."""
+    read = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    thrown_away = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.slice) == "0":
+            thrown_away.add(node.value)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+            names = node.targets[0].elts
+            if len(names) == 2 and isinstance(names[1], ast.Name) and names[1].id not in read:
+                thrown_away.add(node.value)
+    return any(
+        is_parse_call(node) and last_name(node.func) == "parse_known_args"
+        for node in set(ast.walk(tree)) - thrown_away
+        if isinstance(node, ast.Call)
+    )
 
 
 def _local_rank(

@@ -49,10 +49,11 @@ class UnreadableScript(Exception):
     Args:
         path: The file, relative to the code folder.
         found: What is wrong with it.
+        is_wrong: Whether Python refuses it too; else it is only not for us to read.
     """
 
-    def __init__(self, path: str, found: str) -> None:
-        self.path, self.found = path, found
+    def __init__(self, path: str, found: str, *, is_wrong: bool = False) -> None:
+        self.path, self.found, self.is_wrong = path, found, is_wrong
         super().__init__(f"{path}: {found}")
 
 
@@ -64,7 +65,7 @@ def read_script(code_dir: Path, boot_file: str) -> Script:
         boot_file: Its path below the folder; a .py file that exists.
 
     Raises:
-        UnreadableScript: If the boot file is no Python.
+        UnreadableScript: If the boot file is no Python, or cannot be read.
     """
     root = code_dir.resolve()
     boot = root / boot_file
@@ -85,6 +86,14 @@ def read_script(code_dir: Path, boot_file: str) -> Script:
             modules.append(imported)
             left.append((real, imported))
     return Script(tuple(modules), is_whole)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether there is such a file; of a name that cannot be one as well."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def imports_of(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -128,10 +137,9 @@ def _parse(root: Path, file: Path) -> Module:
             return Module(path, text, ast.parse(text))
     except SyntaxError as error:
         where = f" in line {error.lineno}" if error.lineno else ""
-        raise UnreadableScript(path, f"no Python that this Python reads{where}: {error.msg}") from (
-            error
-        )
-    except (OSError, ValueError, RecursionError) as error:
+        found = f"no Python that this Python reads{where}: {error.msg}"
+        raise UnreadableScript(path, found, is_wrong=True) from error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableScript(path, str(error)) from error
 
 
@@ -168,5 +176,5 @@ def _files_of(start: Path, parts: Iterable[str]) -> Iterator[Path]:
     for part in parts:
         place = place / part
         for file in (place.with_name(f"{part}.py"), place / "__init__.py"):
-            if file.is_file():
+            if is_file(file):
                 yield file

@@ -31,8 +31,8 @@ def test_an_import_that_is_not_installed_is_an_error(tmp_path: Path) -> None:
 
     assert str(problem) == (
         "algorithm.code: asked for the module 'no_such_package' (train.py:1), found none in the "
-        f"code and none installed in {sys.prefix!r}; install it on this machine, such as with "
-        "pip install no_such_package"
+        f"code and none installed in {sys.prefix!r}; install the package that has it on this "
+        "machine"
     )
     assert (problem.level, problem.id) == ("error", "script-import-missing")
 
