@@ -143,15 +143,19 @@ def _saved(record: Record) -> Answer:
 def _list(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
     registry, kind = chosen_registry(), arguments.kind
     if arguments.name is None:
-        records = [registry.versions(kind, name)[-1] for name in registry.names(kind)]
+        found = registry.latest(kind)
     else:
         name = Reference.parse(arguments.name).name
-        registry.find(kind, Reference(name))  # says which there are if this is none
-        records = registry.versions(kind, name)
+        found = registry.survey(kind, name)
+        if not found.records and not found.broken:
+            registry.find(kind, Reference(name))  # says which there are
+    records, broken = found.records, [_clean(str(error)) for error in found.broken]
     lines = _table([_HEAD, *map(_row, records)]) if records else []
     noun = "version" if arguments.name else kind
+    lines += [f"broken: {text}" for text in broken]
     lines.append(f"{counted(len(records), noun)} in {registry.place}")
-    return Answer("\n".join(lines), {f"{kind}s": [r.model_dump(mode="json") for r in records]})
+    data = {f"{kind}s": [r.model_dump(mode="json") for r in records], "broken": broken}
+    return Answer("\n".join(lines), data)
 
 
 def _show(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
@@ -175,6 +179,11 @@ def _delete(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
         found = f"{', '.join(users)}, made from it"
         do = "delete these first, or give --force"
         raise RegistryError(asked, found, do)
+    if not arguments.force:
+        models = [registry.survey("model", name) for name in registry.place.names("model")]
+        if broken := [error for found in models for error in found.broken]:
+            do = "mend it first, or give --force"
+            raise RegistryError(asked, f"one perhaps made from it: {broken[0]}", do)
     registry.delete(record)
     text = f"deleted the {kind} {record}; its number is not given again"
     return Answer(text, {"deleted": f"{kind} {record}", "used_by": users})
@@ -186,7 +195,21 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _row(record: Record) -> tuple[str, ...]:
-    return (str(record), record.created, _what(record), _where(record), record.description or "-")
+    cells = (record.created, _what(record), _where(record), record.description)
+    return (str(record), *map(_clean, cells))
+
+
+def _clean(text: str) -> str:
+    """Return the first line of a text, without characters that would change the terminal."""
+    first, *others = text.strip().splitlines() or ["-"]
+    shown = first if first.isprintable() else "".join(map(_escaped, first))
+    return f"{shown} ..." if others else shown
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _what(record: Record) -> str:

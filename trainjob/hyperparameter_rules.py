@@ -8,7 +8,7 @@ like for the script is said by `trainjob.parameters`.
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, StrictFloat, StrictInt
@@ -26,6 +26,9 @@ from trainjob.parameters import (
     value_problems,
 )
 from trainjob.spec import Name, Spec
+
+_MAX_SHOWN = 20  # choices in a message
+_WRITE_SMALLER = "write one of at most 64 bits"
 
 
 def _small_letters(value: Any) -> Any:
@@ -86,7 +89,9 @@ class HyperparameterRule(Spec):
             "boolean": ("true or false", "true or false"),
         }[self.type]
         if self.choices:
-            choices = ", ".join(shown(choice) for choice in self.choices)
+            choices = ", ".join(shown(choice) for choice in self.choices[:_MAX_SHOWN])
+            if len(self.choices) > _MAX_SHOWN:
+                choices += f" and {len(self.choices) - _MAX_SHOWN:,} more"
             return f"a list of {choices}" if self.is_list else f"one of {choices}"
         noun = f"a list of {nouns[1]}" if self.is_list else nouns[0]
         if self.minimum is not None and self.maximum is not None:
@@ -243,6 +248,9 @@ def _allowed_value(value: Scalar, rule: HyperparameterRule) -> Scalar | None:
 def _advice(value: Scalar, rule: HyperparameterRule) -> str:
     if rule.type == "string" and not rule.choices and not isinstance(value, str):
         return "write it in quotes"
+    is_whole = re.fullmatch(r"[+-]?[0-9]+", str(value))
+    if rule.type == "integer" and is_whole and in_type(value, rule.type) is None:
+        return _WRITE_SMALLER
     names = [choice for choice in rule.choices if isinstance(choice, str)]
     near = difflib.get_close_matches(str(value), names, n=1)
     return f"did you mean {near[0]!r}?" if near else "change it"
@@ -277,10 +285,10 @@ def _bound_problems(field: str, rule: HyperparameterRule) -> Iterator[Problem]:
         elif rule.choices:
             asked = "either choices or a range"
             yield Problem(f"{field}.{key}", asked, "both", "remove one of them")
+        elif problems := scalar_problems(f"{field}.{key}", bound):
+            yield from (replace(problem, do=_WRITE_SMALLER) for problem in problems)
         elif in_type(bound, rule.type) is None:
             yield Problem(f"{field}.{key}", "an integer", shown(bound), "change it")
-        else:
-            yield from scalar_problems(f"{field}.{key}", bound)
 
 
 def _choice_problems(field: str, rule: HyperparameterRule) -> Iterator[Problem]:

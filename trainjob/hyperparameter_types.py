@@ -10,6 +10,7 @@ from collections.abc import Callable
 from trainjob.parameters import Scalar
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
+_INTEGERS = range(-(2**63), 2**63)  # as `trainjob.parameters.scalar_problems` asks
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _EXACT_INTEGERS = 2**53  # above it, not every whole number is a float
 
@@ -25,10 +26,12 @@ def _as_text(value: Scalar) -> str | None:
 
 def _as_integer(value: Scalar) -> int | None:
     if isinstance(value, str):
-        return int(value) if _INTEGER.fullmatch(value) else None
-    if isinstance(value, float):  # such as 1e3
-        return int(value) if value.is_integer() and abs(value) <= _EXACT_INTEGERS else None
-    return None if isinstance(value, bool) else value
+        number = int(value) if _INTEGER.fullmatch(value) else None
+    elif isinstance(value, float):  # such as 1e3
+        number = int(value) if value.is_integer() and abs(value) <= _EXACT_INTEGERS else None
+    else:
+        number = None if isinstance(value, bool) else value
+    return number if number is not None and number in _INTEGERS else None
 
 
 def _as_float(value: Scalar) -> float | None:

@@ -22,6 +22,14 @@ _STAND_IN = {
     "type": "string",
 }
 _RULES = ("algorithm", "hyperparameters")
+_WORDS = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "keys and values",
+    "model_type": "keys and values",
+    "model_attributes_type": "keys and values",
+}
+"""What Python's types are called in a job file."""
 
 
 class ProblemsFound(ValueError):
@@ -173,6 +181,8 @@ def _kind_of(member: type[BaseModel]) -> str:
 def _asked(detail: ErrorDetails) -> str:
     if _is_bad_name(detail):
         return _NAME_RULE
+    if detail["type"] in _WORDS:
+        return _WORDS[detail["type"]]
     message = detail["msg"]
     for prefix in ("Input should be ", "Value error, write ", "Value error, ", "String should "):
         message = message.removeprefix(prefix)

@@ -15,7 +15,6 @@ command line) and by the run. The same values reach the program three times:
 """
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,7 +180,7 @@ def value_problems(
                 problems += _end_of_options_problems(f"{field}[{i}]", item)
     else:
         problems = [*scalar_problems(field, value), *_end_of_options_problems(field, value)]
-    size_bytes = len(os.fsencode(_env_text(value)))
+    size_bytes = len(_env_text(value).encode(errors="surrogatepass"))
     if size_bytes > MAX_VALUE_BYTES:
         asked = f"at most {MAX_VALUE_BYTES:,} bytes"
         do = "put it into a file and give that as an input channel"
@@ -193,12 +192,24 @@ def scalar_problems(field: str, value: Scalar) -> list[Problem]:
     """Return why a value at `field` cannot be in a job at all."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         # One such number in the parameters of a run, and Prefect 3.8's server lists no runs at all.
-        do = "give it as a text"
+        do = "write a smaller number, or give it as a text"
         return [Problem(field, "an integer of at most 64 bits", shown(value), do)]
     if isinstance(value, str) and "\0" in value:
         do = "remove the NUL, which ends every text that a program is given"
         return [Problem(field, "a text without NUL", shown(value), do)]
+    if isinstance(value, str) and not _is_unicode(value):
+        asked = "a text of characters that UTF-8 can write"
+        return [Problem(field, asked, shown(value), "remove the others")]
     return []
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text has no lone surrogates, which JSON and YAML can write as escapes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _end_of_options_problems(field: str, value: Scalar) -> list[Problem]:

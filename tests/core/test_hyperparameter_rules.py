@@ -1,6 +1,6 @@
 """Rules of an algorithm for hyperparameters: what they take, what they refuse, and its words."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -269,35 +269,6 @@ def test_a_rule_that_is_wrong_is_one_problem_and_judges_no_value(
     [found] = problems_in({"x": "whatever", "other": True}, [RULE | change, *RULES_OF_OTHERS])
 
     assert found.startswith(f"algorithm.hyperparameters[0].{problem}")
-
-
-def test_rules_that_are_no_list_of_mappings_are_told_in_words_of_yaml() -> None:
-    rules: Any = {"lr": {"type": "float"}}
-
-    assert problems_in({}, rules) == [
-        f"algorithm.hyperparameters: asked for a list, found {rules!r}; change it"
-    ]
-    assert problems_in({}, cast("Any", ["lr"])) == [
-        "algorithm.hyperparameters[0]: asked for keys and values, found 'lr'; change it"
-    ]
-
-
-def test_of_many_choices_a_message_names_some() -> None:
-    rule = {"name": "x", "type": "integer", "choices": list(range(500))}
-
-    [found] = problems_in({"x": -1}, [rule])
-
-    assert found == (
-        "hyperparameters.x: asked for one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, "
-        "16, 17, 18, 19 and 480 more, found -1; change it"
-    )
-
-
-def test_a_text_that_no_file_can_hold_is_one_problem() -> None:
-    rule = {"name": "x", "type": "string"}
-    asked = "asked for a text of characters that UTF-8 can write, found '\\ud800'; remove the others"
-
-    assert problems_in({"x": "\ud800"}, [rule]) == [f"hyperparameters.x: {asked}"]
 
 
 RULES_OF_OTHERS = [{"name": "other", "type": "boolean"}]

@@ -235,3 +235,56 @@ def test_upload_of_an_empty_folder_is_refused(tmp_path, capsys) -> None:
     assert main(["upload", str(tmp_path / "empty"), str(tmp_path / "store")]) == 1
 
     assert "/empty: no file in it; give the folder" in capsys.readouterr().err
+
+
+def test_a_list_shows_one_clean_line_a_version(data, capsys) -> None:
+    words = ["dataset", "register", "numbers", str(data), "--description"]
+    assert main([*words, "two\nlines\x1b[31m"]) == 0
+    assert main([*words, "red\x1b[31m"]) == 0
+    capsys.readouterr()
+
+    assert main(["dataset", "list", "numbers"]) == 0
+
+    first, second = capsys.readouterr().out.splitlines()[1:-1]
+    assert first.endswith("  two ...")
+    assert second.endswith("  red\\x1b[31m")
+
+
+def test_a_list_goes_on_after_a_broken_version_and_names_it(data, tmp_path, capsys) -> None:
+    for name in ("letters", "numbers", "numbers"):
+        assert main(["dataset", "register", name, str(data)]) == 0
+    (tmp_path / "registry" / "dataset" / "numbers" / "2.yaml").write_text("")
+    capsys.readouterr()
+
+    assert main(["dataset", "list"]) == 0
+    everything = capsys.readouterr().out
+    assert main(["dataset", "list", "numbers"]) == 0
+    of_name = capsys.readouterr().out
+
+    assert "letters@1" in everything
+    assert "numbers@1" in of_name
+    for text in (everything, of_name):
+        assert "asked for the saved dataset numbers@2" in text
+    assert main(["dataset", "show", "numbers@1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--labelling", "a\nb"), ("--format", ""), ("--description", "\udcff")]
+)
+def test_a_fact_that_cannot_be_saved_is_told(data, capsys, option, text) -> None:
+    assert main(["dataset", "register", "numbers", str(data), option, text]) == 2
+
+    assert f"  {option[2:]}: asked for " in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_read_keeps_a_version_from_deletion(data, tmp_path, capsys) -> None:
+    main(["dataset", "register", "numbers", str(data)])
+    model = tmp_path / "registry" / "model" / "net" / "1.yaml"
+    model.parent.mkdir(parents=True)
+    model.write_text("")
+
+    assert main(["dataset", "delete", "numbers@1"]) == 1
+
+    assert "perhaps made from it: asked for the saved model net@1" in capsys.readouterr().err
+    assert main(["dataset", "show", "numbers@1"]) == 0
+    assert main(["dataset", "delete", "numbers@1", "--force"]) == 0

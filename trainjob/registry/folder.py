@@ -65,7 +65,7 @@ class FolderPlace:
             text = file.read_bytes()
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date
             found, do = "no YAML", "restore the file from a backup, or move it away"
             raise RegistryError(f"a saved version in {str(file)!r}", found, do) from error
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
 from trainjob.errors import Problem, TrainjobError
@@ -17,6 +17,17 @@ from trainjob.spec import ContentFingerprint, Line, Name, Spec
 Kind = Literal["algorithm", "dataset", "model"]
 
 _REFERENCE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})(?:@(latest|[1-9][0-9]{0,8}))?")
+
+
+def _writable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("write a text of characters that UTF-8 can write") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_writable)]
 
 
 class RegistryError(TrainjobError):
@@ -87,7 +98,7 @@ class Record(Spec):
     created: Line
     """When it was saved, UTC, ISO 8601."""
 
-    description: str = ""
+    description: Text = ""
     """What it is."""
 
     def __str__(self) -> str:
@@ -237,6 +248,3 @@ class SavedModel(_SavedData):
     def made_from(self) -> tuple[str, ...]:
         """Return the saved versions that its run used."""
         return tuple(self.run.used) if self.run else ()
-
-
-AnyRecord = Annotated[SavedAlgorithm | SavedDataset | SavedModel, Field(discriminator="kind")]

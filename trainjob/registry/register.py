@@ -150,7 +150,10 @@ def register_dataset(
         do = "export it as files, such as images with a manifest, and register these"
         problem = Problem("format", repr(form), "a format that is not read here", do)
         raise JobError(f"dataset {name!r}", [problem])
-    found = _data(f"dataset {name!r}", name, source, settings)
+    label = f"dataset {name!r}"
+    _channel(label, name, source)
+    _require_facts(label, SavedDataset, {"name": name, **facts})
+    found = _data(label, name, source, settings)
     version = SavedDataset(name=name, version=_FIRST, created=_now(), **found, **facts)
     return registry.add(version)
 
@@ -177,6 +180,7 @@ def register_model(
     """
     label = f"model {name!r}"
     channel = _channel(label, name, source)
+    _require_facts(label, SavedModel, {"name": name, "description": description})
     receipt = None if is_dataset_archive(channel.url) else _receipt(channel.url, settings)
     if receipt is not None and not receipt.is_result:
         asked = f"the result of a run at {source.url!r}"
@@ -244,6 +248,22 @@ def _channel(label: str, name: str, source: DataSource) -> InputChannel:
         ]
         raise JobError(label, problems) from error
     return job.resolved(Path.cwd()).inputs[0]
+
+
+def _require_facts(
+    label: str, model: type[SavedDataset | SavedModel], facts: dict[str, Any]
+) -> None:
+    """Refuse what people say of data before it is read, which may take long.
+
+    Raises:
+        JobError: With everything that cannot be saved.
+    """
+    found = {"url": "/", "fingerprint": f"sha256:{0:064}", "is_read": False, "created": _now()}
+    data = {"version": _FIRST, **found, **facts}
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        raise JobError(label, problems_of(error, model, data)) from error
 
 
 def _data(

@@ -5,18 +5,32 @@ server. What a version is, which number is next and who uses whom is decided her
 """
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from trainjob.registry.records import AnyRecord, Kind, Record, Reference, RegistryError
+from trainjob.errors import TrainjobError
+from trainjob.job_problems import problems_of
+from trainjob.registry.records import (
+    Kind,
+    Record,
+    Reference,
+    RegistryError,
+    SavedAlgorithm,
+    SavedDataset,
+    SavedModel,
+)
 
 R = TypeVar("R", bound=Record)
 
-_RECORD: TypeAdapter[Any] = TypeAdapter(AnyRecord)
 _MAX_NAMED = 20
-_KINDS: tuple[Kind, ...] = ("algorithm", "dataset", "model")
+_MODELS: dict[Kind, type[Record]] = {
+    "algorithm": SavedAlgorithm,
+    "dataset": SavedDataset,
+    "model": SavedModel,
+}
 
 
 class Place(Protocol):
@@ -47,6 +61,19 @@ class Place(Protocol):
 
     def replace(self, kind: Kind, name: str, number: int, values: dict[str, Any]) -> None:
         """Keep other values under a number that was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Some versions.
+
+    Attributes:
+        records: Those that could be read.
+        broken: Why each of the others could not.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    broken: list[TrainjobError] = field(default_factory=list)
 
 
 class Registry:
@@ -82,30 +109,44 @@ class Registry:
         Raises:
             RegistryError: If it is not there, naming what is.
         """
-        records = self.versions(kind, reference.name)
-        if reference.version is None and records:
-            return records[-1]
-        for record in records:
-            if record.version == reference.version:
+        numbers = self.place.numbers(kind, reference.name)
+        if reference.version is not None:
+            numbers = [number for number in numbers if number == reference.version]
+        for number in reversed(numbers):
+            if record := self._read(kind, reference.name, number):
                 return record
         raise self._unknown(kind, reference)
 
-    def versions(self, kind: Kind, name: str) -> list[Record]:
+    def survey(self, kind: Kind, name: str) -> Survey:
         """Return all versions of one name that were not deleted, the oldest first."""
-        found = (self._read(kind, name, number) for number in self.place.numbers(kind, name))
-        return [record for record in found if record is not None]
+        found = Survey()
+        for number in self.place.numbers(kind, name):
+            self._read_into(found, kind, name, number)
+        return found
+
+    def latest(self, kind: Kind) -> Survey:
+        """Return the latest version of every name."""
+        found = Survey()
+        for name in sorted(self.place.names(kind)):
+            numbers = reversed(self.place.numbers(kind, name))
+            any(self._read_into(found, kind, name, number) for number in numbers)
+        return found
+
+    def versions(self, kind: Kind, name: str) -> list[Record]:
+        """Return the versions of one name that can be read, the oldest first."""
+        return self.survey(kind, name).records
 
     def names(self, kind: Kind) -> list[str]:
-        """Return the names of which there are versions."""
-        return [name for name in sorted(self.place.names(kind)) if self.versions(kind, name)]
+        """Return the names whose latest version can be read."""
+        return [record.name for record in self.latest(kind).records]
 
     def users(self, record: Record) -> list[str]:
         """Return the saved versions that were made from this one, as ``KIND NAME@VERSION``."""
         used = f"{record.kind} {record}"
         return [
             f"{kind} {other}"
-            for kind in _KINDS
-            for name in self.names(kind)
+            for kind in _MODELS
+            for name in sorted(self.place.names(kind))
             for other in self.versions(kind, name)
             if used in other.made_from
         ]
@@ -119,6 +160,19 @@ class Registry:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.place.replace(record.kind, record.name, record.version, {"deleted": now})
 
+    def _read_into(self, found: Survey, kind: Kind, name: str, version: int) -> bool:
+        """Add a version, or why it cannot be read, and tell whether it is there at all."""
+        try:
+            record = self._read(kind, name, version)
+        except TrainjobError as error:
+            if error.retryable:  # the place is not there; no version is broken
+                raise
+            found.broken.append(error)
+            return True
+        if record is not None:
+            found.records.append(record)
+        return record is not None
+
     def _read(self, kind: Kind, name: str, version: int) -> Record | None:
         """Return a version; None if it was deleted.
 
@@ -130,10 +184,13 @@ class Registry:
             return None
         asked = f"the saved {kind} {name}@{version} in {self.place}"
         do = "restore it from a backup, or take it away"
+        if not isinstance(values, dict):
+            raise RegistryError(asked, "what has no keys and values", do)
         try:
-            record: Record = _RECORD.validate_python(values)
+            record = _MODELS[kind].model_validate(values)
         except ValidationError as error:
-            found = f"what is none: {str(error).partition(chr(10))[0]}"
+            wrong = problems_of(error, _MODELS[kind], values)[0]
+            found = f"what is none ({wrong.field}: {wrong.found} in place of {wrong.asked})"
             raise RegistryError(asked, found, do) from error
         if (record.kind, record.name, record.version) != (kind, name, version):
             raise RegistryError(asked, f"the {record.kind} {record}", do)

@@ -223,3 +223,47 @@ def test_the_registry_of_a_machine_is_where_the_environment_says(tmp_path, monke
     monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path))
 
     assert str(registry_of_machine().place) == str(tmp_path)
+
+
+def break_version(registry: Registry, number: int, text: str = "") -> None:
+    (Path(str(registry.place)) / "dataset" / "digits" / f"{number}.yaml").write_text(text)
+
+
+def test_a_broken_version_keeps_no_other_from_being_found(registry) -> None:
+    for _ in range(3):
+        registry.add(dataset())
+    break_version(registry, 2)
+
+    found = registry.survey("dataset", "digits")
+
+    assert registry.find("dataset", Reference("digits", 1)).version == 1
+    assert registry.find("dataset", Reference("digits")).version == 3
+    assert [record.version for record in found.records] == [1, 3]
+    assert "the saved dataset digits@2" in str(found.broken[0])
+    with pytest.raises(RegistryError, match="found only digits@1, digits@3; name one"):
+        registry.find("dataset", Reference("digits", 9))
+
+
+def test_a_name_whose_latest_version_is_broken_is_not_an_older_one(registry) -> None:
+    registry.add(dataset())
+    registry.add(dataset())
+    break_version(registry, 2)
+
+    with pytest.raises(RegistryError, match="the saved dataset digits@2"):
+        registry.find("dataset", Reference("digits"))
+
+
+def test_what_is_wrong_in_a_version_is_told_with_its_place(registry) -> None:
+    saved = registry.add(dataset()).model_dump(mode="json")
+    break_version(registry, 1, yaml.safe_dump(saved | {"num_files": "many"}))
+
+    with pytest.raises(RegistryError, match="num_files: 'many' in place of a valid integer"):
+        registry.find("dataset", Reference("digits", 1))
+
+
+def test_a_date_that_is_none_is_a_broken_version(registry) -> None:
+    registry.add(dataset())
+    break_version(registry, 1, "created: 2026-13-45\n")
+
+    with pytest.raises(RegistryError, match="a saved version in"):
+        registry.find("dataset", Reference("digits", 1))

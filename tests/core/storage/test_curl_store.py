@@ -181,9 +181,7 @@ def test_a_listing_that_would_never_end_is_an_error(more):
 
 
 def test_nothing_is_asked_for_after_the_last_page():
-    def item(key):
-        return f"<Contents><Key>x/{key}</Key><Size>1</Size></Contents>"
-
+    item = "<Contents><Key>x/{}</Key><Size>1</Size></Contents>".format
     token = "<NextContinuationToken>{}</NextContinuationToken>"
     replies = [
         page(item("a"), "<IsTruncated>true</IsTruncated>" + token.format("t1")),
