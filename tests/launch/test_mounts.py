@@ -175,6 +175,24 @@ def test_a_folder_of_the_machine_is_hidden_and_its_neighbours_are_not(
 
 
 @needs_bwrap
+def test_a_folder_among_too_many_others_is_refused_unless_it_is_there(
+    make_launch: Callable[..., Launch], watch: Callable[..., Any], source: Path, tmp_path: Path
+) -> None:
+    crowd = tmp_path / "crowd"
+    crowd.mkdir()
+    for number in range(3100):
+        (crowd / str(number)).touch()
+    mounts = (Mount(f"{crowd}/data", source),)
+
+    with pytest.raises(LaunchError, match=f"{crowd}/data, found too much .* on the machine, empty"):
+        watch(make_launch("", mounts=mounts))
+    (crowd / "data").mkdir()
+    ran = watch(make_launch(f"import os; print(os.listdir('{crowd}/data'))", mounts=mounts))
+
+    assert ran.lines() == ["['value']"]
+
+
+@needs_bwrap
 def test_a_stop_request_reaches_the_ranks_behind_the_mounts(
     make_launch: Callable[..., Launch], run_until: Callable[..., Any], source: Path
 ) -> None:

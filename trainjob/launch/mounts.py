@@ -23,6 +23,7 @@ from trainjob.launch.waiting import wait_for_supervisor
 from trainjob.workspace import Workspace, workspaces_dir
 
 _TRY_TIMEOUT_S = 10.0
+_MAX_WORDS = 8990  # MAX_ARGS in bubblewrap.c is 9000
 _INSTALL = "install bubblewrap (apt-get install bubblewrap), which needs no root to run"
 
 
@@ -95,18 +96,21 @@ def find_bwrap(search_path: str) -> tuple[str | None, str]:
 def _bwrap_argv(bwrap: str, mounts: Sequence[Mount]) -> list[str]:
     """Return the command that shows everything of the machine and the mounts.
 
-    Folders above a mount are made anew, with everything that lies in them, since a mount point
-    that is made in a folder of the machine would stay there, or could not be made without root.
+    A mount needs a folder to be made on. One that is not there yet cannot be made on the machine,
+    where it would stay or is forbidden: the folder that would hold it is made anew, with everything
+    that lies in it.
     """
     targets = [_without_links(mount.target) for mount in mounts]
     outer = {_without_links(mount.target) for mount in _outer(mounts)}
-    made = {str(parent) for target in outer for parent in Path(target).parents}
+    made = {_holder(target) for target in outer if not _is_folder(target)}
     words = [bwrap, "--die-with-parent"]
-    for folder in sorted(made):
+    if "/" not in made:
+        words += ("--dev-bind", "/", "/")
+    for folder in sorted(made):  # those above others first
         if folder != "/":
-            words += ("--dir", folder)
+            words += ("--tmpfs", folder)
         for path in _entries(folder):
-            if path in made or path in outer:
+            if path in outer:
                 continue
             if Path(path).is_symlink():
                 words += ("--symlink", str(Path(path).readlink()), path)
@@ -114,7 +118,20 @@ def _bwrap_argv(bwrap: str, mounts: Sequence[Mount]) -> list[str]:
                 words += ("--dev-bind-try", path, path)
     for mount, target in zip(mounts, targets, strict=True):
         words += ("--ro-bind" if mount.is_read_only else "--bind", str(mount.source), target)
+    if len(words) > _MAX_WORDS:
+        folders = ", ".join(sorted(target for target in outer if not _is_folder(target)))
+        found = f"too much beside it in {', '.join(sorted(made))} for bubblewrap to show"
+        raise LaunchError(f"asked for {folders}, found {found}; make it on the machine, empty")
     return [*words, "--"]
+
+
+def _is_folder(path: str) -> bool:
+    return Path(path).is_dir() and not Path(path).is_symlink()
+
+
+def _holder(target: str) -> str:
+    """Return the lowest folder above the target that is there."""
+    return str(next(parent for parent in Path(target).parents if parent.is_dir()))
 
 
 def _entries(folder: str) -> list[str]:
