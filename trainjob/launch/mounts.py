@@ -102,7 +102,8 @@ def _bwrap_argv(bwrap: str, mounts: Sequence[Mount]) -> list[str]:
     """
     targets = [_without_links(mount.target) for mount in mounts]
     outer = {_without_links(mount.target) for mount in _outer(mounts)}
-    made = {_holder(target) for target in outer if not _is_folder(target)}
+    lacking = {target for target in outer if not _is_folder(target)}
+    made = {_holder(target) for target in lacking}
     words = [bwrap, "--die-with-parent"]
     if "/" not in made:
         words += ("--dev-bind", "/", "/")
@@ -119,9 +120,10 @@ def _bwrap_argv(bwrap: str, mounts: Sequence[Mount]) -> list[str]:
     for mount, target in zip(mounts, targets, strict=True):
         words += ("--ro-bind" if mount.is_read_only else "--bind", str(mount.source), target)
     if len(words) > _MAX_WORDS:
-        folders = ", ".join(sorted(target for target in outer if not _is_folder(target)))
         found = f"too much beside it in {', '.join(sorted(made))} for bubblewrap to show"
-        raise LaunchError(f"asked for {folders}, found {found}; make it on the machine, empty")
+        raise LaunchError(
+            f"asked for {', '.join(sorted(lacking))}, found {found}; make it on the machine, empty"
+        )
     return [*words, "--"]
 
 
@@ -137,8 +139,6 @@ def _holder(target: str) -> str:
 def _entries(folder: str) -> list[str]:
     try:
         return sorted(entry.path for entry in os.scandir(folder))
-    except FileNotFoundError:
-        return []
     except OSError as error:
         message = f"asked for a folder below {folder!r}, found {error.strerror}"
         raise LaunchError(f"{message}; let the worker's user read {folder!r}") from error

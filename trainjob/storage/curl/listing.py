@@ -6,7 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 import re
 import time
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, partial
 from html import unescape
 from typing import NamedTuple
 from urllib.parse import unquote_plus
@@ -48,11 +48,11 @@ def pages(transport: Transport, prefix: str) -> Iterator[list[Found]]:
     query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
     body = transport.ask(Request("GET", "", query=query)).body
     while True:
-        reading = _Reading(body, prefix)
+        read = cache(partial(_read, body, prefix))  # once: meanwhile, or when it is needed
         following = _following(query, body) if _TOKEN in query else None
         if following:
-            body = transport.ask(Request("GET", "", query=following), reading.read).body
-        page = reading.page or _ask_again(transport, query)
+            body = transport.ask(Request("GET", "", query=following), read).body
+        page = read() or _ask_again(transport, query)
         yield page.found
         if not page.is_truncated:
             return
@@ -75,7 +75,7 @@ def _ask_again(transport: Transport, query: dict[str, str]) -> _Page:
     request = Request("GET", "", query=query)
     for tries in range(1, retry.TRIES):
         time.sleep(retry.pause_s(tries))
-        if page := _Reading(transport.ask(request).body, query["prefix"]).page:
+        if page := _read(transport.ask(request).body, query["prefix"]):
             return page
     raise _no_listing(transport.url(query["prefix"]))
 
@@ -86,25 +86,13 @@ def _following(query: dict[str, str], body: bytes) -> dict[str, str] | None:
     return {**query, _TOKEN: unescape(found[1].decode(errors="replace"))} if found else None
 
 
-class _Reading:
-    """A page that came for a prefix, and is read when there is time."""
-
-    def __init__(self, body: bytes, prefix: str) -> None:
-        self._body = body
-        self._prefix = prefix
-
-    def read(self) -> None:
-        """Read it now."""
-        _ = self.page
-
-    @cached_property
-    def page(self) -> _Page | None:
-        """The page; None if it is none of this prefix."""
-        try:
-            page = _parse(self._body)
-        except (expat.ExpatError, KeyError, ValueError):
-            return None
-        return page if all(item.key.startswith(self._prefix) for item in page.found) else None
+def _read(body: bytes, prefix: str) -> _Page | None:
+    """Return the page, or None if it is none of this prefix."""
+    try:
+        page = _parse(body)
+    except (expat.ExpatError, KeyError, ValueError):
+        return None
+    return page if all(item.key.startswith(prefix) for item in page.found) else None
 
 
 def _parse(body: bytes) -> _Page:
