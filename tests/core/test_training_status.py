@@ -2,20 +2,14 @@
 
 import pytest
 
+from tests.clock import Clock
 from trainjob.events import AttemptEnded, AttemptStarted, MetricReported, StepReported, Synced
 from trainjob.training_status import TrainingStatus, rough_duration
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clock import Clock
 from trainjob.launch import rank_log
 from trainjob.launch.rank_log import LogTail, last_lines
 
@@ -59,16 +60,6 @@ def test_a_progress_bar_arrives_as_its_last_state(log):
     append(log, b"\r 10%\r 50%\r100%\nwindows line\r\n")
 
     assert LogTail(log).read() == ["100%", "windows line"]
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def read_after(tail: LogTail, clock: Clock, log: Path, seconds: float, data: bytes) -> list[str]:

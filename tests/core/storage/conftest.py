@@ -1,5 +1,6 @@
 """Places that hold trees: the same promises are tested on a folder and on a real S3 store."""
 
+import random
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,13 @@ import pytest
 
 from tests.core.storage.engines import ENGINES, use_engine
 from tests.core.storage.scripted_store import Reply, ScriptedStore, scripted_store
+from tests.s3_faults import FaultProxy, fault_proxy
 from tests.s3_server import S3Server
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.settings import StoreSettings
+
+SIZES = {"200 KB": 200_000, "24 MB": 24 << 20}
+"""Of an object that takes one request, and of one that goes in parts."""
 
 NASTY_NAMES = (
     "plain.txt",
@@ -119,6 +124,24 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture
 def s3_place(s3: S3Server, shared_bucket: str) -> S3Place:
     return S3Place(s3, shared_bucket)
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[FaultProxy]:
+    """A way to the store on which a test makes things go wrong."""
+    with fault_proxy(s3.port, lambda method, path: None) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def contents() -> dict[str, bytes]:
+    """An object of every size."""
+    return {name: random.Random(name).randbytes(size) for name, size in SIZES.items()}
+
+
+@pytest.fixture(params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture

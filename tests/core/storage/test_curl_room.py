@@ -2,17 +2,8 @@
 
 import pytest
 
+from tests.clock import Clock
 from trainjob.storage.curl.room import FIRST_REQUESTS, MAX_REQUESTS, Room
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

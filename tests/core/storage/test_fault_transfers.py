@@ -5,16 +5,14 @@ request and one that the engine for libcurl copies in ranges.
 """
 
 import hashlib
-import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.core.storage.engines import shorten_pauses, shorten_stalls
-from tests.s3_faults import Fault, FaultProxy, Rule, fault_proxy, times
+from tests.s3_faults import Fault, FaultProxy, Rule, times
 from tests.s3_server import S3Server
 from trainjob.errors import (
     CorruptData,
@@ -29,13 +27,7 @@ from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 from trainjob.storage.store import Store, open_store
 
-SIZES = {"200 KB": 200_000, "24 MB": 24 << 20}
 NUM_KEYS = 1_001  # the store lists 1,000 a page
-
-
-@pytest.fixture(scope="module")
-def contents() -> dict[str, bytes]:
-    return {name: random.Random(name).randbytes(size) for name, size in SIZES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +54,6 @@ def engine(engine: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """As everywhere, with little patience."""
     shorten_pauses(monkeypatch)
     return engine
-
-
-@pytest.fixture(params=SIZES)
-def size(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    with fault_proxy(s3.port, lambda method, path: None) as proxy:
-        yield proxy
 
 
 class Copy:

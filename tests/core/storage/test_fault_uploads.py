@@ -5,38 +5,17 @@ that is one request and one that goes in parts.
 """
 
 import hashlib
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.core.storage.engines import shorten_pauses
-from tests.s3_faults import FaultProxy, fault_proxy, times
-from tests.s3_server import S3Server
+from tests.s3_faults import times
 from trainjob.errors import StoreDenied, StoreError, StoreUnavailable
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 from trainjob.storage.store import open_store
-
-SIZES = {"200 KB": 200_000, "24 MB": 24 << 20}
-
-
-@pytest.fixture(scope="module")
-def contents() -> dict[str, bytes]:
-    return {name: random.Random(name).randbytes(size) for name, size in SIZES.items()}
-
-
-@pytest.fixture(params=SIZES)
-def size(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    with fault_proxy(s3.port, lambda method, path: None) as proxy:
-        yield proxy
 
 
 @pytest.fixture
