@@ -22,5 +22,5 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         PREFECT_LOCAL_STORAGE_PATH: home / "storage",
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
     }
-    with temporary_settings(isolated), prefect_test_harness(server_startup_timeout=90):
+    with temporary_settings(isolated), prefect_test_harness(server_startup_timeout=180):
         yield str(PREFECT_API_URL.value())

@@ -19,9 +19,10 @@ import botocore.session
 import pytest
 from pydantic import SecretStr
 
+from tests.waiting import PATIENCE_S
 from trainjob.storage.settings import StoreSettings
 
-_START_TIMEOUT_S = 30
+_START_TIMEOUT_S = PATIENCE_S
 _SERVICES = ("master", "volume", "filer", "s3", "admin")
 
 

@@ -4,9 +4,10 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,11 +46,10 @@ def wait_for(
     condition: Callable[[], bool],
     process: "subprocess.Popen[bytes] | None" = None,
     log: Path | None = None,
-    timeout_s: float = 120.0,
 ) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
+    def holds() -> bool:
         ended = process is not None and process.poll() is not None
         assert not ended, log.read_text() if log else "the process ended"
-        assert time.monotonic() < deadline, log.read_text() if log else "not in time"
-        time.sleep(0.1)
+        return condition()
+
+    wait_until(holds, said=lambda: log.read_text() if log else "not in time")

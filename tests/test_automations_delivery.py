@@ -1,11 +1,11 @@
 """Why a process was started for a run, and what it does when the run is taken from it."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -35,6 +35,7 @@ from flows.delivery import (
     holding,
     note_restarts,
 )
+from tests.waiting import PATIENCE_S, wait_until
 
 States = tuple[State[Any], ...]
 STARTED: States = (Pending(), Running())
@@ -67,13 +68,6 @@ def run_that_was_also(client: SyncPrefectClient, run: FlowRun, *states: State[An
     for state in states:
         client.set_flow_run_state(run.id, state.fresh_copy(), force=True)
     return client.read_flow_run(run.id)
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +163,9 @@ def test_a_living_process_takes_its_run_back(client: SyncPrefectClient, lost: St
 
     with holding(delivery_of(run.id), is_restartable=True, poll_s=0.05):
         run_that_was_also(client, run, *lost)
-        wait_for(lambda: is_running(client, run.id))
+        wait_until(lambda: is_running(client, run.id))
         run_that_was_also(client, run, *lost)
-        wait_for(lambda: is_running(client, run.id))
+        wait_until(lambda: is_running(client, run.id))
 
     state = client.read_flow_run(run.id).state
     assert state is not None
@@ -212,11 +206,11 @@ def test_a_process_whose_run_was_given_to_another_ends_without_a_word(
     )
     env = os.environ | {"PREFECT_API_URL": prefect_server}
     process = subprocess.Popen([sys.executable, "-c", code], env=env)
-    wait_for(holds.exists)
+    wait_until(holds.exists)
 
     run_that_was_also(client, run, *states)
 
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     state = client.read_flow_run(run.id).state
     assert state is not None
     assert state.type == states[-1].type
@@ -233,8 +227,23 @@ def test_a_cancelled_run_that_no_worker_ends_is_ended_by_its_own_process(
         with holding(delivery_of(run.id), is_restartable=False, poll_s=0.05):
             run_that_was_also(client, run, Cancelling())
 
-            wait_for(lambda: bool(arrived))
+            wait_until(lambda: bool(arrived))
     finally:
         signal.signal(signal.SIGTERM, before)
 
     assert arrived == [signal.SIGTERM]
+
+
+def test_a_process_looks_seldom_while_nothing_is_wrong_and_often_after_trouble(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_that_was(client, *STARTED)
+    holder = delivery._Holder(delivery_of(run.id), is_restartable=False)
+    young_s = holder._pause_s(5.0)
+    monkeypatch.setattr(holder, "_troubled_at", -math.inf)
+
+    calm_s = holder._pause_s(5.0)
+    holder._look_at(run.model_copy(update={"state": Cancelling()}), client)
+    troubled_s = holder._pause_s(5.0)
+
+    assert (young_s, calm_s, troubled_s) == (5, 30, 5)

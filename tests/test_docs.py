@@ -51,7 +51,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_every_command_of_the_readme_does_what_the_readme_shows(
     checkout: Path, tmp_path: Path
 ) -> None:

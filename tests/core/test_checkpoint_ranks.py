@@ -27,7 +27,6 @@ def on_two_ranks(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=50,
         check=False,
     )
     found = {

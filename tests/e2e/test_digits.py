@@ -16,7 +16,7 @@ from trainjob.storage.settings import StoreSettings
 
 ROOT = Path(__file__).parent.parent.parent
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from flows.training_job import training_job
 from trainjob.job import Checkpoints, TrainingJob
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture(scope="module")

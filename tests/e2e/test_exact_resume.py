@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -30,7 +32,7 @@ LAUNCHERS = {
     "train_mpi.py": ["mpirun", "-n", "3", sys.executable, "-m", "mpi4py"],
 }
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +81,12 @@ class Training:
 
     def wait(self) -> str:
         """Wait for the end, which must be a good one, and return what was printed."""
-        assert self._process.wait(50) == 0, self.log.read_text()
+        assert self._process.wait(PATIENCE_S) == 0, self.log.read_text()
         return self.log.read_text()
 
     def wait_for_step(self, step: int) -> None:
         """Wait until so many steps are saved."""
-        deadline = time.monotonic() + 50
+        deadline = time.monotonic() + PATIENCE_S
         while saved_step(self.checkpoints) < step:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=0.005)

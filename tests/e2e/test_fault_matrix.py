@@ -26,11 +26,11 @@ from tests.e2e.watched_runs import (
     run,
     started,
     stored_steps,
-    wait_until,
     watched_job,
 )
 from tests.processes import marked_processes
 from tests.s3_faults import Fault, fault_proxy
+from tests.waiting import PATIENCE_S, wait_until
 from trainjob.events import AttemptEnded, AttemptStarted, Event
 from trainjob.storage.receipt import verify_receipt
 
@@ -42,7 +42,7 @@ STALL = {"stall": "4s", "grace": "2s"}  # torchrun leaves slowly on a busy machi
 LOSS = {"name": "loss", "regex": "loss = ([0-9.e+-]+)"}
 # Reached at the step of the fault, however long the launcher needs to get there.
 TARGET = {"target": {"metric": "loss", "at_most": 1 / FAULT_AT}, "grace": "1s"}
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def test_a_full_disk_is_named_and_costs_no_checkpoint(
     env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "disk")}
 
     with mounted(tmp_path / "disk", "8m"), started(tmp_path, job, env) as process:
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 1, told
     assert "no space left on device" in told
@@ -280,7 +280,7 @@ def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
     env = {"PREFECT_API_URL": api_url, "TRAINJOB_WORKDIR": str(folder / "runs")}
     with started(folder, job, env) as process:
         saved = folder / "checkpoints"
-        wait_until(lambda: FAULT_AT in stored_steps(saved) or process.poll() is not None, 120)
+        wait_until(lambda: FAULT_AT in stored_steps(saved) or process.poll() is not None)
         assert process.poll() is None, process.communicate()
         [run_id] = [logs.parent.name for logs in (folder / "runs").glob("*/logs")]
         assert marked_processes(run_id)
@@ -290,5 +290,5 @@ def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
     left = marked_processes(run_id)
     job["hyperparameters"] = {"steps": LAST}
     with started(folder, job, env) as process:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE_S)
     return left, run_id, json.loads(said)

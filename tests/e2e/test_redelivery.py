@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -27,12 +26,12 @@ from prefect.states import Crashed, Pending
 from deployments.automations import register_automations
 from tests.jobs import make_job
 from tests.serving import Serve
+from tests.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 DEAD_AFTER_S = 32  # more than between two heartbeats, and than a restart takes
 HOLD_S = 10  # the shortest that Prefect allows
-TIMEOUT_S = 90.0
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 # Goes on from its checkpoint; waits to be killed until it starts from `last`, then finishes.
 SCRIPT = """\
@@ -88,10 +87,7 @@ class Story:
 
 
 def wait_for(condition: Callable[[], bool], story: Story) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, (story.states, story.message)
-        time.sleep(0.2)
+    wait_until(condition, said=lambda: (story.states, story.message))
 
 
 def flow_processes(run_id: UUID) -> list[int]:
@@ -204,7 +200,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Fut
             yield told
     finally:
         serve.process.send_signal(signal.SIGTERM)
-        serve.process.wait(60)
+        serve.process.wait(PATIENCE_S)
 
 
 def result_of(story: Story) -> str:

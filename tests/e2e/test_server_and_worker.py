@@ -20,9 +20,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.jobs import make_job
 from tests.serving import Serve, wait_for
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{serve.port}/api"
     finally:
         serve.process.send_signal(signal.SIGTERM)
-        returncode = serve.process.wait(60)
+        returncode = serve.process.wait(PATIENCE_S)
     assert returncode == 0, serve.log.read_text()
     assert not serve.answers()
 
@@ -48,7 +49,9 @@ def api(served: str) -> Iterator[str]:
 def submit(job: dict[str, Any] | None) -> FlowRun:
     """Run the deployment, with its default parameters if `job` is None, and wait for the end."""
     parameters = {"job": job} if job else None
-    run = run_deployment("training-job/cpu", parameters=parameters, timeout=180, poll_interval=0.5)
+    run = run_deployment(
+        "training-job/cpu", parameters=parameters, timeout=PATIENCE_S, poll_interval=0.5
+    )
     assert isinstance(run, FlowRun)
     return run
 
@@ -107,7 +110,9 @@ def test_a_check_submitted_to_its_deployment_tells_all_and_runs_nothing(
 ) -> None:
     job = make_job(tmp_path, hyperparameters={"speed": 1, "scale": "wide"})
 
-    run = run_deployment("check-job/check", parameters={"job": job}, timeout=180, poll_interval=0.5)
+    run = run_deployment(
+        "check-job/check", parameters={"job": job}, timeout=PATIENCE_S, poll_interval=0.5
+    )
 
     assert isinstance(run, FlowRun)
     assert run.state is not None

@@ -24,17 +24,17 @@ from tests.e2e.watched_runs import (
     run,
     started,
     stored_steps,
-    wait_until,
     watched_job,
 )
 from tests.processes import marked_processes
+from tests.waiting import PATIENCE_S, wait_until
 from trainjob.storage.receipt import read_receipt, verify_receipt
 
 MANY = {"steps": 1000, "step_s": 0.05}
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.mpi,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.usefixtures("prefect_server"),
 ]
 
@@ -138,7 +138,7 @@ def test_ctrl_c_saves_what_there_is(tmp_path: Path, prefect_server: str) -> None
     with started(tmp_path, stoppable(tmp_path), env) as process:
         wait_until(lambda: local_steps(tmp_path / "runs"))
         process.send_signal(signal.SIGINT)
-        said, told = process.communicate(timeout=40)
+        said, told = process.communicate(timeout=PATIENCE_S)
 
     report = json.loads(said)
     run_id, stopped_at = report["run_id"], model_of(tmp_path, report["run_id"])

@@ -31,16 +31,16 @@ from tests.e2e.watched_runs import (
     local_steps,
     page_of,
     stored_steps,
-    wait_until,
     watched_job,
 )
 from tests.processes import marked_processes
 from tests.s3_faults import Fault, fault_proxy
+from tests.waiting import PATIENCE_S, wait_until
 from trainjob.storage.receipt import read_receipt, verify_receipt
 
 LAST = 4
 MANY = {"steps": 1000, "step_s": 0.05}
-pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(600)]
 
 
 class Machine:
@@ -78,7 +78,7 @@ class Machine:
         for process in (self.worker, self.server):
             process.terminate()
         for process in (self.worker, self.server):
-            process.wait(60)
+            process.wait(PATIENCE_S)
         for pid in processes_with(os.fsencode(self.folder)):  # finishers, which look out for long
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -172,7 +172,7 @@ class SlowStore:
         if method == "PUT" and self.waits_at in path:
             self.has_put.set()
             if not self.may_go_on.is_set():
-                self.may_go_on.wait(60)
+                self.may_go_on.wait(PATIENCE_S)
                 return "gone"  # who sent it has ended meanwhile, and it must not arrive late
         return "403" if self.denies else None
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -153,11 +152,3 @@ def local_steps(runs: Path, run_id: str = "*") -> list[int]:
         for folder in runs.glob(f"{run_id}/checkpoints")
         for saved in complete_checkpoints(folder)[0]
     ]
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Wait for a condition; fail when the time is over."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)

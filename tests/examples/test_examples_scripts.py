@@ -42,7 +42,6 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=50,
         check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.jobs import make_job, write_job
+from tests.waiting import PATIENCE_S, wait_until
 from trainjob.job import TrainingJob
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,9 +79,9 @@ def test_a_stopped_run_ends_with_130_and_leaves_no_process(
     command = [sys.executable, "-m", "flows", "run", str(write_job(tmp_path, script))]
     env = os.environ | {"PREFECT_API_URL": prefect_server}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
-        _wait_for(started.exists)
+        wait_until(started.exists)
         process.send_signal(stop)
-        output, _ = process.communicate(timeout=40)
+        output, _ = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 130
     assert "Cancelled after" in output
@@ -94,7 +95,10 @@ def test_ctrl_c_in_a_terminal_leaves_the_temporary_server_time_to_hear_of_it(
     started = tmp_path / "started"
     script = f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)\n"
     job = write_job(tmp_path, script, **({"store": "lab"} if with_store else {}))
-    env = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    env = os.environ | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }
     if with_store:
         save = "from blocks.object_store import ObjectStore; ObjectStore().save('lab')"
         subprocess.run([sys.executable, "-c", save], cwd=ROOT, env=env, check=True)
@@ -107,9 +111,9 @@ def test_ctrl_c_in_a_terminal_leaves_the_temporary_server_time_to_hear_of_it(
         text=True,
         start_new_session=True,
     ) as process:
-        _wait_for(started.exists, timeout_s=60)
+        wait_until(started.exists)
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=40)
+        output, _ = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 130, output
     assert "Cancelled after" in output
@@ -123,11 +127,11 @@ def test_nothing_is_left_when_the_flow_process_is_killed(tmp_path: Path) -> None
     env = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
     command = [sys.executable, "-m", "flows", "run", str(write_job(tmp_path, script))]
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as process:
-        _wait_for(started.exists, timeout_s=60)
+        wait_until(started.exists)
         assert len(_processes_with(mark)) > 1  # the temporary server is one of them
         process.kill()
 
-    _wait_for(lambda: not _processes_with(mark))
+    wait_until(lambda: not _processes_with(mark))
 
 
 def test_many_ctrl_c_in_a_row_are_one_stop(tmp_path: Path, prefect_server: str) -> None:
@@ -141,7 +145,7 @@ def test_many_ctrl_c_in_a_row_are_one_stop(tmp_path: Path, prefect_server: str) 
     command = [sys.executable, "-m", "flows", "run", str(write_job(tmp_path, script))]
     env = os.environ | {"PREFECT_API_URL": prefect_server}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
-        _wait_for(started.exists)
+        wait_until(started.exists)
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             time.sleep(0.05)  # the pace of an impatient person
@@ -284,10 +288,3 @@ def _processes_with(mark: str) -> list[str]:
         except OSError:
             continue
     return found
-
-
-def _wait_for(condition: Any, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_HOME
 
 from flows.training_job import training_job
 from tests.jobs import make_job
+from tests.waiting import PATIENCE_S
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport
 from trainjob.workspace import workspaces_dir
@@ -76,7 +77,7 @@ def told_by_prefect(run_id: str) -> str:
 def _all_logs(client: SyncPrefectClient, run_id: str) -> list[Log]:
     """Return the log when its last line has come, which a thread of Prefect sends."""
     mine = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(run_id)]))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         logs = client.read_logs(mine)
         if any(log.name == "prefect.flow_runs" and "Finished in" in log.message for log in logs):

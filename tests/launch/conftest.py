@@ -3,7 +3,6 @@
 import itertools
 import json
 import textwrap
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -106,14 +105,6 @@ def run_until() -> Callable[..., TrainingResult]:
             return run_training(launch, control)
 
     return run
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Wait for a condition; fail when the time is over."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def read_record(launch: Launch, name: str) -> Any:

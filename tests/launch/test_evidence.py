@@ -69,7 +69,6 @@ def run_in_cgroup() -> Iterator[Callable[..., Any]]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=50,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -62,7 +62,7 @@ def test_the_rank_that_fails_is_named_and_the_others_end(
     assert (failed.failure.rank, failed.failure.exit_code) == (1, code)
     assert failed.failure.signal == signal
     assert failed.failure.last_lines[0] == "before"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45
 
 
 def test_a_crash_in_native_code_leaves_its_stack(make_launch):

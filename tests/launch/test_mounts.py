@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.launch.conftest import marked_processes, read_record, wait_until
+from tests.launch.conftest import marked_processes, read_record
+from tests.waiting import wait_until
 from trainjob.errors import LaunchError, TrainingFailed
 from trainjob.launch.environment import search_path
 from trainjob.launch.launch import Launch, Mount

@@ -56,7 +56,7 @@ def test_20_megabytes_arrive_whole_and_soon(make_launch, watch):
 
     assert len(ran.lines()) == 200_000
     assert set(ran.lines()) == {"x" * 99}
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45
 
 
 def test_lines_come_while_the_rank_runs_and_in_batches(make_launch, run_until):

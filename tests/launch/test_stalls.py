@@ -35,8 +35,8 @@ def test_a_rank_that_sleeps_for_ever_is_stopped_and_its_stack_is_kept(make_launc
 
     stall = stall_of(launch)
 
-    assert 1.0 <= time.monotonic() - started < 10
-    assert 1.0 <= stall["quiet_s"] < 5
+    assert 1.0 <= time.monotonic() - started < 45
+    assert 1.0 <= stall["quiet_s"] < 30
     assert stall["behind"] == 0
     rank = stall["ranks"][0]
     assert (rank["state"], rank["waits_in"], rank["last_step"]) == ("is idle", None, None)

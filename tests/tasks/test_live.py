@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 import tasks.live
 from tasks.live import MAX_PLOT_BYTES, Plot, live_artifacts
 from tests.s3_faults import Fault, FaultProxy, Rule, fault_proxy
+from tests.waiting import wait_until
 from trainjob.events import (
     AttemptEnded,
     AttemptStarted,
@@ -100,13 +101,6 @@ def no_fault(_method: str, _path: str) -> None:
     """Let every answer pass as it is."""
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def faulty_server(
     prefect_server: str, monkeypatch: pytest.MonkeyPatch
@@ -178,9 +172,9 @@ def test_the_artifacts_are_up_to_date_while_the_training_goes_on() -> None:
     def train() -> None:
         run_id = str(flow_run.id)
         emit(step(10))
-        wait_for(lambda: "progress-digits-ddp" in artifacts_of(run_id))
+        wait_until(lambda: "progress-digits-ddp" in artifacts_of(run_id))
         emit(step(20))
-        wait_for(lambda: artifacts_of(run_id)["progress-digits-ddp"].data == 2.0)
+        wait_until(lambda: artifacts_of(run_id)["progress-digits-ddp"].data == 2.0)
 
     run_live(train, update_s=0.05)
 
@@ -257,6 +251,26 @@ def test_writes_are_few_however_many_events_there_are(
     assert 3 <= len(writes(proxy)) <= 2 * num_rounds + 1  # progress and metrics, and one plot
 
 
+def test_a_long_attempt_is_shown_more_seldom_and_the_next_one_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if the attempt had gone on for so long that nobody waits for the next update.
+    monkeypatch.setattr(tasks.live, "growing_pause_s", lambda *_: 1e6)
+    error = RuntimeError("a rank was killed")
+
+    def train() -> None:
+        run_id = str(flow_run.id)
+        emit(step(10))
+        wait_until(lambda: "progress-x" in artifacts_of(run_id))
+        emit(step(20))
+        emit(AttemptEnded(0, 1.0, None, error, will_restart=True, log_dir="/logs"))
+        wait_until(lambda: artifacts_of(run_id)["progress-x"].data == 2.0)
+
+    found = run_live(train, name="x", update_s=0.05)
+
+    assert "a rank was killed" in str(found["progress-x"].description)
+
+
 def test_what_has_not_changed_is_not_written_again(
     faulty_server: Callable[[Rule], FaultProxy],
 ) -> None:
@@ -272,7 +286,7 @@ def test_what_has_not_changed_is_not_written_again(
         with live_artifacts(
             "x", str(flow_run.id), num_attempts=1, summary=summary, plot=nothing, update_s=0.02
         ):
-            wait_for(lambda: num_rounds >= 5)
+            wait_until(lambda: num_rounds >= 5)
 
     found = run_task(train)
 
@@ -308,7 +322,7 @@ def test_a_server_that_is_gone_is_no_reason_to_fail(
         gone = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
         with gone, live(name="x", update_s=0.02):
             emit(step(10))
-            wait_for(lambda: "Connection refused" in caplog.text)
+            wait_until(lambda: "Connection refused" in caplog.text)
         is_trained = True
 
     assert run_task(train) == {}
@@ -328,13 +342,13 @@ def test_a_server_that_is_away_for_a_while_costs_the_training_nothing(
             begun = time.monotonic()
             emit(step(number + 1, total=100))
             longest_s = max(longest_s, time.monotonic() - begun)
-        wait_for(lambda: sum("/artifacts" in path for _, path in proxy.requests) >= 2)
+        wait_until(lambda: sum("/artifacts" in path for _, path in proxy.requests) >= 2)
         is_away = False
 
     found = run_live(train, update_s=0.05)
 
     assert found["progress-digits-ddp"].data == 100.0
-    assert longest_s < 0.1
+    assert longest_s < 1
     assert [r.levelname for r in caplog.records if "not up to date" in r.message] == ["WARNING"]
 
 
@@ -344,7 +358,7 @@ def test_a_server_that_never_answers_delays_the_end_by_no_more_than_its_patience
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tasks.live, "_PATIENCE_S", 0.3)
-    monkeypatch.setattr(tasks.live, "_REQUEST_S", 1.0)
+    monkeypatch.setattr(tasks.live, "_REQUEST_S", 30.0)
     proxy = faulty_server(lambda _, path: "stall" if "/artifacts" in path else None)
     took_s = 0.0
 
@@ -353,7 +367,7 @@ def test_a_server_that_never_answers_delays_the_end_by_no_more_than_its_patience
         begun = time.monotonic()
         with live(name="x", update_s=0.02):
             emit(step(10))
-            proxy.stalled.wait(10)
+            proxy.stalled.wait()
             begun = time.monotonic()
         took_s = time.monotonic() - begun
         proxy.rule = no_fault
@@ -361,7 +375,7 @@ def test_a_server_that_never_answers_delays_the_end_by_no_more_than_its_patience
 
     run_task(train)
 
-    assert took_s < 0.8
+    assert took_s < 15
     assert any("may be missing" in record.message for record in caplog.records)
 
 
@@ -381,7 +395,7 @@ def test_a_plot_that_cannot_be_shown_is_told_once_and_the_rest_is_shown(
 
     def train() -> None:
         emit(step(1, loss=1.0))
-        wait_for(lambda: num_drawn == 1)
+        wait_until(lambda: num_drawn == 1)
         emit(step(2, loss=0.5))
 
     with caplog.at_level(logging.WARNING, "prefect"):

@@ -174,7 +174,7 @@ def test_a_regex_that_would_take_years_is_dropped_and_said_once(caplog):
     found = [patterns.find("loss=0.5 " + "a" * 1500) for _ in range(3)]
 
     assert [one and one.values for one in found] == [{"loss": 0.5}] * 3
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45
     [record] = caplog.records
     assert "metric 'endless' is not read from here on" in record.message
 

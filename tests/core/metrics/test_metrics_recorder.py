@@ -5,8 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_ndarray
 
+from tests.waiting import wait_until
 from trainjob.events import Event, MetricReported, RankOutput, StepReported, emit, listening
 from trainjob.launch.launch import Launch
 from trainjob.launch.training import run_training
@@ -112,13 +112,6 @@ def shown_by_tensorboard(folder: Path) -> dict[str, dict[str, list[tuple[int, fl
     }
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never became true"
-        threading.Event().wait(0.02)
-
-
 def test_without_metrics_there_is_no_folder(run):
     with run.attempt():
         emit(RankOutput(0, ("nothing to see",)))
@@ -162,6 +155,7 @@ def test_lines_are_there_while_the_training_runs(run):
     with run.attempt():
         report(1, accuracy=0.5)
 
+        wait_until(lambda: (run.folder / "metrics.jsonl").exists() and run.lines())
         assert run.facts("step", "metrics") == [(1, {"accuracy": 0.5})]
 
 
@@ -169,7 +163,7 @@ def test_event_files_are_read_while_the_training_runs(run):
     with run.attempt() as output:
         write_scalars(output, "lr", {7: 0.1})
 
-        eventually(lambda: bool(run.said))
+        wait_until(lambda: bool(run.said))
 
     assert run.said == [MetricReported({"lr": 0.1}, 7, "tensorboard")]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.s3_faults import Fault, fault_proxy
+from tests.waiting import PATIENCE_S
 from trainjob.errors import StoreError
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import release
@@ -85,7 +86,7 @@ def test_a_process_killed_again_and_again_fetches_only_the_rest(
                 command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE
             )
             processes.append(process)
-            output, _ = process.communicate(timeout=50)
+            output, _ = process.communicate()
             fetched_twice |= finished & {path.rpartition("/")[2] for _, path in proxy.requests}
 
     moved_bytes, cached_bytes = map(int, output.split())
@@ -114,7 +115,7 @@ def test_three_processes_at_once_fetch_every_object_once(s3, s3_place, cache, tm
             )
             for i in range(3)
         ]
-        outputs = [process.communicate(timeout=50)[0] for process in processes]
+        outputs = [process.communicate()[0] for process in processes]
         objects = [path.rpartition("/")[2] for _, path in proxy.requests]
 
     assert sorted(outputs) == ["0 12000\n", "0 12000\n", "12000 0\n"]
@@ -131,7 +132,7 @@ def test_what_was_killed_is_trusted_by_version_only(s3, s3_place, cache, tmp_pat
     def refuse_last(method: str, path: str) -> Fault:
         if not path.endswith("/last"):
             return None
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while len(journaled(cache)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         return "403"

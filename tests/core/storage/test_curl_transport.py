@@ -171,7 +171,7 @@ def test_a_deadline_ends_a_request_that_waits(s3, shared_bucket):
             transport.ask(Request("GET", "waits"))
         transport.close()
 
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15
 
 
 class Stop(BaseException):

@@ -242,7 +242,7 @@ def test_a_store_that_stalls_is_left_at_the_deadline(copy, proxy, monkeypatch):
     with ending_at(Deadline(0.4)), pytest.raises(StoreUnavailable, match="in the time that was"):
         copy.make(times(10_000, "hang", "GET", "/object"), proxy)
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     assert copy.told == []
     left = set(threading.enumerate()) - threads
     assert [t.name for t in left if "process_request" not in t.name and t.name != "fsspecIO"] == []

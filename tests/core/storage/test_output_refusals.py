@@ -1,12 +1,11 @@
 """What cannot be kept in a store is told while the training runs, when it can still be mended."""
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from trainjob.errors import StoreError, UnsafeKey
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
 from trainjob.storage.output_mirror import OutputMirror
@@ -28,13 +27,6 @@ def mirror(request, folder, s3_place) -> Mirror:
     return CheckpointMirror(folder, s3_place.url, s3_place.settings, job="j", run_id="r")
 
 
-def until(condition: Callable[[], object], timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)  # the pause between two looks at the condition
-
-
 def test_what_cannot_be_sent_is_told_by_name_while_the_rest_is_sent(
     mirror: Mirror, folder: Path, s3_place, write_tree, told, caplog
 ):
@@ -42,9 +34,9 @@ def test_what_cannot_be_sent_is_told_by_name_while_the_rest_is_sent(
     os.mkfifo(folder / "pipe")
 
     with syncing([mirror], interval_s=0.02, settle_s=0.01, on_problem=told.append) as sync:
-        until(lambda: told and "model.pt" in s3_place.paths())
+        wait_until(lambda: told and "model.pt" in s3_place.paths())
         os.mkfifo(folder / "another")
-        until(lambda: len(told) > 1)
+        wait_until(lambda: len(told) > 1)
 
     first, second = map(str, told)  # each thing once
     assert first.startswith(f"{mirror.url.rstrip('/')}: ")
