@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="WORKLOAD")
     parser.add_argument("--tools", nargs="+", help="these alone, and ours")
     parser.add_argument("--peers", type=Path, default=Path(sys.prefix), help="where they are")
-    parser.add_argument("--place", type=Path, help="a folder for everything; 5 GB are needed")
+    parser.add_argument("--place", type=Path, help="a folder for everything; 10 GB are needed")
     args = parser.parse_args()
 
     tools, missing = find_tools(args.peers.absolute())

@@ -1,9 +1,9 @@
 """The files of a tree by content: what a fingerprint and a receipt are made of."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Literal
 
 Proof = Literal["", "etag", "read back"]
@@ -36,7 +36,8 @@ def fingerprint(files: Iterable[FileRecord]) -> str:
     """Return ``sha256:…`` over paths, sizes and digests; the order of `files` does not matter."""
     rows = sorted((file.path, file.size_bytes, file.sha256) for file in files)
     digest = hashlib.sha256()
-    for row in rows:
-        # JSON escapes what a path may hold, so that no two trees give the same lines.
-        digest.update(json.dumps(row).encode() + b"\n")
+    for path, size_bytes, sha256 in rows:
+        # JSON, which escapes what a path may hold, so that no two trees give the same lines; made
+        # here, since `json.dumps` takes four times as long.
+        digest.update(f"[{_quoted(path)}, {size_bytes}, {_quoted(sha256)}]\n".encode())
     return f"sha256:{digest.hexdigest()}"

@@ -1,5 +1,8 @@
 """Which keys can be files below a folder."""
 
+import hashlib
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +66,15 @@ def test_what_is_allowed_stays_below_the_folder(tmp_path_factory, paths):
     for path in paths:
         assert (root / path).resolve().is_relative_to(root.resolve())
         assert str((root / path).resolve().relative_to(root.resolve())) == path
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(0), st.text("0123456789abcdef")), max_size=4))
+def test_a_fingerprint_is_a_digest_of_rows_in_json(rows):
+    lines = "".join(json.dumps(row) + "\n" for row in sorted(rows))
+
+    found = fingerprint(FileRecord(*row) for row in rows)
+
+    assert found == f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def test_a_fingerprint_depends_on_every_part_and_not_on_the_order():

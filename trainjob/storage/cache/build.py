@@ -4,8 +4,7 @@ What is there already is never moved again: files of a try that was killed, and 
 snapshot of the same source that did not change.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,17 +89,23 @@ class _Build:
         self._incoming = Incoming.taken_from(self._cache, self._source.id)
         try:
             if self._source.place:
-                header, lines = self._read_in_place(self._source.place)
+                header, records = self._read_in_place(self._source.place)
             elif self._source.unpacks is not None:
-                header, lines = self._unpack(self._source.unpacks)
+                header, records = self._unpack(self._source.unpacks)
             else:
-                header, lines = self._download()
-            self._incoming.publish(key, header, lines)
+                header, records = self._download()
+            self._incoming.publish(key, header, records, self._versions())
         finally:
             self._incoming.give_up()
         self._drop_older_places()
 
-    def _download(self) -> tuple[Header, list[FileLine]]:
+    def _versions(self) -> Mapping[str, str]:
+        """Return the versions of the files as they are listed; those in an archive have none."""
+        if self._source.unpacks is not None:
+            return {}
+        return {entry.path: entry.version for entry in self._source.listing.files}
+
+    def _download(self) -> tuple[Header, list[FileRecord]]:
         data = self._incoming.folder / "data"
         if folds_case(self._incoming.folder):
             check_case(self._source.url, [file.path for file in self._source.listing.files])
@@ -109,10 +114,9 @@ class _Build:
             for folder in self._source.listing.folders:
                 (data / folder).mkdir(parents=True, exist_ok=True)
         proof = self._compared(records, data)
-        versions = {entry.path: entry.version for entry in self._source.listing.files}
-        return self._header(records, proof), _lines(records, versions, data)
+        return self._header(records, proof), records
 
-    def _unpack(self, how: Unpacking) -> tuple[Header, list[FileLine]]:
+    def _unpack(self, how: Unpacking) -> tuple[Header, list[FileRecord]]:
         [record] = self._fetch("archive")
         data = self._incoming.folder / "data"
         archive = self._incoming.folder / "archive" / record.path
@@ -127,9 +131,9 @@ class _Build:
         )
         archive.unlink()
         archive.parent.rmdir()
-        return self._header(records, self._source.proof), _lines(records, {}, data)
+        return self._header(records, self._source.proof), records
 
-    def _read_in_place(self, place: Path) -> tuple[Header, list[FileLine]]:
+    def _read_in_place(self, place: Path) -> tuple[Header, list[FileRecord]]:
         listing = self._source.listing
         with LocalStore(place) as store:
             records = store.digest(listing.files, Meter(self._label, listing.files))
@@ -137,9 +141,7 @@ class _Build:
                 found, do = "it changed while it was read", "run again when nothing writes to it"
                 raise failure(TreeChanged, self._source.url, found, do)
         proof = self._compared(records, place)
-        versions = {entry.path: entry.version for entry in listing.files}
-        header = self._header(records, proof).model_copy(update={"place": place})
-        return header, _lines(records, versions, place)
+        return self._header(records, proof).model_copy(update={"place": place}), records
 
     def _fetch(self, part: Literal["data", "archive"]) -> list[FileRecord]:
         """Bring the files that are not there yet; return all of them, verified by the store."""
@@ -206,19 +208,6 @@ class _Build:
 def _without(files: Sequence[Entry], records: Sequence[FileRecord]) -> list[Entry]:
     there = {record.path for record in records}
     return [entry for entry in files if entry.path not in there]
-
-
-def _lines(records: list[FileRecord], versions: dict[str, str], folder: Path) -> list[FileLine]:
-    return [
-        FileLine(
-            record.path,
-            record.size_bytes,
-            versions.get(record.path, ""),
-            record.sha256,
-            os.stat(f"{folder}/{record.path}").st_mtime_ns,  # noqa: PTH116 - for each file
-        )
-        for record in records
-    ]
 
 
 def _link(file: Path, copy: Path, line: FileLine) -> None:

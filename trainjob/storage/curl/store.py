@@ -7,9 +7,10 @@ from typing import Self
 from trainjob.storage.curl import retry
 from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in, wrong_md5
 from trainjob.storage.curl.download import Download
-from trainjob.storage.curl.listing import Found, pages
+from trainjob.storage.curl.listing import pages
 from trainjob.storage.curl.multipart import discard_unfinished
 from trainjob.storage.curl.objects import create, make_folders, upload_chunks
+from trainjob.storage.curl.page import Found
 from trainjob.storage.curl.reading import read_all
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.transport import Transport
