@@ -33,9 +33,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30, help="of each training, for the steps")
     args = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as name, running_server(Path(name)) as server:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        running_server(Path(name), notes_calls=True) as server,
+    ):
         folder, url = Path(name), server.api_url
-        steps, starts, restarts = Steps(folder, url), Starts(folder), Restarts(folder, url)
+        steps, starts, restarts = Steps(folder, server), Starts(folder), Restarts(folder, url)
         cancels, writes = Cancels(folder, url), Writes(folder, url)
         steps.measure(args.turns)
         print("steps", file=sys.stderr)
@@ -57,6 +60,7 @@ def main() -> None:
         ]
     )
     print_markdown(("while the ranks step", "share of a core", "most memory"), steps.usage_rows)
+    print(f"Calls of the server's API beside the log: {steps.calls_a_minute:.1f} a minute")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,17 @@ NUM_RANKS = 2
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Prefect server of our own."""
+    """A Prefect server of our own.
+
+    Attributes:
+        api_url: Its API.
+        pid: Its process.
+        log: Has a line for each call of the API if it is told to note them.
+    """
 
     api_url: str
     pid: int
+    log: Path
 
 
 def start_bare(
@@ -95,7 +102,7 @@ def job_of(script: Path, train_url: Path, **changes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
+def running_server(folder: Path, *, notes_calls: bool = False) -> Iterator[Server]:
     """Run a Prefect server with its data below `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -104,18 +111,20 @@ def running_server(folder: Path) -> Iterator[Server]:
         "PREFECT_HOME": str(folder / "server"),
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "INFO" if notes_calls else "WARNING",
     }
     command = [sys.executable, "-m", "prefect", "server", "start"]
-    with (folder / "server.log").open("wb") as log:
+    log_file = folder / "server.log"
+    with log_file.open("wb") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}/api"
     try:
         deadline = time.monotonic() + 120
         while not _is_healthy(url):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((folder / "server.log").read_text())
+                raise RuntimeError(log_file.read_text())
             time.sleep(0.2)
-        yield Server(url, server.pid)
+        yield Server(url, server.pid, log_file)
     finally:
         server.terminate()
         server.wait(30)

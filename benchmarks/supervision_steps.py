@@ -6,6 +6,7 @@ included, while the other has its turn. So both see the same machine, whatever e
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -16,10 +17,11 @@ from itertools import chain
 from pathlib import Path
 
 from measuring import Verdict, tenth_percentile
-from running import ROOT, job_of, report_of, start_bare, start_flow
-from usage import peak_mb, usage_rows, used_by
+from running import ROOT, Server, job_of, report_of, start_bare, start_flow
+from usage import Used, peak_mb, usage_rows, use_of, used_by
 
 _SCRIPT = ROOT / "benchmarks" / "supervision_code" / "noisy.py"
+_CALL = re.compile(rb'"[A-Z]+ /api/(?!logs/)')
 _TURN_S = 2.0
 _LONG_TURN_S = 8.0  # ours: what is done by the clock is to come nearly as seldom as it would
 _SETTLE_S = 0.2
@@ -80,16 +82,21 @@ class Steps:
 
     Args:
         folder: Where to work.
-        api_url: A Prefect server.
+        server: A Prefect server that notes the calls of its API.
+
+    Attributes:
+        usage_rows: What our processes and the server used, a row each.
+        calls_a_minute: How often the API was called, beside the log.
     """
 
-    def __init__(self, folder: Path, api_url: str) -> None:
+    def __init__(self, folder: Path, server: Server) -> None:
         self._folder = folder
-        self._api_url = api_url
+        self._server = server
         self._bare_s: list[list[float]] = []
         self._ours_s: list[list[float]] = []
         self._supervisor_mb = 0.0
         self.usage_rows: list[tuple[str, str, str]] = []
+        self.calls_a_minute = 0.0
 
     def measure(self, num_turns: int) -> None:
         """Give each training so many turns."""
@@ -99,11 +106,11 @@ class Steps:
                 arm.wait_until_warm()
             bare.send(signal.SIGSTOP)
             ours.send(signal.SIGSTOP)
-            first = used_by(ours.process.pid)
+            first, log_size = self._used(ours), self._server.log.stat().st_size
             for turn in range(num_turns):
                 for arm in (bare, ours) if turn % 2 else (ours, bare):
                     arm.take_turn()
-            last = used_by(ours.process.pid)
+            last, calls = self._used(ours), self._server.log.read_bytes()[log_size:]
             for arm in (bare, ours):
                 (arm.place / "finish").touch()
                 arm.send(signal.SIGCONT)
@@ -113,6 +120,11 @@ class Steps:
         self._supervisor_mb = peak_mb(last, "supervisor")
         seconds = sum(end - begin + _SETTLE_S for begin, end in ours.turns)
         self.usage_rows = usage_rows(first, last, seconds)
+        self.calls_a_minute = len(_CALL.findall(calls)) / seconds * 60
+
+    def _used(self, arm: _Arm) -> dict[int, Used]:
+        server = self._server.pid
+        return used_by(arm.process.pid) | {server: use_of(server, "server, idle too")}
 
     def _start_bare(self, stack: ExitStack) -> _Arm:
         place = self._folder / "steps-bare"
@@ -139,7 +151,9 @@ class Steps:
                 "target": {"metric": "printed_loss", "at_most": -1.0},
             },
         )
-        return _ending(_Arm(start_flow(place, job, self._api_url), place, _LONG_TURN_S), stack)
+        return _ending(
+            _Arm(start_flow(place, job, self._server.api_url), place, _LONG_TURN_S), stack
+        )
 
     def verdicts(self) -> list[Verdict]:
         """Return what became of the promises."""

@@ -35,6 +35,11 @@ def used_by(pid: int) -> dict[int, Used]:
     return found
 
 
+def use_of(pid: int, name: str) -> Used:
+    """Return what one process has used so far."""
+    return Used(name, _cpu_s(pid), _peak_mb(pid))
+
+
 def usage_rows(
     first: dict[int, Used], last: dict[int, Used], seconds: float
 ) -> list[tuple[str, str, str]]:

@@ -39,12 +39,19 @@ RESTART_PENDING = "RestartPending"
 AWAITING_RESTART = "AwaitingRestart"
 """Name of the Scheduled state that a worker takes a run from which is started again."""
 
+RESTARTS_LABEL = "trainjob.restarts"
+"""Label of a run with the number of restarts of its training so far."""
+
 _LATE = "Late"
 """Name of the Scheduled state that Prefect gives to a run that no worker takes."""
 
-_RESTARTS_LABEL = "trainjob.restarts"
 _POLL_S = 5.0
-"""Less than `RestartPending` lasts, so that a living process is heard before it is replaced."""
+_CALM_FACTOR = 3.6
+"""18 s are less than `RestartPending` lasts: a living process is heard before it is replaced."""
+
+_CALM_AFTER_S = 120.0
+"""What may take the run from a living process comes soon: a late word on the process before it, or
+what the server does once it is back. Later, looks are for what a person does to the run."""
 
 _UNATTENDED_CANCEL_S = 40.0
 """A worker ends a cancelled run within 30 s; one that lives longer has no worker that listens."""
@@ -85,7 +92,7 @@ def delivery_of(run_id: UUID | str) -> Delivery:
         run = client.read_flow_run(UUID(str(run_id)))
         states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
     is_redelivered, was_cancelled = _why_started(states)
-    counted = int(run.labels.get(_RESTARTS_LABEL, 0))
+    counted = int(run.labels.get(RESTARTS_LABEL, 0))
     return Delivery(
         run_id=run.id,
         number=run.run_count,
@@ -99,7 +106,7 @@ def delivery_of(run_id: UUID | str) -> Delivery:
 def note_restarts(run_id: UUID | str, count: int) -> None:
     """Have the server keep how often the training of a run was restarted."""
     with get_client(sync_client=True) as client:
-        client.update_flow_run_labels(UUID(str(run_id)), {_RESTARTS_LABEL: count})
+        client.update_flow_run_labels(UUID(str(run_id)), {RESTARTS_LABEL: count})
 
 
 @contextmanager
@@ -114,7 +121,8 @@ def holding(delivery: Delivery, *, is_restartable: bool, poll_s: float = _POLL_S
     Args:
         delivery: The start of this process.
         is_restartable: Whether the run is to be started again if this process is killed.
-        poll_s: How long to wait between looks at the run.
+        poll_s: How long to wait between looks at the run; 3.6 times that while for two minutes
+            nothing was wrong.
     """
     holder = _Holder(delivery, is_restartable=is_restartable)
     with get_client(sync_client=True) as client:
@@ -142,6 +150,7 @@ class _Holder:
         self._is_restartable = is_restartable and delivery.deployment_id is not None
         self._has_asked = not self._is_restartable
         self._cancelled_at: float | None = None
+        self._troubled_at = time.monotonic()
 
     def ask_for_restart(self, client: SyncPrefectClient) -> None:
         """Say that the run is to be started again if it crashes; it holds for one crash."""
@@ -171,21 +180,28 @@ class _Holder:
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
             get_client(sync_client=True) as client,
         ):
-            while not is_done.wait(poll_s):
+            while not is_done.wait(self._pause_s(poll_s)):
                 try:
                     run = client.read_flow_run(self._run_id)
                     if not is_done.is_set():
                         self._look_at(run, client)
                         self.ask_for_restart(client)
                 except httpx.HTTPError as error:
+                    self._troubled_at = time.monotonic()
                     _logger.debug("the server does not answer: %s", error)
                 except ObjectNotFound:
                     return
+
+    def _pause_s(self, poll_s: float) -> float:
+        is_calm = time.monotonic() - self._troubled_at > _CALM_AFTER_S
+        return poll_s * _CALM_FACTOR if is_calm else poll_s
 
     def _look_at(self, run: FlowRun, client: SyncPrefectClient) -> None:
         state = run.state
         if state is None:
             return
+        if not state.is_running():
+            self._troubled_at = time.monotonic()
         if run.run_count > self._number or state.is_pending():
             _logger.warning("run=%s is run by another process now; this one ends", self._run_id)
             # An exit code of 0 is the only end that the worker does not report as the run's.

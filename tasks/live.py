@@ -29,8 +29,8 @@ from prefect.runtime import task_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.report import artifact_key
-from trainjob.background import background_thread
-from trainjob.events import Event, listening
+from trainjob.background import background_thread, growing_pause_s
+from trainjob.events import AttemptEnded, AttemptStarted, Event, listening
 from trainjob.metrics.summary import MetricSummary, format_value
 from trainjob.training_status import TrainingStatus
 from trainjob.values import format_size
@@ -39,13 +39,15 @@ Summary = Callable[[], Sequence[MetricSummary]]
 Plot = Callable[[], bytes | None]
 
 UPDATE_S = 5.0
+MAX_UPDATE_S = 75.0
 PLOT_S = 60.0
 MAX_PLOT_BYTES = 500_000  # 12 panels of nothing but noise have 430,000
 _MAX_ROWS = 100
 _MAX_METRICS_IN_LISTS = 3
-_MAX_DRAWING_SHARE = 0.01  # of the time
+_MAX_DRAWING_SHARE = 0.002  # of a core
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 _REQUEST_S = 5.0
+_MAX_IDLE_S = 2.0  # the server closes a connection that was idle for 5 s
 _RETRY_S = 0.5
 _PATIENCE_S = 10.0
 _PATIENCE_WHEN_STOPPED_S = 3.0  # Prefect kills a cancelled run after 30 s; uploads need them more
@@ -72,9 +74,10 @@ def live_artifacts(
         num_attempts: How often the ranks may be started in all.
         summary: Says what the metrics came to so far. This and `plot` are called on a thread of
             their own.
-        plot: Draws the metrics as a PNG of up to 500 KB, at most once a minute and at the end; None
-            if there is nothing to draw.
-        update_s: Seconds from one update to the next.
+        plot: Draws the metrics as a PNG of up to 500 KB, at most once a minute and for 0.2 % of
+            the time, and at the end; None if there is nothing to draw.
+        update_s: Seconds from one update to the next at the start of an attempt. They grow with
+            its age, to 75 s, so that a long run costs the server little.
     """
     logger = get_run_logger()
     artifacts = _Artifacts(job_name, UUID(run_id), UUID(str(task_run.id)))
@@ -114,6 +117,8 @@ class _Show:
         self._logger = logger
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._has_news = threading.Event()
+        self._news_at = time.monotonic()
         self._ending = ""
         self._deadline = 0.0
         self._next_plot = time.monotonic() + PLOT_S
@@ -123,6 +128,9 @@ class _Show:
         """Take in one event."""
         with self._lock:
             self._status.note(event)
+        if isinstance(event, AttemptStarted | AttemptEnded):
+            self._news_at = time.monotonic()
+            self._has_news.set()
 
     def end(self, ending: str, patience_s: float) -> None:
         """Have the artifacts updated for the last time.
@@ -134,13 +142,13 @@ class _Show:
         self._ending = ending
         self._deadline = time.monotonic() + patience_s
         self._ended.set()
+        self._has_news.set()
 
     def run(self, update_s: float) -> None:
         """Update the artifacts every so often until the end, and then once more."""
         settings = {
             "timeout": _REQUEST_S,
-            # The server closes a connection that was idle for as long as an update is away.
-            "limits": httpx.Limits(max_keepalive_connections=0),
+            "limits": httpx.Limits(keepalive_expiry=_MAX_IDLE_S),
         }
         # What is new in some seconds says more than the same sent again.
         with (
@@ -149,8 +157,15 @@ class _Show:
         ):
             while not self._ended.wait(update_s):
                 self._update(client)
+                self._rest(update_s)
             while not self._update(client) and time.monotonic() + _RETRY_S < self._deadline:
                 time.sleep(_RETRY_S)
+
+    def _rest(self, update_s: float) -> None:
+        """Wait as much longer as the age of the attempt allows, or until there is news."""
+        age_s = time.monotonic() - self._news_at
+        self._has_news.wait(growing_pause_s(age_s, update_s, MAX_UPDATE_S) - update_s)
+        self._has_news.clear()
 
     def _update(self, client: SyncPrefectClient) -> bool:
         """Bring what is new to the server; return whether it has everything."""
@@ -184,14 +199,14 @@ class _Show:
         self._artifacts.write(client, "plot", "markdown", f"![metrics over steps]({url})", about)
 
     def _draw(self) -> bytes | None:
-        begun = time.monotonic()
+        begun_s = time.thread_time()
         try:
             picture = self._plot()
         except Exception as error:  # noqa: BLE001 - nothing here may end a training
             self._warn("the training goes on, but its metrics could not be drawn: %s", error)
             return None
-        now = time.monotonic()
-        self._next_plot = now + max(PLOT_S, (now - begun) / _MAX_DRAWING_SHARE)
+        drawing_s = time.thread_time() - begun_s
+        self._next_plot = time.monotonic() + max(PLOT_S, drawing_s / _MAX_DRAWING_SHARE)
         if picture is not None and len(picture) > MAX_PLOT_BYTES:
             found, limit = format_size(len(picture)), format_size(MAX_PLOT_BYTES)
             self._warn(

@@ -2,8 +2,10 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from logging import Logger, LoggerAdapter
 
 from prefect import get_run_logger
@@ -12,7 +14,8 @@ from blocks.object_store import load_settings
 from tasks.live import live_artifacts
 from tasks.stage import stage
 from trainjob.attempts import OUTCOMES, Trained
-from trainjob.background import background_thread
+from trainjob.background import background_thread, growing_pause_s
+from trainjob.environments.provide import holding_environment
 from trainjob.errors import TrainjobError
 from trainjob.events import Event, RankOutput, listening
 from trainjob.inputs import holding_inputs
@@ -25,6 +28,7 @@ from trainjob.workspace import Workspace
 
 _BATCH_LINES = 200
 _BATCH_S = 1.0
+_MAX_BATCH_S = 5.0
 _BATCH_CHARS = 200_000  # Prefect cuts a record at a million bytes
 _LINE_CHARS = 10_000
 _BURST_LINES = 1000
@@ -64,6 +68,7 @@ def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) ->
         ),
         _output_in_log(get_run_logger(), rank),
         holding_inputs(job, workspace, settings),
+        holding_environment(job, workspace),
     ):
         return train_job(job, program, settings, recorder, run_id=run_id, num_restarts=num_restarts)
 
@@ -74,16 +79,19 @@ def _output_in_log(
 ) -> Iterator[None]:
     """Send what the ranks write, or one of them, to `logger`, many lines a record.
 
-    A record a line chokes the server's database, so lines wait for up to a second, and of more
-    than 1,000 lines at once, or 200 lines a second for long, only the last are sent: the files on
-    the machine have them all.
+    A record a line chokes the server's database, so lines wait for up to a second, and later for up
+    to five. Of more than 1,000 lines at once, or 200 lines a second for long, only the last are
+    sent: the files on the machine have them all.
     """
     batch = _LogBatch(logger, only_rank)
     ended = threading.Event()
+    begun = time.monotonic()
 
     def flush_regularly() -> None:
-        while not ended.wait(_BATCH_S):
+        pause_s = _BATCH_S
+        while not ended.wait(pause_s):
             batch.flush()
+            pause_s = growing_pause_s(time.monotonic() - begun, _BATCH_S, _MAX_BATCH_S)
 
     thread = background_thread(flush_regularly, "rank-output-to-log")
     thread.start()
@@ -103,7 +111,8 @@ class _LogBatch:
         self._logger = logger
         self._only_rank = only_rank
         self._lock = threading.Lock()
-        self._lines: list[str] = []
+        self._waiting: deque[tuple[str, Sequence[str]]] = deque()
+        self._num_waiting = 0
         self._num_left_out = 0
         self._room = float(_BURST_LINES)
         self._flushed_at = time.monotonic()
@@ -113,15 +122,17 @@ class _LogBatch:
         if not isinstance(event, RankOutput) or not self._is_wanted(event.rank):
             return
         source = "launcher" if event.rank is None else f"rank {event.rank}"
+        # Only what is too much for the memory: of most lines, few are ever sent.
+        is_long = max(map(len, event.lines), default=0) > _LINE_CHARS
         with self._lock:
-            self._lines += [_short(f"[{source}] {line}") for line in event.lines]
-            self._keep_last(_BURST_LINES)
+            self._waiting.append((source, [*map(_short, event.lines)] if is_long else event.lines))
+            self._num_waiting += len(event.lines)
+            while self._num_waiting - len(self._waiting[0][1]) >= _BURST_LINES:
+                self._leave_out(len(self._waiting.popleft()[1]))
 
-    def _keep_last(self, count: int) -> None:
-        excess = len(self._lines) - count
-        if excess > 0:
-            del self._lines[:excess]
-            self._num_left_out += excess
+    def _leave_out(self, count: int) -> None:
+        self._num_waiting -= count
+        self._num_left_out += count
 
     def _is_wanted(self, rank: int | None) -> bool:
         return rank is None or self._only_rank in (None, rank)
@@ -132,14 +143,23 @@ class _LogBatch:
         with self._lock:
             room = self._room + (now - self._flushed_at) * _LINES_A_SECOND
             self._flushed_at = now
-            self._keep_last(min(int(room), _BURST_LINES))
-            self._room = min(room, _BURST_LINES) - len(self._lines)
-            lines, self._lines = self._lines, []
+            lines = self._take(min(int(room), _BURST_LINES))
+            self._room = min(room, _BURST_LINES) - len(lines)
             num_left_out, self._num_left_out = self._num_left_out, 0
         if num_left_out:
             self._logger.info("%d lines are left out here; rank-N.log has them", num_left_out)
         for batch in _batches(lines):
             self._logger.info("%s", "\n".join(batch))
+
+    def _take(self, most: int) -> list[str]:
+        """Return the last lines that wait, and count the others as left out."""
+        self._leave_out(max(self._num_waiting - most, 0))
+        num_skipped = sum(len(lines) for _, lines in self._waiting) - self._num_waiting
+        every = ((source, line) for source, lines in self._waiting for line in lines)
+        taken = [f"[{source}] {line}" for source, line in islice(every, num_skipped, None)]
+        self._waiting.clear()
+        self._num_waiting = 0
+        return taken
 
 
 def _short(line: str) -> str:

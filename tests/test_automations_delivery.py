@@ -246,4 +246,4 @@ def test_a_process_looks_seldom_while_nothing_is_wrong_and_often_after_trouble(
     holder._look_at(run.model_copy(update={"state": Cancelling()}), client)
     troubled_s = holder._pause_s(5.0)
 
-    assert (young_s, calm_s, troubled_s) == (5, 30, 5)
+    assert (young_s, calm_s, troubled_s) == (5, 18, 5)

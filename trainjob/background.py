@@ -1,10 +1,15 @@
-"""Threads that watch a training from the process of its flow, without getting in its way."""
+"""Threads that watch a training from the process of its flow, without getting in its way.
+
+They share the machine with the ranks: they wait for their turn, and have it more and more seldom.
+"""
 
 import contextvars
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+
+_PAUSE_SHARE = 0.1
 
 
 def background_thread(work: Callable[[], object], name: str) -> threading.Thread:
@@ -27,3 +32,17 @@ def background_thread(work: Callable[[], object], name: str) -> threading.Thread
         run(work)
 
     return threading.Thread(target=run_patiently, name=name, daemon=True)
+
+
+def growing_pause_s(age_s: float, first_s: float, last_s: float) -> float:
+    """Return how long to wait before something is shown again: a tenth of its age, within limits.
+
+    Who has just started a training watches it closely; in one that goes on for hours, little
+    changes within a second.
+
+    Args:
+        age_s: How long it has been shown.
+        first_s: The pause at the beginning.
+        last_s: The longest one.
+    """
+    return min(max(first_s, age_s * _PAUSE_SHARE), last_s)

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from trainjob.background import background_thread
+from trainjob.background import background_thread, growing_pause_s
 
 _said: ContextVar[str] = ContextVar("said")
 
@@ -39,3 +39,9 @@ def test_it_works_where_the_policy_cannot_be_set(monkeypatch: pytest.MonkeyPatch
     thread.start()
     thread.join()
     assert seen == ["done"]
+
+
+def test_pauses_grow_with_the_age_of_what_is_shown_up_to_a_longest_one() -> None:
+    pauses = [growing_pause_s(age_s, 5.0, 60.0) for age_s in (0, 40, 300, 601, 1e6)]
+
+    assert pauses == [5, 5, 30, 60, 60]

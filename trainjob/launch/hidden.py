@@ -22,6 +22,11 @@ def hiding(secrets: Sequence[str]) -> Iterator[None]:
         _secrets.reset(token)
 
 
+def lines_without_secrets(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return lines, each as `without_secrets` does."""
+    return tuple(map(without_secrets, lines)) if _secrets.get() else tuple(lines)
+
+
 def without_secrets(text: str) -> str:
     """Return the text with ``***`` in the place of every secret."""
     for secret in _secrets.get():

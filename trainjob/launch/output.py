@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from trainjob.background import background_thread
 from trainjob.events import RankOutput, StepReported, emit
-from trainjob.launch.hidden import without_secrets
+from trainjob.launch.hidden import lines_without_secrets
 from trainjob.launch.launch import Launch
 from trainjob.launch.rank_log import LogTail
 
@@ -66,7 +66,7 @@ class _Follower:
     def _emit_lines(self, rank: int | None, log: LogTail, *, is_final: bool) -> None:
         lines = log.read(is_final=is_final)
         if lines:
-            emit(RankOutput(rank, tuple(map(without_secrets, lines))))
+            emit(RankOutput(rank, lines_without_secrets(lines)))
 
     def _emit_progress(self) -> None:
         for line in self._progress.read():

@@ -1,13 +1,14 @@
 """Writes metrics as a TensorBoard event file, so that `tensorboard --logdir OUTPUT` shows them.
 
-Records and checksums are those of TensorBoard's library. Its `EventFileWriter` is not used: it has
+Events and checksums are those of TensorBoard's library. Its `EventFileWriter` is not used: it has
 a thread and a queue, and loads TensorFlow if that is installed.
 """
 
-import io
 import math
 import re
+import struct
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from trainjob.metrics.reading import Reading
@@ -65,14 +66,27 @@ def scalar_records(readings: Iterable[Reading]) -> bytes:
 
 
 def _records(events: Iterable[Any]) -> bytes:
-    # Only who has metrics pays for this (see above).
-    from tensorboard.summary.writer.record_writer import RecordWriter
+    """Return events as records, each with its length and two checksums.
 
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
+    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+    """
+    # Only who has metrics pays for this (see above).
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    parts = []
     for event in events:
-        writer.write(event.SerializeToString())
-    return buffer.getvalue()
+        content = event.SerializeToString()
+        parts += [_head(len(content)), content, struct.pack("<I", masked_crc32c(content))]
+    return b"".join(parts)
+
+
+@cache  # nearly all records of a run have the same few lengths
+def _head(length: int) -> bytes:
+    # Only who has metrics pays for this (see above).
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    head = struct.pack("<Q", length)
+    return head + struct.pack("<I", masked_crc32c(head))
 
 
 def _as_float32(value: float) -> float:

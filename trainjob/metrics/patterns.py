@@ -6,10 +6,9 @@ a pattern must keep are here too: the model of the job asks for them.
 
 import logging
 import re
-from bisect import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 # Through Prefect it is there anyway. Unlike re it gives up after a time: a pattern such as (a+)+$
@@ -107,13 +106,14 @@ class MetricPatterns:
         """
         if not self._patterns:
             return []
-        texts = [self._readable(line) for line in lines]
-        starts = list(accumulate((len(text) + 1 for text in texts), initial=0))
-        block = "\n".join(texts)
-        chosen: set[int] = set()
+        block = "\n".join(lines)
+        if "\x1b" in block or max(map(len, lines), default=0) > _MAX_LINE_CHARS:
+            block = "\n".join(map(self._readable, lines))
+        chosen: set[tuple[int, int]] = set()
         for pattern in self._patterns.values():
-            chosen.update(_lines_to_ask(pattern, block, starts))
-        return [found for i in sorted(chosen) if (found := self.find(texts[i])) is not None]
+            chosen.update(_lines_to_ask(pattern, block))
+        texts = (block[start:end] for start, end in sorted(chosen))
+        return [found for text in texts if (found := self.find(text)) is not None]
 
     def find(self, line: str) -> Found | None:
         """Return the metrics in a line, or None if there are none.
@@ -176,19 +176,10 @@ class MetricPatterns:
             _logger.warning("%s", message)
 
 
-def _lines_to_ask(
-    pattern: "regex.Pattern[str]", block: str, starts: Sequence[int]
-) -> Iterable[int]:
-    """Return the numbers of all lines in which a pattern matches, and perhaps of some more.
-
-    Args:
-        pattern: What is looked for.
-        block: The lines.
-        starts: Where each begins in it, and where another one would.
-    """
-    all_lines = range(len(starts) - 1)
+def _lines_to_ask(pattern: "regex.Pattern[str]", block: str) -> Iterable[tuple[int, int]]:
+    """Return begin and end of all lines in which a pattern matches, and perhaps of some more."""
     if _LOOKS_AROUND.search(pattern.pattern):
-        return all_lines
+        return _all_lines(block)
     asked = []
     start = 0
     try:
@@ -197,12 +188,19 @@ def _lines_to_ask(
             if match is None:
                 break
             # It may go over the end of a line and hide what matches in the next one.
-            line = bisect(starts, match.start()) - 1
-            asked.append(line)
-            start = starts[line + 1]
+            begin = block.rfind("\n", 0, match.start()) + 1
+            end = block.find("\n", match.start())
+            end = len(block) if end < 0 else end
+            asked.append((begin, end))
+            start = end + 1
     except TimeoutError:
-        return all_lines  # on so much text at once that says nothing against the pattern
+        return _all_lines(block)  # on so much text at once that says nothing against the pattern
     return asked
+
+
+def _all_lines(block: str) -> Iterable[tuple[int, int]]:
+    ends = accumulate((len(line) + 1 for line in block.split("\n")), initial=0)
+    return ((begin, end - 1) for begin, end in pairwise(ends))
 
 
 def parse_number(text: str) -> float | None:

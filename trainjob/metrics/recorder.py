@@ -200,7 +200,7 @@ class MetricsRecorder:
     def _keep(self, readings: Sequence[Reading]) -> None:
         for reading in readings:
             self._history.add(reading)
-            self._latest |= reading.values
+            self._latest.update(reading.values)
         if readings and self._files is not None:
             self._files.add(readings)
 
