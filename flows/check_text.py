@@ -19,13 +19,15 @@ def errors_text(source: str, findings: Findings) -> str:
 
 
 def more_lines(findings: Findings) -> list[str]:
-    """Return the lines of warnings and of what was not checked."""
+    """Return the lines of the cost, of warnings and of what was not checked."""
+    cost = [f"  cost: {findings.cost}"] if findings.cost else []
     warnings = ["  warnings:", *_lines(findings.warnings, "    ")] if findings.warnings else []
-    return [*warnings, "  not checked:", *(f"    {text}" for text in findings.not_checked)]
+    not_checked = ["  not checked:", *(f"    {text}" for text in findings.not_checked)]
+    return [*cost, *warnings, *not_checked]
 
 
 def findings_markdown(findings: Findings) -> str:
-    """Return the findings as a page: a table of problems, and what was not checked."""
+    """Return the findings as a page: a table of problems, the cost, and what was not checked."""
     rows = [
         (p.level, p.id, p.field, p.asked, p.found, p.do)
         for p in (*findings.errors, *findings.warnings)
@@ -33,7 +35,10 @@ def findings_markdown(findings: Findings) -> str:
     table = ["| level | rule | field | asked | found | do |", "|---|---|---|---|---|---|"]
     table += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
     problems = table if rows else ["Nothing wrong found."]
-    return "\n".join([*problems, "", "Not checked:", "", *(f"- {t}" for t in findings.not_checked)])
+    cost = ["", f"Cost: {findings.cost}."] if findings.cost else []
+    return "\n".join(
+        [*problems, *cost, "", "Not checked:", "", *(f"- {t}" for t in findings.not_checked)]
+    )
 
 
 def _cell(text: str) -> str:

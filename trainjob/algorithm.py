@@ -8,8 +8,10 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
+from trainjob.engines import EngineName
 from trainjob.hyperparameter_rules import HyperparameterRule, Merged, merge
 from trainjob.parameters import ArgumentStyle, HyperparameterValue
+from trainjob.resources import Constraints
 from trainjob.spec import ContentFingerprint, Line, Spec
 
 
@@ -56,6 +58,13 @@ class ScriptAlgorithm(Spec):
     arguments: ArgumentStyle = ArgumentStyle()
     """How the code reads channels and hyperparameters from its command line."""
 
+    engine: EngineName | None = None
+    """The framework it was written for, as products write it: `PyTorch / 1.9-py3.6-cuda11.1-gpu`.
+    What is installed is compared with it. See `python -m flows engine list`."""
+
+    constraints: Constraints = Constraints()
+    """What it can use of machines."""
+
 
 class CommandAlgorithm(Spec):
     """Code with a startup command in any language, run on every rank."""
@@ -84,6 +93,13 @@ class CommandAlgorithm(Spec):
 
     arguments: ArgumentStyle = ArgumentStyle()
     """How the code reads channels and hyperparameters from its command line."""
+
+    engine: EngineName | None = None
+    """The framework it was written for, as products write it: `PyTorch / 1.9-py3.6-cuda11.1-gpu`.
+    What is installed is compared with it. See `python -m flows engine list`."""
+
+    constraints: Constraints = Constraints()
+    """What it can use of machines."""
 
 
 def merged_hyperparameters(

@@ -1,7 +1,8 @@
 """Reading a job file: YAML or JSON text to plain values, with the place of every mistake.
 
 YAML is read by the rules of YAML 1.2, the way people expect: ``no`` is text, ``1e-3`` is a number,
-``2026-11-21`` is text, and a key given twice is an error. Used by `trainjob.job` only.
+``2026-11-21`` is text, and a key given twice is an error. Used by `trainjob.job`, and for values
+that are typed in a terminal.
 """
 
 import json
@@ -66,8 +67,12 @@ _Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-def read_job_file(path: Path) -> dict[str, Any]:
+def read_job_file(path: Path, what: str = "job") -> dict[str, Any]:
     """Return the keys and values of a job file; JSON when the name ends in ``.json``.
+
+    Args:
+        path: The file.
+        what: What it describes, for messages.
 
     Raises:
         JobError: If the file is missing, is not text, or is not a mapping in its syntax.
@@ -75,24 +80,33 @@ def read_job_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise _unreadable(path, "no such file", "check the path") from error
+        raise _unreadable(path, what, "no such file", "check the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, str(error), "give a readable UTF-8 text file") from error
+        raise _unreadable(path, what, str(error), "give a readable UTF-8 text file") from error
     try:
         data = _load_json(text) if path.suffix == ".json" else _load_yaml(text)
     except json.JSONDecodeError as error:
         found = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        raise _unreadable(path, found, "fix the JSON") from error
+        raise _unreadable(path, what, found, "fix the JSON") from error
     except yaml.YAMLError as error:
-        raise _unreadable(path, _describe(error), "fix the YAML") from error
+        raise _unreadable(path, what, _describe(error), "fix the YAML") from error
     except RecursionError as error:
-        raise _unreadable(path, "values that are nested too deep", "flatten them") from error
+        raise _unreadable(path, what, "values that are nested too deep", "flatten them") from error
     except ValueError as error:
-        raise _unreadable(path, str(error), "correct the value") from error
+        raise _unreadable(path, what, str(error), "correct the value") from error
     if not isinstance(data, dict):
         found = "an empty file" if data is None else f"a {type(data).__name__}"
-        raise _unreadable(path, found, "write the job as keys and values, starting with name:")
+        start = ", starting with name:" if what == "job" else ""
+        raise _unreadable(path, what, found, f"write the {what} as keys and values{start}")
     return data
+
+
+def read_value(text: str) -> Any:
+    """Return one value as a job file has it: a number, true, null, a list, or the text itself."""
+    try:
+        return _load_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
 
 
 def _load_json(text: str) -> Any:
@@ -118,5 +132,6 @@ def _describe(error: yaml.YAMLError) -> str:
     return f"{problem} at line {mark.line + 1}, column {mark.column + 1}" if mark else problem
 
 
-def _unreadable(path: Path, found: str, do: str) -> JobError:
-    return JobError(str(path), [Problem("job file", f"the job in {str(path)!r}", found, do)])
+def _unreadable(path: Path, what: str, found: str, do: str) -> JobError:
+    asked = f"the {what} in {str(path)!r}"
+    return JobError(str(path), [Problem(f"{what} file", asked, found, do)])

@@ -1,4 +1,4 @@
-"""Values that a job file writes the way people do: ``1h``, ``16GiB``, ``2c4g``.
+"""Values that a job file writes the way people do: ``1h``, ``16GiB``.
 
 Each type reads text, keeps a plain Python value and writes the same text again, so that the job
 file, the form and the receipt show one spelling. Used by the job model only.
@@ -9,18 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    PlainSerializer,
-    WithJsonSchema,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _DURATION_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
@@ -37,7 +26,6 @@ _SIZE_UNITS_BYTES = {
     "TIB": 2**40,
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", re.IGNORECASE)
-_FLAVOR = re.compile(r"(\d+)\s*c\s*(\d+)\s*(?:g|gib)", re.IGNORECASE)
 
 
 def parse_duration(value: Any) -> Any:
@@ -99,43 +87,12 @@ Duration = Annotated[
 """A length of time, written with its unit."""
 
 
-class Flavor(BaseModel):
-    """A kind of machine by its size, written ``2c4g``: 2 cores and 4 GiB of memory."""
+def printable(text: str) -> str:
+    """Return a text with what would change the terminal written as escapes; line ends stay."""
+    return "".join(map(_escaped, text))
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cores: int = Field(ge=1)
-    memory_gib: int = Field(ge=1)
-
-    @classmethod
-    def parse(cls, text: str) -> "Flavor":
-        """Read ``2c4g`` or ``8C40GiB``.
-
-        Raises:
-            ValueError: If the text is not of that form.
-        """
-        match = _FLAVOR.fullmatch(text.strip())
-        if match is None:
-            raise ValueError("write a flavor as cores and GiB of memory, such as 2c4g")
-        return cls(cores=int(match[1]), memory_gib=int(match[2]))
-
-    def __str__(self) -> str:
-        """Write the flavor as the job file does."""
-        return f"{self.cores}c{self.memory_gib}g"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Read text as well as a Flavor, and write text."""
-        own = handler(source)
-        return core_schema.no_info_before_validator_function(
-            lambda value: cls.parse(value) if isinstance(value, str) else value,
-            own,
-            serialization=core_schema.to_string_ser_schema(),
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Show a form one line of text, as a job file has it."""
-        return {"type": "string", "examples": ["2c4g", "8c40g"]}
+def _escaped(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return character.encode("unicode_escape").decode("ascii")

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from trainjob.values import Flavor, format_duration, format_size, parse_duration, parse_size
+from trainjob.values import format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,3 @@ def test_a_size_without_a_unit_is_refused(text: str) -> None:
 )
 def test_sizes_are_written_for_people(size: int, text: str) -> None:
     assert format_size(size) == text
-
-
-@pytest.mark.parametrize("text", ["2c4g", "2C4G", "2c 4GiB"])
-def test_a_flavor_is_cores_and_memory(text: str) -> None:
-    assert Flavor.parse(text) == Flavor(cores=2, memory_gib=4)
-    assert str(Flavor.parse(text)) == "2c4g"
-
-
-@pytest.mark.parametrize("text", ["", "2c", "4g", "0c4g", "2x4"])
-def test_what_is_not_a_flavor_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"flavor|greater than or equal"):
-        Flavor.parse(text)

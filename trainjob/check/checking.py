@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from trainjob.check.engine import engine_problems
 from trainjob.check.machine import machine_problems, shared_memory_problems, space_problems
 from trainjob.check.script import Examined, examine_script
+from trainjob.cost import cost_text
 from trainjob.errors import Problem
 from trainjob.job import InputChannel, TrainingJob
 from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
+from trainjob.profiles import PROFILES
 from trainjob.source import code_problems
 from trainjob.storage.probe import (
     checkpoint_problems,
@@ -42,10 +45,12 @@ class Findings:
     Attributes:
         problems: Errors and warnings, in the order of the job.
         not_checked: What a check that finds nothing still does not promise.
+        cost: What a run costs, as a line for a person; None: the job has no flavor.
     """
 
     problems: tuple[Problem, ...]
     not_checked: tuple[str, ...]
+    cost: str | None = None
 
     @property
     def errors(self) -> list[Problem]:
@@ -67,6 +72,7 @@ def check_job(job: TrainingJob, settings: StoreSettings) -> Findings:
     """
     checks: list[Callable[[], Examined]] = [
         partial(_code, job, settings),
+        partial(engine_problems, job),
         *(_listed(check) for check in _places(job, settings)),
         partial(space_problems, job, settings),
         _listed(partial(launch_problems, job)),
@@ -77,7 +83,7 @@ def check_job(job: TrainingJob, settings: StoreSettings) -> Findings:
         examined = list(threads.map(lambda check: check(), checks))
     problems = [problem for part in examined for problem in part.problems]
     not_checked = [line for part in examined for line in part.not_checked]
-    return Findings(tuple(problems), (*not_checked, *_NEVER_CHECKED))
+    return Findings(tuple(problems), (*not_checked, *_NEVER_CHECKED), cost_text(job))
 
 
 def _listed(check: Callable[[], list[Problem]]) -> Callable[[], Examined]:
@@ -90,10 +96,11 @@ def _code(job: TrainingJob, settings: StoreSettings) -> Examined:
 
     def examine(folder: Path) -> list[Problem]:
         examined.append(examine_script(job, folder))
-        return [*examined[0].problems, *shared_memory_problems(folder)]
+        return [*examined[0].problems, *shared_memory_problems(job, folder)]
 
     path = job.env.get("PATH", search_path(os.environ))
-    problems = code_problems(job.algorithm, settings, search_path=path, examine=examine)
+    limits = PROFILES[job.profile].code_limits
+    problems = code_problems(job.algorithm, settings, path, examine, limits)
     if examined:
         return Examined(problems, examined[0].not_checked)
     return Examined(problems, ["the script, its arguments and imports: it could not be read"])

@@ -97,21 +97,26 @@ def machine_problems(job: TrainingJob) -> list[Problem]:
     return [*problems, *_limit_problems(job)]
 
 
-def shared_memory_problems(code_dir: Path) -> list[Problem]:
-    """Return whether workers of a torch DataLoader have the shared memory that they hand data by.
+def shared_memory_problems(job: TrainingJob, code_dir: Path) -> list[Problem]:
+    """Return whether there is the shared memory by which processes of a job hand data over.
 
     Args:
-        code_dir: The code; without ``num_workers`` in it nothing is said.
+        job: The job; several ranks of it on cuda have NCCL, which uses shared memory.
+        code_dir: The code; workers of a torch DataLoader in it use shared memory.
     """
     try:
         total = shutil.disk_usage(_SHARED_MEMORY).total
     except OSError:
         return []
-    if total >= _SHARED_MEMORY_BYTES or not _uses_workers(code_dir):
+    processes, device = job.resources.processes_per_node, job.resources.device
+    users = ["num_workers in the code"] if _uses_workers(code_dir) else []
+    users += [f"{processes} ranks on {device}"] if processes > 1 and device == "cuda" else []
+    if total >= _SHARED_MEMORY_BYTES or not users:
         return []
     found = f"{format_size(total)} on this machine"
-    do = "start the container with --shm-size=1g or more, or use num_workers=0"
-    asked = f"{format_size(_SHARED_MEMORY_BYTES)} of /dev/shm, for num_workers in the code"
+    do = "start the container with --shm-size=1g or more"
+    do += ", or use num_workers=0" if len(users) == 1 and device != "cuda" else ""
+    asked = f"{format_size(_SHARED_MEMORY_BYTES)} of /dev/shm, for {' and '.join(users)}"
     return [_warning("resources", asked, found, do, "shared-memory")]
 
 

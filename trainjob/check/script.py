@@ -52,8 +52,9 @@ def examine_script(job: TrainingJob, code_dir: Path) -> Examined:
         code_dir: Its code, in which there is what it starts.
     """
     found = Examined()
-    unmet, unknown = requirement_problems(code_dir)
-    found.not_checked += [f"the requirement {line}" for line in unknown]
+    are_installed = job.environment.requirements
+    unmet, unknown = requirement_problems(code_dir, are_installed_first=are_installed)
+    found.not_checked += unknown
     words = list(program_of(job, Workspace.of_run("RUN_ID")).argv)
     script = _script_of(job, words)
     if script is None or not script.endswith(".py") or not is_file(code_dir / script):
@@ -72,15 +73,22 @@ def _script_of(job: TrainingJob, words: list[str]) -> str | None:
     """Return the Python script that is started, if the job names one."""
     if isinstance(job.algorithm, ScriptAlgorithm):
         return words[0]
-    if "PATH" in job.env or not _is_this_python(words[0]):
+    if not runs_this_python(job, words):
         return None
     rest = [word for word in words[1:] if word not in _HARMLESS_OPTIONS]
     return rest[0] if rest else None
 
 
-def _is_this_python(word: str) -> bool:
-    """Tell whether a word starts the Python that is running; of another one nothing is known."""
-    found = shutil.which(word, path=search_path(os.environ))
+def runs_this_python(job: TrainingJob, words: Sequence[str]) -> bool:
+    """Tell whether the program of a job is the Python that is running.
+
+    Args:
+        job: The job.
+        words: The program of its ranks, and its arguments.
+    """
+    if isinstance(job.algorithm, ScriptAlgorithm):
+        return True
+    found = None if "PATH" in job.env else shutil.which(words[0], path=search_path(os.environ))
     if found is None or not Path(found).name.startswith("python"):
         return False
     own = Path(sys.executable)
@@ -114,7 +122,9 @@ def _examine(
         found.problems += namespace_problems(modules, declared, certain)
     found.not_checked += _unseen(declared)
     found.problems += habit_problems(job, modules, declared, given)
-    if not any(name.startswith("PYTHON") for name in job.env):
+    # A module may be in a package of another name.
+    may_be_elsewhere = job.environment.requirements or any(n.startswith("PYTHON") for n in job.env)
+    if not may_be_elsewhere:
         found.problems += import_problems(read, code_dir, script)
 
 

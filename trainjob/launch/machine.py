@@ -14,32 +14,53 @@ _CGROUP_MOUNT = Path("/sys/fs/cgroup")
 def num_cores(cgroup_mount: Path = _CGROUP_MOUNT) -> int:
     """Return how many cores this process may use, by affinity and cgroup quota."""
     cores = len(os.sched_getaffinity(0))
-    for text in _cgroup_values("cpu.max", cgroup_mount):
-        quota, _, period = text.partition(" ")
-        if quota != "max":
-            cores = min(cores, math.ceil(int(quota) / int(period)))
+    for quota, period in _cpu_quotas(cgroup_mount):
+        cores = min(cores, math.ceil(quota / period))
     return max(1, cores)
 
 
 def memory_bytes(cgroup_mount: Path = _CGROUP_MOUNT) -> int:
     """Return how much memory this process may use, by machine and cgroup limit."""
     size_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for text in _cgroup_values("memory.max", cgroup_mount):
-        if text != "max":
-            size_bytes = min(size_bytes, int(text))
-    return size_bytes
+    limits = [
+        *_settings("memory.max", cgroup_mount, controller=""),
+        *_settings("memory.limit_in_bytes", cgroup_mount, controller="memory"),
+    ]
+    return min([size_bytes, *(int(text) for text in limits if text != "max")])
 
 
-def _cgroup_values(name: str, mount: Path) -> Iterator[str]:
-    """Yield the setting `name` of our cgroup and its ancestors (cgroup v2)."""
+def _cpu_quotas(mount: Path) -> Iterator[tuple[int, int]]:
+    """Yield the time on cores that we may use in each period, both in microseconds."""
+    for text in _settings("cpu.max", mount, controller=""):
+        quota, _, period = text.partition(" ")
+        if quota != "max":
+            yield int(quota), int(period)
+    quotas = _settings("cpu.cfs_quota_us", mount, controller="cpu")
+    for quota, period in zip(
+        quotas, _settings("cpu.cfs_period_us", mount, controller="cpu"), strict=False
+    ):
+        if int(quota) > 0:
+            yield int(quota), int(period)
+
+
+def _settings(name: str, mount: Path, *, controller: str) -> Iterator[str]:
+    """Yield a setting of our cgroup and of its ancestors, as far as they can be seen.
+
+    Args:
+        name: Of the setting.
+        mount: Where the cgroups are.
+        controller: Of version 1, which has a tree of groups for each; empty: version 2.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    folder = mount / own.lstrip("/")
+    parts = [line.split(":", 2) for line in lines]
+    own = next((path for _, names, path in parts if controller in names.split(",")), "/")
+    root = mount / controller
+    folder = root / own.lstrip("/")
     for level in (folder, *folder.parents):
-        if not level.is_relative_to(mount):
+        if not level.is_relative_to(root):
             return
         try:
             yield (level / name).read_text().strip()

@@ -157,6 +157,23 @@ def test_little_shared_memory_is_told_to_who_has_workers(
     assert ids(tmp_path) == []
 
 
+def test_little_shared_memory_is_told_to_ranks_on_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_job(tmp_path)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(64 * 2**20, 0, 0))
+
+    def asked(device: str) -> list[str]:
+        resources = {"device": device, "processes_per_node": 2}
+        job = make_job(tmp_path, WORKS, launcher="torchrun", resources=resources)
+        found = machine.shared_memory_problems(TrainingJob.parse(job), tmp_path / "code")
+        return [problem.asked for problem in found]
+
+    assert asked("cuda") == ["1 GiB of /dev/shm, for 2 ranks on cuda"]
+    assert asked("cpu") == []
+
+
 @pytest.mark.parametrize(("total", "level"), [(1, "error"), (10**15, "warning")])
 def test_inputs_that_do_not_fit_the_disk_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, level: str

@@ -1,0 +1,139 @@
+"""The flavors that a platform names and prices, in one file beside its saved versions.
+
+``flavors.yaml`` in the folder of the registry has a line for each::
+
+    2c4g: {price_per_hour: 0.4}
+    8C40G V100*1: {disk_gib: 500, price_per_hour: 12.6}
+    lab-a100: {size: 32c256g A100*4, price_per_hour: 40}
+
+A job that names one keeps all of it when it is read: a worker needs no such file, and another
+price tomorrow is not that of the run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from trainjob.errors import JobError, Problem
+from trainjob.flavors import HOW_TO_WRITE, Flavor
+from trainjob.job_problems import problems_of
+from trainjob.jobfile import read_job_file
+from trainjob.registry.folder import registry_folder
+from trainjob.spec import Line, Spec
+
+FIELD = "resources.flavor"
+_FILE = "flavors.yaml"
+_MAX_NAMED = 20
+
+
+class _Entry(Spec):
+    """What the file says of a flavor beside its name."""
+
+    size: Line | None = None
+    disk_gib: int | None = Field(default=None, ge=1)
+    price_per_hour: float | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class FlavorCatalogue:
+    """Flavors by what jobs call them.
+
+    Attributes:
+        place: Where they are kept, for messages.
+        flavors: By their name, or by their size as `_key` writes it.
+    """
+
+    place: str
+    flavors: Mapping[str, Flavor]
+
+    def find(self, text: str) -> Flavor | None:
+        """Return the flavor of this name or size; None: it is none, or not a flavor at all."""
+        return self.flavors.get(_key(text))
+
+
+def flavors_of_machine() -> FlavorCatalogue:
+    """Return what the file in the folder of the registry says; without one there are none.
+
+    Raises:
+        JobError: With all mistakes in the file.
+    """
+    file = registry_folder() / _FILE
+    if not file.exists():
+        return FlavorCatalogue(str(file), {})
+    read = [_read(str(name), values) for name, values in read_job_file(file, "flavors").items()]
+    if problems := [problem for _, found in read for problem in found]:
+        raise JobError(str(file), problems)
+    flavors: dict[str, Flavor] = {}
+    for flavor in (flavor for flavor, _ in read if flavor is not None):
+        name = flavor.name or flavor.size
+        if flavors.setdefault(_key(name), flavor) is not flavor:
+            found = Problem(name, "a flavor once", "another spelling of it", "remove one of them")
+            raise JobError(str(file), [found])
+    return FlavorCatalogue(str(file), flavors)
+
+
+def resolve_flavor(data: Any) -> tuple[Any, tuple[Problem, ...]]:
+    """Put what the catalogue says in place of the text of a job's flavor.
+
+    Args:
+        data: Keys and values of a job; left unchanged.
+
+    Returns:
+        The job, without the flavor if that is none, and why not.
+    """
+    resources = data.get("resources") if isinstance(data, dict) else None
+    if not isinstance(resources, dict) or not isinstance(resources.get("flavor"), str):
+        return data, ()
+    text = resources["flavor"]
+    rest = {key: value for key, value in resources.items() if key != "flavor"}
+    try:
+        catalogue = flavors_of_machine()
+        flavor = catalogue.find(text) or Flavor.parse(text)
+    except JobError as error:
+        found = f"a mistake in {error.source!r}: {error.problems[0]}"
+        problem = Problem(FIELD, f"the flavor {text!r}", found, "correct that file")
+    except ValueError:
+        asked = f"{HOW_TO_WRITE}, or the name of a flavor in {catalogue.place!r}"
+        problem = Problem(FIELD, asked, f"{text!r}{_others(catalogue)}", "change it")
+    else:
+        return {**data, "resources": {**rest, "flavor": flavor.model_dump(mode="json")}}, ()
+    return {**data, "resources": rest}, (problem,)
+
+
+def _read(name: str, values: Any) -> tuple[Flavor | None, list[Problem]]:
+    """Return the flavor that one line of the file describes, or what is wrong with it."""
+    given = {"size": values} if isinstance(values, str) else {} if values is None else values
+    if not isinstance(given, dict):
+        do = "write {price_per_hour: 0.4}, or {size: 2c4g} for another name"
+        return None, [Problem(name, "keys and values", repr(values), do)]
+    try:
+        entry = _Entry.model_validate(given)
+    except ValidationError as error:
+        found = problems_of(error, _Entry, given)
+        return None, [replace(problem, field=f"{name}.{problem.field}") for problem in found]
+    size = name if entry.size is None else entry.size
+    try:
+        flavor = Flavor.parse(size)
+    except ValueError:
+        return None, [Problem(f"{name}.size", HOW_TO_WRITE, repr(size), "give its size")]
+    said = {"disk_gib": entry.disk_gib, "price_per_hour": entry.price_per_hour}
+    own_name = None if _key(name) == _key(size) else name
+    return flavor.model_copy(update={"name": own_name, **said}), []
+
+
+def _key(text: str) -> str:
+    """Return a size in one spelling, and any other text as it is."""
+    try:
+        return Flavor.parse(text).size.lower()
+    except ValueError:
+        return text
+
+
+def _others(catalogue: FlavorCatalogue) -> str:
+    names = [flavor.name or flavor.size for flavor in catalogue.flavors.values()]
+    if not names:
+        return ", and no flavor there"
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f", and only {', '.join(names[:_MAX_NAMED])}{more} there"
