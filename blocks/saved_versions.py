@@ -2,12 +2,16 @@
 
 Version 3 of the dataset ``digits`` is the block ``digits-v3`` of the type Saved Dataset. It holds
 what `trainjob.registry` says it is; nothing is decided here. A name of a block is there once, so
-that of two processes that save at once each gets a number of its own.
+that of two processes that save at once each gets a number of its own. The variable
+``trainjob-last-dataset-digits`` holds the highest number that was given, for when somebody deletes
+a block in the UI; the files of a fingerprint are listed in a block of the type Saved Files.
 """
 
+import base64
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 from uuid import UUID
@@ -15,13 +19,19 @@ from uuid import UUID
 from httpx import HTTPError, HTTPStatusError
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
+from prefect.client.schemas.actions import (
+    BlockDocumentCreate,
+    BlockDocumentUpdate,
+    VariableCreate,
+    VariableUpdate,
+)
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ConfigDict
 
 from trainjob.errors import StoreUnavailable
 from trainjob.registry.records import Kind, RegistryError
+from trainjob.registry.registry import Kept
 
 _BLOCK_NAME = re.compile(r"(.+)-v([1-9][0-9]*)")
 _PREFECT_NAME = re.compile(r"[a-z0-9-]+")
@@ -58,6 +68,16 @@ class SavedModelBlock(SavedVersion):
     _block_type_slug = "saved-model"
 
 
+class SavedFilesBlock(Block):
+    """The list of the files with one fingerprint, which versions of the same data share."""
+
+    _block_type_name = "Saved Files"
+    _block_type_slug = "saved-files"
+
+    packed: str
+    """What `python -m flows dataset show --files` lists: base64 of gzip of one JSON list a file."""
+
+
 _BLOCKS: dict[Kind, type[SavedVersion]] = {
     "algorithm": SavedAlgorithmBlock,
     "dataset": SavedDatasetBlock,
@@ -72,20 +92,27 @@ class BlockPlace:
         """Return what people call the place."""
         return "the blocks of Prefect"
 
-    def names(self, kind: Kind) -> list[str]:
-        """Return all names of which there are blocks."""
-        return sorted({name for name, _ in self._versions(kind)})
+    def versions(self, kind: Kind, name: str | None = None) -> list[Kept]:
+        """Return all versions of a name, or of all names, by name and number.
 
-    def numbers(self, kind: Kind, name: str) -> list[int]:
-        """Return all numbers of the blocks of a name, in order."""
-        return sorted(number for other, number in self._versions(kind) if other == name)
+        One request brings 200 of them with their values; a request a version would take minutes.
+        """
+        found = []
+        slug = _BLOCKS[kind].get_block_type_slug()
+        with _server() as client:
+            for document in _all_of_type(client, slug):
+                # Other blocks of the type are none of ours.
+                match = _BLOCK_NAME.fullmatch(document.name or "")
+                if match and name in (None, match[1]):
+                    read = partial(document.data.get, "record")
+                    found.append(Kept(match[1], int(match[2]), read))
+        return sorted(found, key=lambda kept: (kept.name, kept.number))
 
-    def read(self, kind: Kind, name: str, number: int) -> Any:
-        """Return the values of a version; None if somebody deleted it meanwhile."""
-        try:
-            return self._document(kind, name, number).data.get("record")
-        except ObjectNotFound:
-            return None
+    def last_number(self, kind: Kind, name: str) -> int:
+        """Return the highest number that was ever given; 0 if there was none."""
+        numbers = [kept.number for kept in self.versions(kind, name)]
+        with _server() as client:
+            return max([*numbers, _noted_number(client, kind, name)])
 
     def create(self, kind: Kind, name: str, number: int, values: dict[str, Any]) -> None:
         """Save a block.
@@ -98,17 +125,8 @@ class BlockPlace:
             found = "other characters than small letters, digits and -"
             raise RegistryError(f"{name!r} in {self}", found, "choose another name")
         with _server() as client:
-            type_id, schema_id = _registered(_BLOCKS[kind])
-            document = BlockDocumentCreate(
-                name=f"{name}-v{number}",
-                data={"record": values},
-                block_type_id=type_id,
-                block_schema_id=schema_id,
-            )
-            try:
-                client.create_block_document(document)
-            except ObjectAlreadyExists as error:
-                raise FileExistsError(document.name) from error
+            _note_number(client, kind, name, number)
+            _create(client, _BLOCKS[kind], f"{name}-v{number}", {"record": values})
 
     def replace(self, kind: Kind, name: str, number: int, values: dict[str, Any]) -> None:
         """Save other values in a block that is there."""
@@ -117,18 +135,64 @@ class BlockPlace:
         with _server() as client:
             client.update_block_document(document.id, update)
 
+    def keep_files(self, key: str, packed: bytes) -> None:
+        """Save the list of the files with a fingerprint; what is there already stays."""
+        data = {"packed": base64.b64encode(packed).decode()}
+        with _server() as client, suppress(FileExistsError):
+            _create(client, SavedFilesBlock, _files_name(key), data)
+
+    def files_of(self, key: str) -> bytes | None:
+        """Return what was kept for a fingerprint; None if nothing was."""
+        slug = SavedFilesBlock.get_block_type_slug()
+        with _server() as client:
+            try:
+                document = client.read_block_document_by_name(_files_name(key), slug)
+            except ObjectNotFound:
+                return None
+        return base64.b64decode(str(document.data.get("packed")))
+
     def _document(self, kind: Kind, name: str, number: int) -> BlockDocument:
         slug = _BLOCKS[kind].get_block_type_slug()
         with _server() as client:
             return client.read_block_document_by_name(f"{name}-v{number}", slug)
 
-    def _versions(self, kind: Kind) -> list[tuple[str, int]]:
-        """Return name and number of all versions; other blocks of the type are none of ours."""
-        slug = _BLOCKS[kind].get_block_type_slug()
-        with _server() as client:
-            names = [document.name or "" for document in _all_of_type(client, slug)]
-        matches = (_BLOCK_NAME.fullmatch(name) for name in names)
-        return [(match[1], int(match[2])) for match in matches if match]
+
+def _files_name(key: str) -> str:
+    return key.replace(":", "-")
+
+
+def _number_variable(kind: Kind, name: str) -> str:
+    return f"trainjob-last-{kind}-{name}"
+
+
+def _noted_number(client: SyncPrefectClient, kind: Kind, name: str) -> int:
+    variable = client.read_variable_by_name(_number_variable(kind, name))
+    return variable.value if variable and isinstance(variable.value, int) else 0
+
+
+def _note_number(client: SyncPrefectClient, kind: Kind, name: str, number: int) -> None:
+    """Note that a number is given, before its block is there, which may be deleted at once."""
+    variable = _number_variable(kind, name)
+    try:
+        client.create_variable(VariableCreate(name=variable, value=number))
+    except ObjectAlreadyExists:
+        client.update_variable(VariableUpdate(name=variable, value=number))
+
+
+def _create(client: SyncPrefectClient, block: type[Block], name: str, data: dict[str, Any]) -> None:
+    """Save a block.
+
+    Raises:
+        FileExistsError: If there is one of that name.
+    """
+    type_id, schema_id = _registered(block)
+    document = BlockDocumentCreate(
+        name=name, data=data, block_type_id=type_id, block_schema_id=schema_id
+    )
+    try:
+        client.create_block_document(document)
+    except ObjectAlreadyExists as error:
+        raise FileExistsError(name) from error
 
 
 @contextmanager
@@ -159,7 +223,7 @@ def _all_of_type(client: SyncPrefectClient, slug: str) -> Iterator[BlockDocument
         offset += _PAGE
 
 
-def _registered(block: type[SavedVersion]) -> tuple[UUID, UUID]:
+def _registered(block: type[Block]) -> tuple[UUID, UUID]:
     """Return the ids of the type and schema of a block, which the server has from now on."""
     with suppress(ObjectAlreadyExists):  # another process registers it at this moment
         block.register_type_and_schema()

@@ -12,6 +12,10 @@ import yaml
 
 from flows.cache_command import Answer
 from flows.registry_place import chosen_registry
+from flows.text_table import table
+from trainjob.registry.contents import ListedFile
+from trainjob.registry.data import DataSource
+from trainjob.registry.file_list import listed_files
 from trainjob.registry.records import (
     Kind,
     Record,
@@ -21,14 +25,10 @@ from trainjob.registry.records import (
     SavedDataset,
     SavedModel,
 )
-from trainjob.registry.register import (
-    DataSource,
-    register_algorithm,
-    register_dataset,
-    register_model,
-)
+from trainjob.registry.register import register_algorithm, register_dataset, register_model
+from trainjob.registry.registry import Registry
 from trainjob.storage.settings import StoreSettings
-from trainjob.values import counted, format_size
+from trainjob.values import counted, format_size, printable
 
 _HEAD = ("NAME", "SAVED", "WHAT", "WHERE", "DESCRIPTION")
 _HELP: dict[Kind, str] = {
@@ -75,17 +75,33 @@ def _add_kind(commands: Any, kind: Kind) -> argparse.ArgumentParser:
 
     show = actions.add_parser("show", help="everything about one version")
     show.add_argument("reference", metavar="NAME[@VERSION]", help="the latest without VERSION")
-    show.set_defaults(answer=_show)
+    if kind != "algorithm":
+        show.add_argument("--files", action="store_true", help="every file: size, digest, path")
+    show.set_defaults(answer=_show, files=False)
 
     delete = actions.add_parser("delete", help="delete one version; its data stays where it is")
     delete.add_argument("reference", metavar="NAME@VERSION", help="which one")
-    delete.add_argument("--force", action="store_true", help="even if others were made from it")
+    delete.add_argument(
+        "--force", action="store_true", help="even if others use it, or it is broken"
+    )
     delete.set_defaults(answer=_delete)
 
-    for action in (register, listed, show, delete):
+    made = [register, listed, show, delete]
+    if kind == "algorithm":
+        made.append(_add_deploy(actions))
+    for action in made:
         action.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(kind=kind, store=None)
     return cast(argparse.ArgumentParser, parser)
+
+
+def _add_deploy(actions: Any) -> argparse.ArgumentParser:
+    deploy = actions.add_parser("deploy", help="give it a form of its own on the server")
+    deploy.add_argument("reference", metavar="NAME[@VERSION]", help="the latest without VERSION")
+    deploy.add_argument("--name", metavar="NAME", help="of the deployment; else of the algorithm")
+    deploy.add_argument("--pool", default="cpu", metavar="POOL", help="as training-job/POOL runs")
+    deploy.set_defaults(answer=_deploy)
+    return cast(argparse.ArgumentParser, deploy)
 
 
 def _add_data(register: argparse.ArgumentParser) -> None:
@@ -102,8 +118,8 @@ def _add_data(register: argparse.ArgumentParser) -> None:
 
 
 def _register_algorithm(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
-    registry = chosen_registry()
-    return _saved(register_algorithm(registry, arguments.name, arguments.file, settings))
+    registry, name, file = chosen_registry(), arguments.name, arguments.file
+    return _saved(register_algorithm(registry, name, file, settings, arguments.store))
 
 
 def _register_dataset(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
@@ -132,25 +148,31 @@ def _register_model(arguments: argparse.Namespace, settings: StoreSettings) -> A
 
 
 def _source(arguments: argparse.Namespace) -> DataSource:
-    return DataSource(arguments.url, arguments.unpack, arguments.archive_names, arguments.expect)
+    return DataSource(
+        url=arguments.url,
+        unpack=arguments.unpack,
+        archive_names=arguments.archive_names,
+        expect=arguments.expect,
+        store=arguments.store,
+    )
 
 
 def _saved(record: Record) -> Answer:
-    text = f"saved the {record.kind} {record}: {_what(record)}, {_where(record)}"
+    text = f"saved the {record.kind} {record}: {_what(record)}, {printable(_where(record))}"
     return Answer(text, record.model_dump(mode="json"))
 
 
 def _list(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
     registry, kind = chosen_registry(), arguments.kind
     if arguments.name is None:
-        found = registry.latest(kind)
+        found = registry.survey(kind, newest=True)
     else:
         name = Reference.parse(arguments.name).name
         found = registry.survey(kind, name)
         if not found.records and not found.broken:
             registry.find(kind, Reference(name))  # says which there are
     records, broken = found.records, [_clean(str(error)) for error in found.broken]
-    lines = _table([_HEAD, *map(_row, records)]) if records else []
+    lines = table([_HEAD, *map(_row, records)]) if records else []
     noun = "version" if arguments.name else kind
     lines += [f"broken: {text}" for text in broken]
     lines.append(f"{counted(len(records), noun)} in {registry.place}")
@@ -161,37 +183,62 @@ def _list(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
 def _show(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
     registry = chosen_registry()
     record = registry.find(arguments.kind, Reference.parse(arguments.reference))
-    data = record.model_dump(mode="json", exclude_none=True) | {"used_by": registry.users(record)}
+    if arguments.files:
+        return _files(listed_files(registry, cast(SavedDataset | SavedModel, record)))
+    users = [f"model {model}" for model in registry.users(record).records]
+    data = record.model_dump(mode="json", exclude_none=True) | {"used_by": users}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return Answer(text.rstrip("\n"), data)
+
+
+def _files(files: Sequence[ListedFile]) -> Answer:
+    lines = [f"{f.size_bytes:>15,}  {f.sha256}  {printable(f.path)}" for f in files]
+    size_bytes = sum(file.size_bytes for file in files)
+    lines.append(f"{counted(len(files), 'file')}, {format_size(size_bytes)}")
+    return Answer("\n".join(lines), {"files": [file._asdict() for file in files]})
 
 
 def _delete(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
     registry, kind = chosen_registry(), arguments.kind
     reference = Reference.parse(arguments.reference)
-    record = registry.find(kind, reference)
     asked = f"the {kind} {arguments.reference!r} to be deleted"
     if reference.version is None:
-        do = f"name the version to delete, such as {record}"
+        do = f"name the version to delete, such as {registry.find(kind, reference)}"
         raise RegistryError(asked, "no number of a version", do)
-    users = registry.users(record)
-    if users and not arguments.force:
-        found = f"{', '.join(users)}, made from it"
+    broken = registry.survey(kind, reference.name, reference.version).broken
+    users: list[str] = []
+    if not (broken and arguments.force):
+        record = registry.find(kind, reference)
+        users = _users_to_be_left(registry, record, asked, is_forced=arguments.force)
+    registry.delete(kind, reference.name, reference.version)
+    text = f"deleted the {kind} {reference}; its number is not given again"
+    return Answer(text, {"deleted": f"{kind} {reference}", "used_by": users})
+
+
+def _users_to_be_left(
+    registry: Registry, record: Record, asked: str, *, is_forced: bool
+) -> list[str]:
+    """Return which versions were made from this one.
+
+    Raises:
+        RegistryError: If it must not be deleted because of them.
+    """
+    found = registry.users(record)
+    users = [f"model {model}" for model in found.records]
+    if users and not is_forced:
         do = "delete these first, or give --force"
-        raise RegistryError(asked, found, do)
-    if not arguments.force:
-        models = [registry.survey("model", name) for name in registry.place.names("model")]
-        if broken := [error for found in models for error in found.broken]:
-            do = "mend it first, or give --force"
-            raise RegistryError(asked, f"one perhaps made from it: {broken[0]}", do)
-    registry.delete(record)
-    text = f"deleted the {kind} {record}; its number is not given again"
-    return Answer(text, {"deleted": f"{kind} {record}", "used_by": users})
+        raise RegistryError(asked, f"{', '.join(users)}, made from it", do)
+    if found.broken and not is_forced:
+        do = "mend it first, or give --force"
+        raise RegistryError(asked, f"one perhaps made from it: {found.broken[0]}", do)
+    return users
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+def _deploy(arguments: argparse.Namespace, _settings: StoreSettings) -> Answer:
+    # Importing Prefect takes a second, which other commands need not wait for.
+    from flows.run_answers import deploy
+
+    return deploy(arguments)
 
 
 def _row(record: Record) -> tuple[str, ...]:
@@ -202,14 +249,7 @@ def _row(record: Record) -> tuple[str, ...]:
 def _clean(text: str) -> str:
     """Return the first line of a text, without characters that would change the terminal."""
     first, *others = text.strip().splitlines() or ["-"]
-    shown = first if first.isprintable() else "".join(map(_escaped, first))
-    return f"{shown} ..." if others else shown
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+    return f"{printable(first)} ..." if others else printable(first)
 
 
 def _what(record: Record) -> str:

@@ -4,6 +4,7 @@ from blocks.object_store import load_settings
 from tasks.stage import stage
 from trainjob.algorithm import ScriptAlgorithm
 from trainjob.job import TrainingJob
+from trainjob.profiles import PROFILES
 from trainjob.source import FetchedCode, boot_path
 from trainjob.source import fetch_code as fetch
 from trainjob.values import format_size
@@ -20,7 +21,8 @@ def _summary(code: FetchedCode) -> str:
 def fetch_code(job: TrainingJob, run_id: str) -> FetchedCode:
     """Fetch the code of `job` into the workspace of the run and find its boot file."""
     code_dir = Workspace.of_run(run_id).code
-    fetched = fetch(job.algorithm.code, code_dir, load_settings(job.store))
+    limits = PROFILES[job.profile].code_limits
+    fetched = fetch(job.algorithm.code, code_dir, load_settings(job.store), limits)
     if isinstance(job.algorithm, ScriptAlgorithm):
         boot_path(job.algorithm, code_dir)
     return fetched

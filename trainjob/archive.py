@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainjob.code_limits import (
-    MAX_CODE_BYTES,
-    MAX_ENTRIES,
+    CodeLimits,
     check_limits,
     refused,
     too_large,
@@ -29,13 +28,14 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def unpack_archive(file: Path, place: str, target: Path) -> None:
+def unpack_archive(file: Path, place: str, target: Path, limits: CodeLimits) -> None:
     """Unpack `file` into the new folder `target`, as a whole or not at all.
 
     Args:
         file: The archive; its name says its kind.
         place: What messages call it.
         target: A folder that is not there yet.
+        limits: How much code is allowed.
 
     Raises:
         SourceError: If it is corrupt, encrypted or above the limits, or holds members that are
@@ -43,14 +43,15 @@ def unpack_archive(file: Path, place: str, target: Path) -> None:
         StoreError: If it cannot be read or the folder cannot be written.
     """
     with _told(place):
-        unpack_tree(file, place, target, _CodeLimits(place), Meter(None, ()))
+        unpack_tree(file, place, target, _WhileMembersCome(place, limits), Meter(None, ()))
 
 
-class _CodeLimits:
+class _WhileMembersCome:
     """Asks already while members come: what is refused should not be read to its end."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, limits: CodeLimits) -> None:
         self._place = place
+        self._limits = limits
         self._files: list[Entry] = []
         self._folders: set[str] = set()
         self._size_bytes = 0
@@ -63,13 +64,15 @@ class _CodeLimits:
         else:
             self._files.append(Entry(member.path, member.size_bytes, ""))
             self._size_bytes += member.size_bytes
-        if len(self._files) + len(self._folders) > MAX_ENTRIES:
-            raise too_many_entries(self._place, f"more than {MAX_ENTRIES:,}")
-        if self._size_bytes > MAX_CODE_BYTES:
-            raise too_large(self._place, self._size_bytes, member.path)
+        most = self._limits.max_entries
+        if len(self._files) + len(self._folders) > most:
+            raise too_many_entries(self._place, f"more than {most:,}", self._limits)
+        if self._size_bytes > self._limits.max_bytes:
+            raise too_large(self._place, self._size_bytes, member.path, self._limits)
 
     def finish(self) -> None:
-        check_limits(self._place, Listing(tuple(self._files), tuple(self._folders)))
+        listing = Listing(tuple(self._files), tuple(self._folders))
+        check_limits(self._place, listing, self._limits)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from trainjob.code_limits import URL_FIELD, check_limits, refused
+from trainjob.code_limits import URL_FIELD, CodeLimits, check_limits, refused
 from trainjob.errors import Problem, SourceError, SourceUnavailable
 from trainjob.storage.listing import Entry, Listing
 
@@ -87,7 +87,7 @@ def shown_url(url: str) -> str:
     return _masked(url) if is_remote and not is_user_only else url
 
 
-def fetch_commit(url: str, ref: str | None, scratch: Path, target: Path) -> str:
+def fetch_commit(url: str, ref: str | None, scratch: Path, target: Path, limits: CodeLimits) -> str:
     """Write the files of one commit into the new folder `target` and return its full id.
 
     Args:
@@ -96,6 +96,7 @@ def fetch_commit(url: str, ref: str | None, scratch: Path, target: Path) -> str:
             before a tag of its name. Absent: the branch that the repository has as default.
         scratch: An existing folder for the repository; the caller removes it.
         target: A folder that is not there yet.
+        limits: How much code is allowed.
 
     Raises:
         SourceError: If there is no such repository, ref or right to read it, or its tree is above
@@ -105,7 +106,7 @@ def fetch_commit(url: str, ref: str | None, scratch: Path, target: Path) -> str:
     commit = _fetch(repository, ref)
     try:
         tree = repository.git("ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit)
-        check_limits(repository.shown, _listing(tree))
+        check_limits(repository.shown, _listing(tree), limits)
         target.mkdir()
         repository.git(f"--work-tree={target}", "checkout", "--quiet", "--force", commit)
     except _GitFailed as error:

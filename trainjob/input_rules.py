@@ -7,7 +7,7 @@ from trainjob.parameters import channel_env_name
 from trainjob.storage.script_access import ACCESS_ENV
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
-    from trainjob.job import InputChannel, TrainingJob
+    from trainjob.job import InputChannel, OutputChannel, TrainingJob
 
 
 def input_rule_problems(job: "TrainingJob") -> list[Problem]:
@@ -58,10 +58,13 @@ def _access_problems(job: "TrainingJob") -> list[Problem]:
         for name in job.env
         if name in ACCESS_ENV
     ]
-    names = [(f"inputs[{i}].name", channel.name) for i, channel in enumerate(job.inputs)]
-    names += [(f"outputs[{i}].name", channel.name) for i, channel in enumerate(job.outputs)]
+    channels: list[tuple[str, InputChannel | OutputChannel]] = [
+        (f"inputs[{i}].name", channel) for i, channel in enumerate(job.inputs)
+    ]
+    channels += [(f"outputs[{i}].name", channel) for i, channel in enumerate(job.outputs)]
+    do = "rename the channel, or use given_as: argument"
     return problems + [
-        Problem(field, name, found, "rename the channel")
-        for field, name in names
-        if channel_env_name(name) in ACCESS_ENV
+        Problem(field, channel.name, found, do)
+        for field, channel in channels
+        if channel.given_as != "argument" and channel_env_name(channel.name) in ACCESS_ENV
     ]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from trainjob.archive import ARCHIVE_SUFFIXES
 from trainjob.job import TrainingJob
 from trainjob.launch.launch import Mount
-from trainjob.profiles import PROFILES, Place, place_of
+from trainjob.profiles import PROFILES, GivenAs, place_of, way_of
 from trainjob.workspace import Workspace
 
 
@@ -27,12 +27,13 @@ def channel_places(job: TrainingJob, workspace: Workspace) -> dict[str, Path | s
 
 
 def argument_places(job: TrainingJob, workspace: Workspace) -> dict[str, Path | str]:
-    """Return `channel_places` without those that the profile does not give as arguments."""
-    profile = PROFILES[job.profile]
-    hidden = {c.name for c in job.inputs if not _is_argument(place_of(profile.inputs, c.name))}
-    hidden |= {c.name for c in job.outputs if not _is_argument(place_of(profile.outputs, c.name))}
-    places = channel_places(job, workspace)
-    return {name: place for name, place in places.items() if name not in hidden}
+    """Return those of `channel_places` that are given as arguments."""
+    return _without(channel_places(job, workspace), job, "env")
+
+
+def environment_places(job: TrainingJob, workspace: Workspace) -> dict[str, Path | str]:
+    """Return those of `channel_places` that are given as environment variables."""
+    return _without(channel_places(job, workspace), job, "argument")
 
 
 def mounts_of(job: TrainingJob, workspace: Workspace) -> tuple[Mount, ...]:
@@ -41,7 +42,7 @@ def mounts_of(job: TrainingJob, workspace: Workspace) -> tuple[Mount, ...]:
     mounts = []
     if profile.code is not None:
         target = profile.code.format(code=_code_name(job.algorithm.code.url))
-        mounts.append(Mount(target, workspace.code))
+        mounts.append(Mount(target, workspace.code, is_read_only=job.sandbox))
     if profile.scratch is not None:
         mounts.append(Mount(profile.scratch, workspace.scratch))
     targets = dict(_channel_targets(job))
@@ -72,8 +73,14 @@ def _channel_targets(job: TrainingJob) -> Iterator[tuple[str, str]]:
                 yield name, place.path.format(name=name, index=i)
 
 
-def _is_argument(place: Place | None) -> bool:
-    return place is None or place.is_argument
+def _without(
+    places: dict[str, Path | str], job: TrainingJob, way: GivenAs
+) -> dict[str, Path | str]:
+    """Return the places but those of channels that are given in this way alone."""
+    profile = PROFILES[job.profile]
+    ways = {c.name: way_of(profile.inputs, c.name, c.given_as) for c in job.inputs}
+    ways |= {c.name: way_of(profile.outputs, c.name, c.given_as) for c in job.outputs}
+    return {name: place for name, place in places.items() if ways.get(name) != way}
 
 
 def _code_name(url: str) -> str:

@@ -1,7 +1,7 @@
 """What in a job breaks the rules of the product that its profile names.
 
-Called by `trainjob.job_rules`. Of how many files and folders the code consists, and of what size,
-is one rule for all profiles (`trainjob.code_limits`).
+Called by `trainjob.job_rules`. How much code there may be is asked where it is fetched, by
+`trainjob.code_limits`.
 """
 
 import re
@@ -74,7 +74,8 @@ def _stream_problems(job: "TrainingJob", profile: Profile) -> list[Problem]:
     problems = []
     for i, channel in enumerate(job.inputs):
         place = place_of(profile.inputs, channel.name)
-        if channel.is_streamed and place is not None and not place.is_argument:
+        is_folder_only = place is not None and place.given_as == "env"
+        if channel.is_streamed and is_folder_only and channel.given_as is None:
             found = f"profile {job.profile}, whose scripts read a folder and get no url"
             do = "use mode: link or copy"
             problems.append(Problem(f"inputs[{i}].mode", "stream", found, do))
@@ -88,10 +89,13 @@ def _environment_problems(job: "TrainingJob", profile: Profile) -> list[Problem]
         for name in job.env
         if name in profile.environment
     ]
-    names = [(f"inputs[{i}].name", channel.name) for i, channel in enumerate(job.inputs)]
-    names += [(f"outputs[{i}].name", channel.name) for i, channel in enumerate(job.outputs)]
+    channels: list[tuple[str, InputChannel | OutputChannel]] = [
+        (f"inputs[{i}].name", channel) for i, channel in enumerate(job.inputs)
+    ]
+    channels += [(f"outputs[{i}].name", channel) for i, channel in enumerate(job.outputs)]
+    do = "rename the channel, or use given_as: argument"
     return problems + [
-        Problem(place, f"the channel {name!r}", found, "rename the channel")
-        for place, name in names
-        if channel_env_name(name) in profile.environment
+        Problem(place, f"the channel {channel.name!r}", found, do)
+        for place, channel in channels
+        if channel.given_as != "argument" and channel_env_name(channel.name) in profile.environment
     ]

@@ -14,7 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainjob.code_limits import MODELARTS_LIMITS, OWN_LIMITS, CodeLimits
+
 ProfileName = Literal["plain", "openi-gpu", "openi-npu", "modelarts", "tione"]
+
+GivenAs = Literal["argument", "env", "both"]
+"""ModelArts, creating a training job: a channel is obtained from hyperparameters, which are
+arguments, or from environment variables."""
 
 ANY = "*"
 """Stands for every name of a channel that has no place of its own."""
@@ -22,16 +28,17 @@ ANY = "*"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How the script gets the folder of a channel, beside an environment variable of its name.
+    """How the script gets the folder of a channel.
 
     Attributes:
         path: Its absolute folder, where {name} is the channel's name and {index} its number among
             the inputs or outputs, from 0; None: a folder of the run's workspace.
-        is_argument: Whether it is given as ``--NAME PATH``, too.
+        given_as: How it is given where the job does not say it. A variable of the environment hurts
+            no script, so that it is always among these.
     """
 
     path: str | None = None
-    is_argument: bool = True
+    given_as: GivenAs = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class Profile:
         name_words: The same in words.
         max_description: The most characters of a description.
         devices: What a job of the product may compute on; cpu, to try it without the device.
+        code_limits: How much code a job may have.
         code: The absolute folder of the code, where {code} is the last part of its url; None: a
             folder of the workspace.
         scratch: An absolute folder that the script may fill; it is not uploaded.
@@ -56,6 +64,7 @@ class Profile:
     name_words: str = "1 to 64 letters, digits, - and _, not starting with -"
     max_description: int = 1024
     devices: tuple[str, ...] = ("cpu", "cuda", "npu")
+    code_limits: CodeLimits = OWN_LIMITS
     code: str | None = None
     scratch: str | None = None
     inputs: Mapping[str, Place] = field(default_factory=lambda: {ANY: Place()})
@@ -92,17 +101,18 @@ PROFILES: Mapping[ProfileName, Profile] = {
         code="/code",
         inputs={
             # Its scripts know the folder, and may refuse an argument that they do not declare.
-            "dataset": Place("/dataset", is_argument=False),
+            "dataset": Place("/dataset", given_as="env"),
             "ckpt_url": Place("/pretrainmodel"),  # only the argument is promised
         },
-        outputs={"model": Place("/model", is_argument=False)},
+        outputs={"model": Place("/model", given_as="env")},
     ),
     "openi-npu": Profile(
         name_rule=_OPENI_NAME,
         name_words=_OPENI_NAME_WORDS,
         max_description=255,
         devices=("cpu", "npu"),
-        code=_MODELARTS_CODE,  # its NPU form runs on ModelArts
+        code_limits=MODELARTS_LIMITS,  # its NPU form runs on ModelArts
+        code=_MODELARTS_CODE,
         scratch="/cache",
         inputs={"data_url": Place(_MODELARTS_INPUT), "ckpt_url": Place(_MODELARTS_INPUT)},
         # The document names both, so they are one folder.
@@ -111,6 +121,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
     ),
     "modelarts": Profile(
         max_description=256,
+        code_limits=MODELARTS_LIMITS,
         code=_MODELARTS_CODE,
         scratch="/cache",
         inputs={ANY: Place(_MODELARTS_INPUT)},
@@ -124,8 +135,8 @@ PROFILES: Mapping[ProfileName, Profile] = {
         # The walkthrough has mapping paths, not what they are below: the folders are our choice.
         # No arguments, since there the startup command is run as it was typed.
         code="/opt/ml/code",
-        inputs={ANY: Place("/opt/ml/input/data/{name}", is_argument=False)},
-        outputs={ANY: Place("/opt/ml/output", is_argument=False)},
+        inputs={ANY: Place("/opt/ml/input/data/{name}", given_as="env")},
+        outputs={ANY: Place("/opt/ml/output", given_as="env")},
     ),
 }
 
@@ -133,3 +144,9 @@ PROFILES: Mapping[ProfileName, Profile] = {
 def place_of(places: Mapping[str, Place], name: str) -> Place | None:
     """Return how a channel is given; None if the product has no channel of that name."""
     return places.get(name, places.get(ANY))
+
+
+def way_of(places: Mapping[str, Place], name: str, given_as: GivenAs | None) -> GivenAs:
+    """Return how a channel is given: as the job says, else as the product does it."""
+    place = place_of(places, name)
+    return given_as or (place.given_as if place else "both")

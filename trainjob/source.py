@@ -18,7 +18,14 @@ from pathlib import Path
 
 from trainjob.algorithm import Code, CommandAlgorithm, ScriptAlgorithm
 from trainjob.archive import ARCHIVE_SUFFIXES, is_archive, unpack_archive
-from trainjob.code_limits import MAX_CODE_BYTES, URL_FIELD, check_limits, refused, too_large
+from trainjob.code_limits import (
+    OWN_LIMITS,
+    URL_FIELD,
+    CodeLimits,
+    check_limits,
+    refused,
+    too_large,
+)
 from trainjob.errors import Problem, SourceError, StoreError, StoreNotFound, UnsafeKey
 from trainjob.git import fetch_commit, shown_url
 from trainjob.startup import startup_problems
@@ -63,7 +70,9 @@ class _Tree:
     commit: str | None = None
 
 
-def fetch_code(code: Code, target: Path, settings: StoreSettings | None) -> FetchedCode:
+def fetch_code(
+    code: Code, target: Path, settings: StoreSettings | None, limits: CodeLimits = OWN_LIMITS
+) -> FetchedCode:
     """Put the code into the folder `target`, whole or not at all.
 
     What `target` held before is replaced, so that doing it again gives the same exact tree.
@@ -72,6 +81,7 @@ def fetch_code(code: Code, target: Path, settings: StoreSettings | None) -> Fetc
         code: Where the code is; a url without a scheme is an absolute path.
         target: The folder; the one above it is made and used for temporary files.
         settings: How to reach an object store; absent: the AWS_* environment.
+        limits: How much code is allowed.
 
     Raises:
         SourceError: If it is not there, above the limits, not fit to be unpacked, or not the
@@ -80,7 +90,7 @@ def fetch_code(code: Code, target: Path, settings: StoreSettings | None) -> Fetc
         StoreError: If a store or a folder does not give it.
     """
     with local_failures(str(target)), _scratch_beside(target) as scratch:
-        tree = _obtain(code, scratch, settings)
+        tree = _obtain(code, scratch, settings, limits)
         if not tree.folder.is_relative_to(scratch):
             tree = _copied(tree, scratch / "tree", target)
         found = _fingerprint(tree)
@@ -92,7 +102,7 @@ def fetch_code(code: Code, target: Path, settings: StoreSettings | None) -> Fetc
         url=shown_url(code.url),
         commit=tree.commit,
         fingerprint=found,
-        num_entries=check_limits(code.url, tree.listing),
+        num_entries=check_limits(code.url, tree.listing, limits),
         size_bytes=tree.listing.size_bytes,
     )
 
@@ -102,6 +112,7 @@ def code_problems(
     settings: StoreSettings | None,
     search_path: str | None = None,
     examine: Callable[[Path], list[Problem]] | None = None,
+    limits: CodeLimits = OWN_LIMITS,
 ) -> list[Problem]:
     """Return everything that is wrong with the code of a job and with what it starts.
 
@@ -113,12 +124,13 @@ def code_problems(
         settings: How to reach an object store; absent: the AWS_* environment.
         search_path: The PATH of the ranks, if the job sets it.
         examine: Called with the folder of the code, if nothing is wrong with it so far.
+        limits: How much code is allowed.
     """
     with tempfile.TemporaryDirectory(prefix="trainjob-check-") as scratch:
         tree = problem = None
         try:
             with local_failures(algorithm.code.url):
-                tree = _obtain(algorithm.code, Path(scratch), settings)
+                tree = _obtain(algorithm.code, Path(scratch), settings, limits)
                 if algorithm.code.expect:
                     _refuse_another(algorithm.code, _fingerprint(tree))
         except SourceError as error:
@@ -190,25 +202,25 @@ def _scratch_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _obtain(code: Code, scratch: Path, settings: StoreSettings | None) -> _Tree:
+def _obtain(code: Code, scratch: Path, settings: StoreSettings | None, limits: CodeLimits) -> _Tree:
     """Return the code as a folder of this machine that is within all limits."""
     url, folder = code.url, scratch / "tree"
     if url.startswith("git+"):
-        commit = fetch_commit(url, code.ref, scratch, folder)
+        commit = fetch_commit(url, code.ref, scratch, folder, limits)
         return _Tree(folder, _listing(folder, shown_url(url)), commit)
-    if archive := _archive_file(url, scratch, settings):
-        unpack_archive(archive, url, folder)
+    if archive := _archive_file(url, scratch, settings, limits):
+        unpack_archive(archive, url, folder, limits)
     elif url.startswith("s3://"):
         with open_store(url, settings) as store:
             listing = list_tree(store)
-            check_limits(url, listing)
+            check_limits(url, listing, limits)
             _download(store, listing, folder)
     else:
-        return _examined(_local_path(url), url)
+        return _examined(_local_path(url), url, limits)
     return _Tree(folder, _listing(folder, url))
 
 
-def _examined(folder: Path, url: str) -> _Tree:
+def _examined(folder: Path, url: str, limits: CodeLimits) -> _Tree:
     """Examine a folder of this machine where it lies."""
     with local_failures(url):
         if not stat.S_ISDIR(folder.stat().st_mode):
@@ -219,7 +231,7 @@ def _examined(folder: Path, url: str) -> _Tree:
         tuple(file for file in whole.files if not _is_left_out(file.path)),
         tuple(path for path in whole.folders if not _is_left_out(path)),
     )
-    check_limits(url, listing)
+    check_limits(url, listing, limits)
     return _Tree(folder, listing)
 
 
@@ -263,24 +275,28 @@ def _local_path(url: str) -> Path:
     return Path(open_store(url).url)
 
 
-def _archive_file(url: str, scratch: Path, settings: StoreSettings | None) -> Path | None:
+def _archive_file(
+    url: str, scratch: Path, settings: StoreSettings | None, limits: CodeLimits
+) -> Path | None:
     """Return the archive on this machine that the url names, or None if it names a folder."""
     if not is_archive(url):
         return None
     if url.startswith("s3://"):
-        return _downloaded_object(url, scratch, settings)
+        return _downloaded_object(url, scratch, settings, limits)
     file = _local_path(url)
     return None if file.is_dir() else file
 
 
-def _downloaded_object(url: str, scratch: Path, settings: StoreSettings | None) -> Path:
+def _downloaded_object(
+    url: str, scratch: Path, settings: StoreSettings | None, limits: CodeLimits
+) -> Path:
     """Download the one object at `url` into `scratch` and return its path."""
     folder, _, name = url.rpartition("/")
     with open_store(f"{folder}/", settings) as store:
         archive = store.find(name)
         if archive is None:
             raise failure(StoreNotFound, url, "no such object", "check the url")
-        if archive.size_bytes > MAX_CODE_BYTES:
-            raise too_large(url, archive.size_bytes, name)
+        if archive.size_bytes > limits.max_bytes:
+            raise too_large(url, archive.size_bytes, name, limits)
         store.download([archive], scratch, Meter("code", [archive]))
     return scratch / name

@@ -6,17 +6,21 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainjob.archive import is_archive, unpack_archive
-from trainjob.code_limits import MAX_CODE_BYTES
+from trainjob import archive
+from trainjob.archive import is_archive
+from trainjob.code_limits import MODELARTS_LIMITS
 from trainjob.errors import SourceError, StoreNotFound
 
 Content = dict[str, bytes]
+
+unpack_archive = partial(archive.unpack_archive, limits=MODELARTS_LIMITS)
 
 TREE: Content = {
     "train.py": b"print('hi')\n",
@@ -267,7 +271,7 @@ def test_stops_reading_an_archive_with_too_many_members(tmp_path: Path) -> None:
 
 def test_refuses_declared_sizes_above_the_limit_before_it_unpacks(tmp_path: Path) -> None:
     info = tar_info("weights.bin")
-    info.size = MAX_CODE_BYTES + 1
+    info.size = MODELARTS_LIMITS.max_bytes + 1
     file = tmp_path / "code.tar"
     file.write_bytes(info.tobuf() + bytes(1024))
 

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from trainjob.algorithm import Code, ScriptAlgorithm
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob
 from trainjob.places import mounts_of
 from trainjob.plan import program_of
+from trainjob.profiles import PROFILES, ProfileName
+from trainjob.source import code_problems
 from trainjob.workspace import Workspace
 
 CHANNELS: dict[str, tuple[list[str], list[str]]] = {
@@ -43,6 +46,21 @@ def test_a_job_within_the_rules_of_its_product_is_taken(profile: str) -> None:
     job = TrainingJob.parse(job_of(profile, description="x" * 255))
 
     assert job.profile == profile
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_code_is_limited_as_the_product_of_the_job_says(profile: ProfileName, tmp_path) -> None:
+    # The limits are those of "Creating an Algorithm" of ModelArts, on which OpenI's NPU form runs.
+    has_limits = profile in ("modelarts", "openi-npu")
+    for i in range(1025):
+        (tmp_path / f"{i}.py").touch()
+    algorithm = ScriptAlgorithm(code=Code(url=str(tmp_path)), boot_file="0.py")
+
+    problems = code_problems(algorithm, None, limits=PROFILES[profile].code_limits)
+
+    assert [problem.asked for problem in problems] == (
+        ["code of at most 1,024 files and folders"] if has_limits else []
+    )
 
 
 @pytest.mark.parametrize("profile", ["openi-gpu", "openi-npu"])
@@ -152,7 +170,7 @@ def test_a_job_cannot_set_what_its_product_sets() -> None:
         "env.VC_TASK_INDEX: asked for 'VC_TASK_INDEX', found a variable that profile modelarts "
         "sets for every rank; remove it",
         "inputs[0].name: asked for the channel 'ma_job_dir', found a variable that profile "
-        "modelarts sets for every rank; rename the channel",
+        "modelarts sets for every rank; rename the channel, or use given_as: argument",
     ]
 
 

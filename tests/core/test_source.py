@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from tests.s3_server import S3Server
 from trainjob.algorithm import Code, ScriptAlgorithm
-from trainjob.code_limits import MAX_CODE_BYTES
+from trainjob.code_limits import MODELARTS_LIMITS, OWN_LIMITS
 from trainjob.errors import SourceError, StoreDenied, StoreError, StoreNotFound
 from trainjob.source import FetchedCode, boot_path, code_problems, fetch_code
 from trainjob.storage.settings import StoreSettings
@@ -52,7 +52,7 @@ def tree_of(folder: Path, depth: int = 9) -> list[str]:
 
 
 def fetch(url: str | Path, target: Path, settings: StoreSettings | None = None) -> FetchedCode:
-    return fetch_code(Code(url=str(url)), target, settings)
+    return fetch_code(Code(url=str(url)), target, settings, MODELARTS_LIMITS)
 
 
 def refusal_of(url: str | Path, target: Path) -> str:
@@ -68,7 +68,8 @@ def problems_of(
     url: str | Path, boot_file: str = "train.py", settings: StoreSettings | None = None
 ) -> list[str]:
     algorithm = ScriptAlgorithm(code=Code(url=str(url)), boot_file=boot_file)
-    return [str(problem) for problem in code_problems(algorithm, settings)]
+    problems = code_problems(algorithm, settings, limits=MODELARTS_LIMITS)
+    return [str(problem) for problem in problems]
 
 
 def zip_folder(folder: Path, file: Path) -> Path:
@@ -219,6 +220,14 @@ def test_takes_1024_files_and_folders_and_not_one_more(tmp_path: Path, target: P
     assert problems_of(folder) == [str(caught.value)]
 
 
+def test_products_without_limits_of_their_own_take_more_code(folder: Path, target: Path) -> None:
+    fill(folder / "data", 1500)
+
+    fetched = fetch_code(Code(url=str(folder)), target, None)
+
+    assert fetched.num_entries == 1506 < OWN_LIMITS.max_entries
+
+
 def test_the_folder_with_most_of_the_entries_is_named(folder: Path, target: Path) -> None:
     fill(folder / "data", 1500)
 
@@ -227,7 +236,7 @@ def test_the_folder_with_most_of_the_entries_is_named(folder: Path, target: Path
 
 def test_refuses_more_than_5_gib_before_it_copies(folder: Path, target: Path) -> None:
     with (folder / "weights.bin").open("wb") as sparse:
-        sparse.truncate(MAX_CODE_BYTES)
+        sparse.truncate(MODELARTS_LIMITS.max_bytes)
 
     message = refusal_of(folder, target)
 

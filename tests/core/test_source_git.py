@@ -3,7 +3,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import trainjob.git
+from tests.waiting import wait_until
 from trainjob.algorithm import Code, ScriptAlgorithm
-from trainjob.code_limits import MAX_CODE_BYTES
+from trainjob.code_limits import MODELARTS_LIMITS, CodeLimits
 from trainjob.errors import SourceError, SourceUnavailable
 from trainjob.git import shown_url
 from trainjob.source import FetchedCode, code_problems, fetch_code
@@ -77,8 +77,10 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*"))
 
 
-def fetch(url: str, ref: str | None, target: Path) -> FetchedCode:
-    return fetch_code(Code(url=url, ref=ref), target, None)
+def fetch(
+    url: str, ref: str | None, target: Path, limits: CodeLimits = MODELARTS_LIMITS
+) -> FetchedCode:
+    return fetch_code(Code(url=url, ref=ref), target, None, limits)
 
 
 def refusal_of(url: str, ref: str | None, target: Path) -> str:
@@ -332,15 +334,12 @@ def test_a_commit_of_1024_files_and_folders_is_taken(repository: Repository, tar
     assert fetch(repository.url, None, target).num_entries == 1024
 
 
-def test_a_commit_above_the_limit_of_bytes_is_refused(
-    repository: Repository, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The limit is lowered: a repository of more than 5 GiB takes too long to make."""
-    assert MAX_CODE_BYTES == 5 * 1024**3
-    monkeypatch.setattr("trainjob.code_limits.MAX_CODE_BYTES", 8)
+def test_a_commit_above_the_limit_of_bytes_is_refused(repository: Repository, target: Path) -> None:
+    """The limit is a low one: a repository of more than 5 GiB takes too long to make."""
+    with pytest.raises(SourceError) as caught:
+        fetch(repository.url, None, target, CodeLimits(max_entries=9, max_bytes=8))
 
-    message = refusal_of(repository.url, None, target)
-
+    message = str(caught.value)
     assert "asked for code of at most 8 B, found 9 B in" in message
     assert "the largest file being 'train.py'" in message
 
@@ -364,9 +363,7 @@ def test_a_host_that_hangs_is_given_up(target: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(SourceUnavailable, match=r"no answer \(no end after 0\.3 s\)"):
             fetch(f"git+https://u:secret@127.0.0.1:{port}/x.git", None, target)
 
-    deadline = time.monotonic() + 10
-    while processes_with(f"127.0.0.1:{port}/x.git"):
-        assert time.monotonic() < deadline, "git goes on"
+    wait_until(lambda: not processes_with(f"127.0.0.1:{port}/x.git"))
 
 
 def processes_with(word: str) -> list[str]:

@@ -1,5 +1,6 @@
 """``python -m flows algorithm | dataset | model | upload``, as a person types them."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -266,6 +267,61 @@ def test_a_list_goes_on_after_a_broken_version_and_names_it(data, tmp_path, caps
     for text in (everything, of_name):
         assert "asked for the saved dataset numbers@2" in text
     assert main(["dataset", "show", "numbers@1"]) == 0
+
+
+def test_a_broken_version_is_deleted_by_force_and_its_number_is_not_given_again(
+    data, tmp_path, capsys
+) -> None:
+    assert main(["dataset", "register", "numbers", str(data)]) == 0
+    (tmp_path / "registry" / "dataset" / "numbers" / "1.yaml").write_text("x: [")
+    capsys.readouterr()
+
+    assert main(["dataset", "delete", "numbers@1"]) == 1
+    assert "or `python -m flows dataset delete numbers@1 --force`" in capsys.readouterr().err
+    assert main(["dataset", "delete", "numbers@1", "--force"]) == 0
+
+    assert main(["dataset", "delete", "numbers@1", "--force"]) == 1
+    assert main(["dataset", "register", "numbers", str(data)]) == 0
+    assert "saved the dataset numbers@2" in capsys.readouterr().out
+
+
+def test_show_says_what_is_in_a_dataset_and_lists_its_files(data, capsys) -> None:
+    for path in ("train/cat/1.png", "train/dog/1.png", "val/cat/1.png"):
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        (data / path).write_text(path)
+    assert main(["dataset", "register", "numbers", str(data)]) == 0
+    capsys.readouterr()
+
+    assert main(["dataset", "show", "numbers"]) == 0
+    contents = yaml.safe_load(capsys.readouterr().out)["contents"]
+    assert main(["dataset", "show", "numbers", "--files"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["dataset", "show", "numbers", "--files", "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+
+    assert contents["endings"][".png"] == {"num_files": 3, "size_bytes": 43}
+    assert contents["splits"] == {"train": 2, "val": 1}
+    assert contents["classes"] == {"cat": 2, "dog": 1}
+    assert [line.split()[-1] for line in lines[:-1]] == [file["path"] for file in files]
+    assert files[-1]["path"] == "value.txt"
+    assert files[-1]["sha256"] == hashlib.sha256(b"21").hexdigest()
+    assert lines[-1] == "4 files, 45 B"
+
+
+def test_nothing_that_would_change_the_terminal_is_printed(tmp_path, capsys) -> None:
+    data = tmp_path / "red\x1b[31m\x9b"
+    data.mkdir()
+    (data / "a\x1b[2J.txt").write_text("")
+
+    assert main(["dataset", "register", "red", str(data)]) == 0
+    assert main(["dataset", "show", "red"]) == 0
+    assert main(["dataset", "show", "red", "--files"]) == 0
+    assert main(["dataset", "register", "red", f"{data}/none\x1b[31m"]) == 1
+
+    out, err = capsys.readouterr()
+    assert not {"\x1b", "\x9b"} & set(out + err)
+    assert "red\\x1b[31m\\x9b" in out
+    assert "none\\x1b[31m" in err
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,19 @@ def _source_problems(
     problems = []
     for key in ("labelling", "format", "is_split"):
         wanted, has = getattr(declared, key), getattr(version, key)
-        if wanted is not None and wanted != has:
+        if wanted is not None and not _is_same(wanted, has):
             asked = f"a dataset with {key} {_shown(wanted)}, as {algorithm} declares"
             found = f"{version} with {'none said' if has is None else _shown(has)}"
             do = "choose another dataset, or register a version that says it"
             problems.append(Problem(field, asked, found, do))
     return problems
+
+
+def _is_same(wanted: object, has: object) -> bool:
+    """Compare what people wrote, in small or capital letters."""
+    if isinstance(wanted, str) and isinstance(has, str):
+        return wanted.casefold() == has.casefold()
+    return wanted == has
 
 
 def _shown(value: object) -> str:

@@ -8,15 +8,21 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
 from trainjob.errors import Problem, TrainjobError
+from trainjob.registry.contents import Contents
 from trainjob.spec import ContentFingerprint, Line, Name, Spec
 
 Kind = Literal["algorithm", "dataset", "model"]
 
 _REFERENCE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})(?:@(latest|[1-9][0-9]{0,8}))?")
+
+
+_NO_CARBONDATA = (
+    "write a format that is read here (CarbonData: export it to files such as Parquet or CSV)"
+)
 
 
 def _writable(text: str) -> str:
@@ -27,7 +33,22 @@ def _writable(text: str) -> str:
     return text
 
 
+def _as_one_word(text: object) -> object:
+    return "-".join(re.split("[ _-]+", text.strip(" ").lower())) if isinstance(text, str) else text
+
+
+def _readable_format(text: str) -> str:
+    if re.sub(r"[\W_]", "", text).lower() == "carbondata":
+        raise ValueError(_NO_CARBONDATA)
+    return text
+
+
 Text = Annotated[str, AfterValidator(_writable)]
+Labelling = Annotated[Line, BeforeValidator(_as_one_word)]
+"""A labelling type in any words, compared in small letters with - between them: the products name
+theirs `image-classification`, `object-detection`, `text-classification`, and many more."""
+DataFormat = Annotated[Line, AfterValidator(_readable_format)]
+"""ModelArts, creating an algorithm: the format Default (a manifest), CarbonData, or both."""
 
 
 class RegistryError(TrainjobError):
@@ -101,6 +122,10 @@ class Record(Spec):
     description: Text = ""
     """What it is."""
 
+    store: Name | None = None
+    """Name of the ObjectStore block that its `s3://` url was read with; absent: the AWS_*
+    environment, or no such url."""
+
     def __str__(self) -> str:
         """Return how people name it."""
         return f"{self.name}@{self.version}"
@@ -128,10 +153,10 @@ class DeclaredInput(Spec):
     )
     """Where its data may come from: a url, a saved dataset, a saved model."""
 
-    labelling: Line | None = None
+    labelling: Labelling | None = None
     """The only labelling type that a saved dataset may have, such as `image-classification`."""
 
-    format: Line | None = None
+    format: DataFormat | None = None
     """The only format that a saved dataset may have."""
 
     is_split: bool | None = None
@@ -199,6 +224,9 @@ class _SavedData(Record):
     archive_names: str = "utf-8"
     """How names in an archive are written; see `inputs[].archive_names` of a job."""
 
+    contents: Contents | None = None
+    """What is in it; absent if it was not read."""
+
 
 class SavedDataset(_SavedData):
     """A version of a dataset."""
@@ -206,10 +234,10 @@ class SavedDataset(_SavedData):
     kind: Literal["dataset"] = "dataset"
     """What it is a version of."""
 
-    labelling: Line | None = None
+    labelling: Labelling | None = None
     """Its labelling type, such as `image-classification`."""
 
-    format: Line | None = None
+    format: DataFormat | None = None
     """How its files are written."""
 
     is_split: bool | None = None

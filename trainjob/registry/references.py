@@ -1,10 +1,12 @@
 """Puts in place of saved versions what they are: the first step of reading a job.
 
 ``algorithm: digits@3`` becomes the algorithm, ``dataset: digits@2`` of an input gets its url and
-fingerprint, so that a run uses exactly that version. Done on plain values, before they become a
+fingerprint, so that a run uses exactly that version; a job that names no store gets the one that
+its versions were registered with. Done on plain values, before they become a
 `trainjob.job.TrainingJob`; what is wrong beside is found there.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -69,7 +71,24 @@ def resolve_references(data: Any, registry: Registry) -> Resolved:
         ]
     if isinstance(saved, SavedAlgorithm):
         problems += mapping_problems(saved, resolved, versions)
+    if not data.get("store"):
+        stores = _stores_of([*([saved] if saved else []), *versions.values()])
+        problems += _store_problems(stores)
+        resolved |= {"store": next(iter(stores))} if stores else {}
     return Resolved(resolved, tuple(problems))
+
+
+def _stores_of(versions: Iterable[Record]) -> dict[str, str]:
+    """Return the stores that versions were registered with, each with one such version."""
+    return {v.store: f"{v.kind} {v}" for v in versions if v.store is not None}
+
+
+def _store_problems(stores: Mapping[str, str]) -> list[Problem]:
+    if len(stores) < 2:
+        return []
+    found = " and ".join(f"{store!r} of {version}" for store, version in stores.items())
+    do = "set store to the one that reaches all urls of the job"
+    return [Problem("store", "one store for the whole job", found, do)]
 
 
 def _find(

@@ -4,21 +4,19 @@ Called by ``python -m flows algorithm | dataset | model register``.
 """
 
 import tempfile
-import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
 from trainjob.errors import JobError, Problem, StoreNotFound
-from trainjob.inputs import unpacking_of
-from trainjob.job import InputChannel, TrainingJob
+from trainjob.job import TrainingJob
 from trainjob.job_problems import problems_of
 from trainjob.jobfile import read_job_file
+from trainjob.registry.data import DataSource, channel_of, read_data, store_of
 from trainjob.registry.records import (
     DeclaredInput,
     DeclaredOutput,
@@ -31,16 +29,11 @@ from trainjob.registry.registry import Registry
 from trainjob.source import fetch_code
 from trainjob.spec import Spec
 from trainjob.startup import startup_problems
-from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.hold import release
-from trainjob.storage.cache.source import find_source
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.receipt import Receipt, read_receipt
 from trainjob.storage.settings import StoreSettings
-from trainjob.storage.stage import stage_channel
 from trainjob.storage.unpack import is_dataset_archive
 
-_STAND_IN = {"kind": "command", "code": {"url": "."}, "command": "true"}
 _FIRST = 1  # the registry gives the number
 
 
@@ -60,25 +53,12 @@ class AlgorithmFile(Spec):
     """What it writes; absent: jobs may give any outputs."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataSource:
-    """Where the data of a new version is.
-
-    Attributes:
-        url: A folder or an archive, as ``inputs[].url`` of a job; a path may be relative.
-        unpack: Whether one archive is unpacked.
-        archive_names: How names in an archive are written.
-        expect: Its fingerprint, if that is known; then the data is not read.
-    """
-
-    url: str
-    unpack: Literal["auto", "always", "never"] = "auto"
-    archive_names: str = "utf-8"
-    expect: str | None = None
-
-
 def register_algorithm(
-    registry: Registry, name: str, path: Path, settings: StoreSettings | None
+    registry: Registry,
+    name: str,
+    path: Path,
+    settings: StoreSettings | None,
+    store: str | None = None,
 ) -> SavedAlgorithm:
     """Fetch the code that an `AlgorithmFile` names, find what it starts, and save it.
 
@@ -87,6 +67,7 @@ def register_algorithm(
         name: Of which name it is the next version.
         path: The file, in YAML or JSON.
         settings: How to reach an object store; absent: the AWS_* environment.
+        store: Name of the ObjectStore block that the settings are of.
 
     Raises:
         JobError: With everything that is wrong with the file, the program that is not in the code
@@ -119,6 +100,7 @@ def register_algorithm(
             ),
             inputs=file.inputs,
             outputs=file.outputs,
+            store=store_of(algorithm.code.url, store),
             num_entries=code.num_entries,
             size_bytes=code.size_bytes,
         )
@@ -139,22 +121,27 @@ def register_dataset(
         name: Of which name it is the next version.
         source: Where the data is.
         settings: How to reach an object store; absent: the AWS_* environment.
-        **facts: Other fields of `SavedDataset`: description, labelling, format, is_split.
+        **facts: Other fields of `SavedDataset`: description, labelling, format, is_split. If it is
+            not said whether it is split, it is where folders train and val are found.
 
     Raises:
         JobError: If the url or the format is none that jobs read.
         StoreError: If the data cannot be read, or the registry cannot be written.
     """
-    form = facts.get("format") or ""
-    if form.lower() == "carbondata":
-        do = "export it as files, such as images with a manifest, and register these"
-        problem = Problem("format", repr(form), "a format that is not read here", do)
-        raise JobError(f"dataset {name!r}", [problem])
     label = f"dataset {name!r}"
-    _channel(label, name, source)
+    channel = channel_of(label, name, source)
     _require_facts(label, SavedDataset, {"name": name, **facts})
-    found = _data(label, name, source, settings)
-    version = SavedDataset(name=name, version=_FIRST, created=_now(), **found, **facts)
+    found = read_data(registry, label, channel, settings)
+    if facts.get("is_split") is None:
+        facts["is_split"] = found.is_split
+    version = SavedDataset(
+        name=name,
+        version=_FIRST,
+        created=_now(),
+        store=store_of(channel.url, source.store),
+        **found.facts,
+        **facts,
+    )
     return registry.add(version)
 
 
@@ -179,7 +166,7 @@ def register_model(
         StoreError: If the files cannot be read, or the registry cannot be written.
     """
     label = f"model {name!r}"
-    channel = _channel(label, name, source)
+    channel = channel_of(label, name, source)
     _require_facts(label, SavedModel, {"name": name, "description": description})
     receipt = None if is_dataset_archive(channel.url) else _receipt(channel.url, settings)
     if receipt is not None and not receipt.is_result:
@@ -198,7 +185,8 @@ def register_model(
         description=description,
         metrics=facts.get("metrics", {}),
         run=_origin(receipt) if receipt and is_of_run else None,
-        **_data(label, name, source, settings),
+        store=store_of(channel.url, source.store),
+        **read_data(registry, label, channel, settings).facts,
     )
     return registry.add(version)
 
@@ -212,6 +200,7 @@ def _checked(name: str, file: AlgorithmFile, source: str) -> TrainingJob:
     algorithm = file.algorithm.model_dump(mode="json")
     for rule in algorithm["hyperparameters"]:
         rule["required"] = False  # the values come with the jobs
+    del algorithm["constraints"]  # so do the machines
     data = {
         "name": name,
         "algorithm": algorithm,
@@ -230,26 +219,6 @@ def _channels(
     ]
 
 
-def _channel(label: str, name: str, source: DataSource) -> InputChannel:
-    """Return the input that a job would have for the data.
-
-    Raises:
-        JobError: If it could have none.
-    """
-    channel = {"name": "data_url", "url": source.url, "unpack": source.unpack}
-    channel |= {"archive_names": source.archive_names}
-    channel |= {"expect": source.expect} if source.expect else {}
-    try:
-        job = TrainingJob.parse({"name": name, "algorithm": _STAND_IN, "inputs": [channel]})
-    except JobError as error:
-        problems = [
-            replace(problem, field=problem.field.removeprefix("inputs[0]."))
-            for problem in error.problems
-        ]
-        raise JobError(label, problems) from error
-    return job.resolved(Path.cwd()).inputs[0]
-
-
 def _require_facts(
     label: str, model: type[SavedDataset | SavedModel], facts: dict[str, Any]
 ) -> None:
@@ -264,37 +233,6 @@ def _require_facts(
         model.model_validate(data)
     except ValidationError as error:
         raise JobError(label, problems_of(error, model, data)) from error
-
-
-def _data(
-    label: str, name: str, source: DataSource, settings: StoreSettings | None
-) -> dict[str, Any]:
-    """Return what a record says of data: its place, its fingerprint, how much it is."""
-    channel = _channel(label, name, source)
-    how = unpacking_of(channel)
-    facts: dict[str, Any] = {
-        "url": channel.url,
-        "unpack": channel.unpack,
-        "archive_names": channel.archive_names,
-    }
-    if channel.expect:
-        find_source(channel.url, settings, how)  # that there is something is looked at all the same
-        return facts | {"fingerprint": channel.expect, "is_read": False}
-    holder = f"register.{uuid.uuid4().hex}"
-    with tempfile.TemporaryDirectory(prefix="trainjob-register-") as scratch:
-        target = Path(scratch) / "data"
-        try:
-            staged = stage_channel(
-                channel.url, target, settings, label=name, holder=holder, unpacking=how
-            )
-        finally:
-            release(Cache.of_machine(), holder)
-    return facts | {
-        "fingerprint": staged.fingerprint,
-        "is_read": True,
-        "num_files": staged.num_files,
-        "size_bytes": staged.size_bytes,
-    }
 
 
 def _receipt(url: str, settings: StoreSettings | None) -> Receipt | None:

@@ -4,9 +4,11 @@ A place keeps the values of each version; `trainjob.registry.folder` has the one
 server. What a version is, which number is next and who uses whom is decided here.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
@@ -33,27 +35,35 @@ _MODELS: dict[Kind, type[Record]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A version as its place keeps it, also one that was deleted.
+
+    Attributes:
+        name: Its name.
+        number: Its number.
+        read: Returns its values, or raises `RegistryError` if they cannot be read.
+    """
+
+    name: str
+    number: int
+    read: Callable[[], Any]
+
+
 class Place(Protocol):
     """Keeps the values of versions. Every method raises errors of `trainjob.errors` only."""
 
     def __str__(self) -> str:
         """Return what people call the place."""
 
-    def names(self, kind: Kind) -> list[str]:
-        """Return all names of which there ever was a version."""
+    def versions(self, kind: Kind, name: str | None = None) -> list[Kept]:
+        """Return all versions of a name, or of all names, by name and number."""
 
-    def numbers(self, kind: Kind, name: str) -> list[int]:
-        """Return all numbers that were ever given, in order."""
-
-    def read(self, kind: Kind, name: str, number: int) -> Any:
-        """Return the values of a version.
-
-        Raises:
-            RegistryError: If they cannot be read.
-        """
+    def last_number(self, kind: Kind, name: str) -> int:
+        """Return the highest number that was ever given; 0 if there was none."""
 
     def create(self, kind: Kind, name: str, number: int, values: dict[str, Any]) -> None:
-        """Keep the values of a new version, whole or not at all.
+        """Keep the values of a new version, whole or not at all; its number is given from then on.
 
         Raises:
             FileExistsError: If there is one of that number, which stays as it is.
@@ -61,6 +71,12 @@ class Place(Protocol):
 
     def replace(self, kind: Kind, name: str, number: int, values: dict[str, Any]) -> None:
         """Keep other values under a number that was given."""
+
+    def keep_files(self, key: str, packed: bytes) -> None:
+        """Keep the list of the files with a fingerprint; what is there already stays."""
+
+    def files_of(self, key: str) -> bytes | None:
+        """Return what was kept for a fingerprint; None if nothing was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +113,7 @@ class Registry:
         """
         kind, name = record.kind, record.name
         while True:
-            version = max(self.place.numbers(kind, name), default=0) + 1
+            version = self.place.last_number(kind, name) + 1
             numbered = record.model_copy(update={"version": version})
             with suppress(FileExistsError):  # another process was faster
                 self.place.create(kind, name, version, numbered.model_dump(mode="json"))
@@ -107,63 +123,60 @@ class Registry:
         """Return one version.
 
         Raises:
-            RegistryError: If it is not there, naming what is.
+            RegistryError: If it is not there, naming what is, or if it is broken.
         """
-        numbers = self.place.numbers(kind, reference.name)
-        if reference.version is not None:
-            numbers = [number for number in numbers if number == reference.version]
-        for number in reversed(numbers):
-            if record := self._read(kind, reference.name, number):
-                return record
+        found = self.survey(kind, reference.name, reference.version, newest=True)
+        for error in found.broken:
+            raise error
+        for record in found.records:
+            return record
         raise self._unknown(kind, reference)
 
-    def survey(self, kind: Kind, name: str) -> Survey:
-        """Return all versions of one name that were not deleted, the oldest first."""
+    def survey(
+        self,
+        kind: Kind,
+        name: str | None = None,
+        number: int | None = None,
+        *,
+        newest: bool = False,
+    ) -> Survey:
+        """Return the versions that were not deleted, by name and number.
+
+        Args:
+            kind: Of which kind.
+            name: Of which name; None: of all.
+            number: The only one that is asked for; None: all.
+            newest: Whether of every name the latest alone is wanted.
+        """
         found = Survey()
-        for number in self.place.numbers(kind, name):
-            self._read_into(found, kind, name, number)
+        kept = [k for k in self.place.versions(kind, name) if number in (None, k.number)]
+        for _, versions in groupby(kept, lambda version: version.name):
+            if newest:
+                any(self._read_into(found, kind, version) for version in reversed(list(versions)))
+            else:
+                for version in versions:
+                    self._read_into(found, kind, version)
         return found
 
-    def latest(self, kind: Kind) -> Survey:
-        """Return the latest version of every name."""
-        found = Survey()
-        for name in sorted(self.place.names(kind)):
-            numbers = reversed(self.place.numbers(kind, name))
-            any(self._read_into(found, kind, name, number) for number in numbers)
-        return found
-
-    def versions(self, kind: Kind, name: str) -> list[Record]:
-        """Return the versions of one name that can be read, the oldest first."""
-        return self.survey(kind, name).records
-
-    def names(self, kind: Kind) -> list[str]:
-        """Return the names whose latest version can be read."""
-        return [record.name for record in self.latest(kind).records]
-
-    def users(self, record: Record) -> list[str]:
-        """Return the saved versions that were made from this one, as ``KIND NAME@VERSION``."""
+    def users(self, record: Record) -> Survey:
+        """Return the saved versions that were made from this one, and those that may have been."""
         used = f"{record.kind} {record}"
-        return [
-            f"{kind} {other}"
-            for kind in _MODELS
-            for name in sorted(self.place.names(kind))
-            for other in self.versions(kind, name)
-            if used in other.made_from
-        ]
+        found = self.survey("model")  # nothing else is made from saved versions
+        return Survey([m for m in found.records if used in m.made_from], found.broken)
 
-    def delete(self, record: Record) -> None:
-        """Delete one version; its number is not given again.
+    def delete(self, kind: Kind, name: str, version: int) -> None:
+        """Delete a version, be it broken; its number is not given again.
 
         Raises:
             TrainjobError: If the place cannot be written.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.place.replace(record.kind, record.name, record.version, {"deleted": now})
+        self.place.replace(kind, name, version, {"deleted": now})
 
-    def _read_into(self, found: Survey, kind: Kind, name: str, version: int) -> bool:
+    def _read_into(self, found: Survey, kind: Kind, version: Kept) -> bool:
         """Add a version, or why it cannot be read, and tell whether it is there at all."""
         try:
-            record = self._read(kind, name, version)
+            record = self._read(kind, version)
         except TrainjobError as error:
             if error.retryable:  # the place is not there; no version is broken
                 raise
@@ -173,17 +186,18 @@ class Registry:
             found.records.append(record)
         return record is not None
 
-    def _read(self, kind: Kind, name: str, version: int) -> Record | None:
+    def _read(self, kind: Kind, version: Kept) -> Record | None:
         """Return a version; None if it was deleted.
 
         Raises:
             RegistryError: If the values are not those that were saved.
         """
-        values = self.place.read(kind, name, version)
+        values = version.read()
         if isinstance(values, dict) and set(values) == {"deleted"}:
             return None
-        asked = f"the saved {kind} {name}@{version} in {self.place}"
-        do = "restore it from a backup, or take it away"
+        name, number = version.name, version.number
+        asked = f"the saved {kind} {name}@{number} in {self.place}"
+        do = f"restore it from a backup, or `python -m flows {kind} delete {name}@{number} --force`"
         if not isinstance(values, dict):
             raise RegistryError(asked, "what has no keys and values", do)
         try:
@@ -192,17 +206,18 @@ class Registry:
             wrong = problems_of(error, _MODELS[kind], values)[0]
             found = f"what is none ({wrong.field}: {wrong.found} in place of {wrong.asked})"
             raise RegistryError(asked, found, do) from error
-        if (record.kind, record.name, record.version) != (kind, name, version):
+        if (record.kind, record.name, record.version) != (kind, name, number):
             raise RegistryError(asked, f"the {record.kind} {record}", do)
         return record
 
     def _unknown(self, kind: Kind, reference: Reference) -> RegistryError:
         """Return the error that says which versions there are."""
         asked = f"the saved {kind} {str(reference)!r}"
-        if versions := self.versions(kind, reference.name):
+        if versions := self.survey(kind, reference.name).records:
             found = f"only {', '.join(map(str, versions[-_MAX_NAMED:]))}"
             return RegistryError(asked, found, "name one of these, or register a new version")
-        names = ", ".join(self.names(kind)[:_MAX_NAMED])
+        latest = self.survey(kind, newest=True).records
+        names = ", ".join(record.name for record in latest[:_MAX_NAMED])
         found = f"only {names}" if names else f"no saved {kind}"
         do = f"register it with `python -m flows {kind} register {reference.name} ...`"
         return RegistryError(asked, f"{found} in {self.place}", do)

@@ -278,6 +278,26 @@ def test_an_algorithm_that_declares_nothing_takes_any_channel(registry) -> None:
             "a version that says it",
         ),
         (
+            {"labelling": "Object Detection"},
+            {"dataset": "labelled"},
+            "inputs[0].dataset: asked for a dataset with labelling 'object-detection', as only@1 "
+            "declares, found labelled@1 with 'sound-classification'; choose another dataset, or "
+            "register a version that says it",
+        ),
+        (
+            {"format": "parquet"},
+            {"dataset": "labelled"},
+            "inputs[0].dataset: asked for a dataset with format 'parquet', as only@1 declares, "
+            "found labelled@1 with 'Wav'; choose another dataset, or register a version that "
+            "says it",
+        ),
+        (
+            {"is_split": False},
+            {"dataset": "labelled"},
+            "inputs[0].dataset: asked for a dataset with is_split false, as only@1 declares, found "
+            "labelled@1 with true; choose another dataset, or register a version that says it",
+        ),
+        (
             {"is_split": True},
             {"dataset": "whole"},
             "inputs[0].dataset: asked for a dataset with is_split true, as only@1 declares, found "
@@ -289,11 +309,56 @@ def test_data_of_a_form_that_the_algorithm_does_not_take_is_refused(
     registry, declared, given, expected
 ) -> None:
     add_dataset(registry, "whole", is_split=False)
+    facts = {"labelling": "sound-classification", "format": "Wav", "is_split": True}
+    add_dataset(registry, "labelled", **facts)
     add_algorithm(registry, "only", inputs=[{"name": "data_url", **declared}])
 
     job = job_of(algorithm="only", inputs=[{"name": "data_url", **given}])
 
     assert problems_in(job) == [expected]
+
+
+def test_all_that_an_algorithm_does_not_take_of_a_dataset_comes_at_once(registry) -> None:
+    add_dataset(registry, "other", labelling="text-classification", format="csv", is_split=True)
+    wanted = {"labelling": "image-classification", "format": "images", "is_split": False}
+    add_algorithm(registry, "only", inputs=[{"name": "data_url", **wanted}])
+
+    job = job_of(algorithm="only", inputs=[{"name": "data_url", "dataset": "other"}])
+
+    assert len(problems_in(job)) == 3
+
+
+def test_a_labelling_type_and_a_format_are_found_in_any_spelling(registry) -> None:
+    add_dataset(registry, "images", labelling="Image_Classification", format="PNG", is_split=True)
+    wanted = {"labelling": "image classification", "format": "png", "is_split": True}
+    add_algorithm(registry, "only", inputs=[{"name": "data_url", **wanted}])
+
+    job = job_of(algorithm="only", inputs=[{"name": "data_url", "dataset": "images"}])
+
+    assert TrainingJob.parse(job).saved_versions == ["algorithm only@1", "dataset images@1"]
+
+
+def test_a_job_reads_a_version_with_the_store_that_it_was_registered_with(registry) -> None:
+    add_dataset(registry, "kept", store="minio")
+    inputs = [{"name": "data_url", "dataset": "kept"}]
+
+    job = TrainingJob.parse(job_of(inputs=inputs))
+    other = TrainingJob.parse(job_of(inputs=inputs, store="mirror"))
+
+    assert (job.store, other.store) == ("minio", "mirror")
+    assert TrainingJob.parse(job.model_dump(mode="json")) == job
+
+
+def test_versions_of_two_stores_need_the_word_of_the_job(registry) -> None:
+    add_dataset(registry, "kept", store="minio")
+    add_algorithm(registry, "far", store="archive")
+    job = job_of(algorithm="far", inputs=[{"name": "data_url", "dataset": "kept"}])
+
+    assert problems_in(job) == [
+        "store: asked for one store for the whole job, found 'archive' of algorithm far@1 and "
+        "'minio' of dataset kept@1; set store to the one that reaches all urls of the job"
+    ]
+    assert TrainingJob.parse(job | {"store": "minio"}).store == "minio"
 
 
 def test_the_rules_of_a_saved_algorithm_hold(registry) -> None:

@@ -12,13 +12,9 @@ import yaml
 from tests.jobs import COPY_SCRIPT
 from trainjob.errors import CorruptData, JobError, SourceError, StoreNotFound
 from trainjob.job import TrainingJob
+from trainjob.registry.data import DataSource
 from trainjob.registry.folder import registry_of_machine
-from trainjob.registry.register import (
-    DataSource,
-    register_algorithm,
-    register_dataset,
-    register_model,
-)
+from trainjob.registry.register import register_algorithm, register_dataset, register_model
 from trainjob.registry.registry import Registry
 from trainjob.source import code_problems, fetch_code
 from trainjob.storage.manifest import FileRecord, fingerprint
@@ -109,7 +105,7 @@ def test_an_algorithm_whose_boot_file_is_not_there_is_not_saved(registry, tmp_pa
 
     assert len(found) == 1
     assert found[0].startswith("algorithm.boot_file: asked for the boot file 'trian.py'")
-    assert registry.names("algorithm") == []
+    assert registry.survey("algorithm").records == []
 
 
 def test_code_that_is_not_there_is_not_saved(registry, tmp_path) -> None:
@@ -118,7 +114,7 @@ def test_code_that_is_not_there_is_not_saved(registry, tmp_path) -> None:
     with pytest.raises((SourceError, StoreNotFound), match=f"{tmp_path}/nowhere"):
         register_algorithm(registry, "copy", algorithm_file(tmp_path, algorithm=algorithm), None)
 
-    assert registry.names("algorithm") == []
+    assert registry.survey("algorithm").records == []
 
 
 @pytest.mark.parametrize(
@@ -189,7 +185,7 @@ def test_data_that_is_not_there_is_not_saved(registry, tmp_path, expect) -> None
     with pytest.raises(StoreNotFound):
         register_dataset(registry, "numbers", DataSource(f"{tmp_path}/no", expect=expect), None)
 
-    assert registry.names("dataset") == []
+    assert registry.survey("dataset").records == []
 
 
 @pytest.mark.parametrize(
@@ -209,11 +205,35 @@ def test_a_dataset_that_no_job_could_have_is_refused(registry, source, field) ->
     assert "secret" not in str(raised.value)
 
 
-def test_carbondata_is_refused(registry, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["CarbonData", "carbon_data", "Carbon Data"])
+def test_carbondata_is_refused_with_what_to_do(registry, tmp_path, name) -> None:
     source = DataSource(str(data_folder(tmp_path)))
+    file = algorithm_file(tmp_path, inputs=[{"name": "data_url", "format": name}])
+    told = (
+        "format: asked for a format that is read here (CarbonData: export it to files such as "
+        f"Parquet or CSV), found {name!r}; change it"
+    )
 
-    with pytest.raises(JobError, match="asked for 'CarbonData', found a format that is not read"):
-        register_dataset(registry, "numbers", source, None, format="CarbonData")
+    with pytest.raises(JobError) as raised:
+        register_dataset(registry, "numbers", source, None, format=name)
+
+    assert [str(problem) for problem in raised.value.problems] == [told]
+    assert problems_of_file(registry, file) == [f"inputs[0].{told}"]
+
+
+def test_a_folder_of_carbondata_is_refused_with_what_to_do(registry, tmp_path) -> None:
+    data = data_folder(tmp_path)
+    (data / "part-0.carbondata").write_bytes(b"x")
+
+    with pytest.raises(JobError) as raised:
+        register_dataset(registry, "numbers", DataSource(str(data)), None)
+
+    assert [str(problem) for problem in raised.value.problems] == [
+        f"url: asked for data that is read here at {str(data)!r}, found CarbonData: "
+        "'part-0.carbondata'; export it from CarbonData to files such as Parquet or CSV, and "
+        "register these"
+    ]
+    assert registry.survey("dataset").records == []
 
 
 def output_of_run(folder: Path, **changes: Any) -> Receipt:
@@ -274,7 +294,7 @@ def test_a_dataset_of_a_store_is_the_one_that_a_job_stages(registry, tmp_path, s
     local = register_dataset(registry, "numbers", DataSource(str(data_folder(tmp_path))), None)
 
     assert stored.fingerprint == local.fingerprint
-    assert [str(version) for version in registry.versions("dataset", "numbers")] == [
+    assert [str(version) for version in registry.survey("dataset", "numbers").records] == [
         "numbers@1",
         "numbers@2",
     ]

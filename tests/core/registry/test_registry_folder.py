@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.waiting import PATIENCE_S, wait_until
 from trainjob.errors import StoreError
 from trainjob.registry.folder import FolderPlace, registry_of_machine
 from trainjob.registry.records import Reference, RegistryError, RunOrigin, SavedDataset, SavedModel
@@ -35,6 +35,10 @@ for i in range(int(sys.argv[3])):
 def dataset(name: str = "digits", **fields) -> SavedDataset:
     values = {"url": "/data", "fingerprint": FINGERPRINT, "is_read": True, "created": "now"}
     return SavedDataset(name=name, version=1, **values | fields)
+
+
+def delete(registry: Registry, record: SavedDataset) -> None:
+    registry.delete("dataset", record.name, record.version)
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ def test_the_number_of_a_deleted_version_is_not_given_again(registry) -> None:
     registry.add(dataset())
     last = registry.add(dataset())
 
-    registry.delete(last)
+    delete(registry, last)
 
     assert str(registry.find("dataset", Reference("digits"))) == "digits@1"
     assert str(registry.add(dataset())) == "digits@3"
@@ -111,10 +115,36 @@ def test_the_number_of_a_deleted_version_is_not_given_again(registry) -> None:
         registry.find("dataset", Reference("digits", 2))
 
 
-def test_a_name_whose_versions_are_all_deleted_is_not_there(registry) -> None:
-    registry.delete(registry.add(dataset()))
+def test_a_number_whose_file_somebody_took_away_is_not_given_again(registry) -> None:
+    for _ in range(3):
+        registry.add(dataset())
+    for number in (2, 3):
+        (Path(str(registry.place)) / "dataset" / "digits" / f"{number}.yaml").unlink()
 
-    assert registry.names("dataset") == []
+    assert str(registry.add(dataset())) == "digits@4"
+
+
+def test_a_number_of_an_older_registry_is_known_as_given(registry) -> None:
+    registry.add(dataset())
+    (Path(str(registry.place)) / "dataset" / "digits" / ".given-1").unlink()
+
+    assert str(registry.add(dataset())) == "digits@2"
+
+
+def test_a_broken_version_can_be_deleted_and_its_number_is_not_given_again(registry) -> None:
+    version = registry.add(dataset())
+    (Path(str(registry.place)) / "dataset" / "digits" / "1.yaml").write_text("")
+
+    delete(registry, version)
+
+    assert registry.survey("dataset", "digits").broken == []
+    assert str(registry.add(dataset())) == "digits@2"
+
+
+def test_a_name_whose_versions_are_all_deleted_is_not_there(registry) -> None:
+    delete(registry, registry.add(dataset()))
+
+    assert registry.survey("dataset").records == []
     with pytest.raises(RegistryError, match="found no saved dataset"):
         registry.find("dataset", Reference("digits"))
 
@@ -125,17 +155,17 @@ def test_users_of_a_version_are_those_that_were_made_from_it(registry) -> None:
     values = {"url": "/m", "fingerprint": FINGERPRINT, "is_read": True, "created": "now"}
     registry.add(SavedModel(name="net", version=1, run=run, **values))
 
-    assert registry.users(first) == ["model net@1"]
-    assert registry.users(second) == []
+    assert [str(model) for model in registry.users(first).records] == ["net@1"]
+    assert registry.users(second).records == []
 
 
 def test_two_processes_that_save_at_once_lose_no_version(registry) -> None:
     processes = [adding(Path(str(registry.place)), mark, 40) for mark in ("/a", "/b")]
 
     for process in processes:
-        process.communicate("go\n", timeout=50)
+        process.communicate("go\n", timeout=PATIENCE_S)
 
-    versions = registry.versions("dataset", "digits")
+    versions = registry.survey("dataset", "digits").records
     assert [process.returncode for process in processes] == [0, 0]
     assert [version.version for version in versions] == list(range(1, 81))
     wanted = [f"{mark}/{i}" for mark in ("/a", "/b") for i in range(40)]
@@ -148,14 +178,12 @@ def test_a_process_that_is_killed_while_it_saves_leaves_whole_versions_only(regi
     assert process.stdin
     process.stdin.write("go\n")
     process.stdin.flush()
-    deadline = time.monotonic() + 30
-    while not (folder / "20.yaml").exists():
-        assert time.monotonic() < deadline
+    wait_until((folder / "20.yaml").exists)
 
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE_S)
 
-    versions = registry.versions("dataset", "digits")
+    versions = registry.survey("dataset", "digits").records
     assert [version.version for version in versions] == list(range(1, len(versions) + 1))
     assert registry.add(dataset()).version == len(versions) + 1
 
