@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint serve bench bench-storage clean-demo
+.PHONY: demo test test-pools lint register serve bench bench-storage clean-demo
 
 demo: $(STAMP)
 	$(BIN)/python examples/make_dataset.py .demo/datasets/digits
@@ -14,10 +14,20 @@ test: $(STAMP)
 	# Alone, since its stories are about who hears of whom in time.
 	$(BIN)/python -m pytest tests/e2e/test_redelivery.py
 
+# Apart, with packages that would slow down every server and worker of the other tests.
+test-pools: $(STAMP)
+	test -d .venv/pools || $(PYTHON) -m venv .venv/pools
+	.venv/pools/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pools]'
+	.venv/pools/bin/python -m pytest tests/deployments/test_pool_templates.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# With the server that PREFECT_API_URL names; `make serve` does it for its own.
+register: $(STAMP)
+	$(BIN)/python -m deployments.register
 
 serve: $(STAMP)
 	$(BIN)/python -m deployments.serve

@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.settings import get_current_settings
 
+from deployments.changes import Change
 from flows.delivery import AWAITING_RESTART, RESTART_PENDING, RESTARTABLE_EVENT
 
 _FLOWS = ["training-job"]
@@ -69,7 +70,7 @@ def automations(dead_after_s: float, hold_s: float = _HOLD_S) -> tuple[Automatio
 
 def register_automations(
     client: SyncPrefectClient, dead_after_s: float, hold_s: float = _HOLD_S
-) -> None:
+) -> list[Change]:
     """Create the automations that are missing and update those that are not as they should be.
 
     One that a person has disabled stays disabled.
@@ -78,17 +79,28 @@ def register_automations(
         client: The server to tell.
         dead_after_s: As for `automations`.
         hold_s: As for `automations`.
+
+    Returns:
+        What became of each.
     """
-    for wanted in automations(dead_after_s, hold_s):
-        found = client.read_automations_by_name(wanted.name)
-        if not found:
-            client.create_automation(wanted)
-            continue
-        current = AutomationCore(**found[0].model_dump(exclude={"id"}))
-        kept = wanted.model_copy(update={"enabled": current.enabled})
-        # An update makes the server forget which runs have asked for a restart.
-        if current != kept:
-            client.update_automation(found[0].id, kept)
+    wanted = automations(dead_after_s, hold_s)
+    return [_register(client, automation) for automation in wanted]
+
+
+def _register(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
+    what = f"automation {wanted.name!r}"
+    found = client.read_automations_by_name(wanted.name)
+    if not found:
+        client.create_automation(wanted)
+        return Change("created", what)
+    current = AutomationCore(**found[0].model_dump(exclude={"id"}))
+    switched = "" if current.enabled else "a person has disabled it"
+    kept = wanted.model_copy(update={"enabled": current.enabled})
+    # An update makes the server forget which runs have asked for a restart.
+    if current == kept:
+        return Change("left", what, switched)
+    client.update_automation(found[0].id, kept)
+    return Change("changed", what, switched)
 
 
 def _notice_dead_runs(dead_after: timedelta) -> AutomationCore:

@@ -1,47 +1,110 @@
-"""Tell a Prefect server what trainjob has: block type, work pool, deployments and automations.
+"""Tell a Prefect server what trainjob has: pools, block type, automations and deployments.
 
-Running it again changes nothing that is already right. ``python -m deployments.register``
+Running it again changes nothing that is already right, and overwrites no template that a person
+has changed. ``python -m deployments.register [POOL=KIND ...]``, or ``make register``.
 """
 
-import subprocess
+import argparse
 import sys
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import ObjectNotFound
 
 from blocks.object_store import ObjectStore
 from deployments.automations import default_dead_after_s, register_automations
+from deployments.changes import Change
+from deployments.connection import configured_server
+from deployments.flow_deployments import deploy_all
+from deployments.work_pools import KINDS, POOLS, Kind, PoolName, PoolSpec, ensure_pool
+from trainjob.errors import TrainjobError
 
-HOME = Path(__file__).resolve().parent.parent
-POOLS = ("cpu",)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Register everything, with a line for each thing, and return the exit code."""
+    arguments = _parser().parse_args(argv)
+    kinds: dict[PoolName, Kind] = dict(arguments.kinds)
+    pools = [PoolSpec(name, kinds.get(name), arguments.image) for name in POOLS]
+    try:
+        with configured_server() as client:
+            for change in register(client, pools, force=arguments.force):
+                sys.stdout.write(f"{change}\n")
+                sys.stdout.flush()
+    except TrainjobError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
 
 
-def register() -> None:
-    """Register block type, work pools, automations and the deployments of prefect.yaml.
+def register(
+    client: SyncPrefectClient, pools: Sequence[PoolSpec], *, force: bool = False
+) -> Iterator[Change]:
+    """Register pools, block type, automations and deployments, in this order.
+
+    Args:
+        client: The server to tell.
+        pools: What the pools are to be.
+        force: Whether templates of pools that a person has changed are replaced, too.
+
+    Yields:
+        What became of each thing, when it has.
 
     Raises:
-        RuntimeError: If Prefect refuses a deployment; the message is Prefect's own.
+        TrainjobError: If something cannot be as it was asked for.
     """
-    ObjectStore.register_type_and_schema()
-    with get_client(sync_client=True) as client:
-        for name in POOLS:
-            _create_pool(client, name)
-        register_automations(client, default_dead_after_s())
-    # prefect.yaml is read by Prefect's own command, which is the only one that reads all of it.
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"prefect deploy failed:\n{done.stdout}{done.stderr}")
+    for spec in pools:
+        yield ensure_pool(client, spec, force=force)
+    yield _register_block_type(client)
+    yield from register_automations(client, default_dead_after_s())
+    yield from deploy_all(client)
 
 
-def _create_pool(client: SyncPrefectClient, name: str) -> None:
+def _register_block_type(client: SyncPrefectClient) -> Change:
+    what = f"block type {ObjectStore.get_block_type_name()!r}"
     try:
-        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
-    except ObjectAlreadyExists:
-        return
+        client.read_block_type_by_slug(ObjectStore.get_block_type_slug())
+    except ObjectNotFound:
+        ObjectStore.register_type_and_schema()
+        return Change("created", what)
+    try:
+        client.read_block_schema_by_checksum(ObjectStore._calculate_schema_checksum())
+    except ObjectNotFound:
+        ObjectStore.register_type_and_schema()
+        return Change("changed", what)
+    return Change("left", what)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.register",
+        description="Register pools, block type, automations and deployments with the server that "
+        "PREFECT_API_URL names.",
+    )
+    parser.add_argument(
+        "kinds",
+        nargs="*",
+        type=_kind_of_pool,
+        metavar="POOL=KIND",
+        help=f"one of {', '.join(POOLS)} is of this kind: {', '.join(KINDS)}; not named: as it is",
+    )
+    parser.add_argument("--image", help="the image that containers start in")
+    parser.add_argument(
+        "--force", action="store_true", help="replace templates that were changed by hand, too"
+    )
+    return parser
+
+
+def _kind_of_pool(word: str) -> tuple[PoolName, Kind]:
+    name, _, kind = word.partition("=")
+    for known_name in POOLS:
+        for known_kind in KINDS:
+            if (name, kind) == (known_name, known_kind):
+                return known_name, known_kind
+    raise argparse.ArgumentTypeError(
+        f"{word!r}; write one of {', '.join(POOLS)}, =, and one of {', '.join(KINDS)}, "
+        "such as gpu=kubernetes"
+    )
 
 
 if __name__ == "__main__":
-    register()
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""A server, the pool cpu and its worker on this machine, with one command: ``make serve``.
+"""A server, and a worker for every pool that this machine has devices for: ``make serve``.
 
-For a laptop or a trial: the server listens on 127.0.0.1 only, has no login and keeps its data in
-``PREFECT_HOME``. Ctrl-C lets running jobs save and leave, then stops both processes; jobs with
-restarts left go on at the next start.
+That is the pool cpu, and gpu and npu where such cards are. For a laptop or a trial: the server
+listens on 127.0.0.1 only, has no login and keeps its data in ``PREFECT_HOME``. Ctrl-C lets running
+jobs save and leave, then stops all processes; jobs with restarts left go on at the next start.
 """
 
 import ctypes
@@ -12,18 +12,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 
 import httpx
 
-from deployments.register import HOME
+from deployments.flow_deployments import HOME
+from deployments.leave import let_jobs_leave
+from deployments.work_pools import PoolName
+from trainjob.launch.devices import num_devices
+from trainjob.launch.launch import Device
 
+_DEVICES: dict[PoolName, Device] = {"cpu": "cpu", "gpu": "cuda", "npu": "npu"}
+# A pool of containers needs an extra, which is not installed without being asked for.
+_WORKER = ("-m", "prefect", "worker", "start", "--install-policy", "never")
 _PR_SET_PDEATHSIG = 1
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0
-_LEAVE_TIMEOUT_S = 60.0
-"""How long running jobs may take to save and leave."""
 
 
 def main() -> int:
@@ -40,9 +43,10 @@ def main() -> int:
         subprocess.run(
             [sys.executable, "-m", "deployments.register"], env=env, cwd=HOME, check=True
         )
-        _say("deployed training-job/cpu")
-        parts.append(_start(["-m", "prefect", "worker", "start", "--pool", "cpu"], env))
-        _say("worker   on pool cpu; Ctrl-C stops server and worker")
+        for pool in pools_of_machine(env):
+            parts.append(_start([*_WORKER, "--pool", pool], env))
+            _say(f"worker   on pool {pool}, for training-job/{pool}")
+        _say("ready    Ctrl-C stops all")
         while all(part.poll() is None for part in parts):
             time.sleep(0.5)
         _say("a part ended by itself; stopping the rest")
@@ -54,11 +58,19 @@ def main() -> int:
     finally:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not end us before them
-        for worker in parts[1:]:
-            _let_jobs_leave(worker)
+        let_jobs_leave([worker.pid for worker in parts[1:]])
         for part in reversed(parts):
             _stop(part)
     return 1
+
+
+def pools_of_machine(environ: Mapping[str, str]) -> list[PoolName]:
+    """Return the pools whose runs this machine has devices for.
+
+    Args:
+        environ: Where the variables that choose or hide devices are looked up.
+    """
+    return [pool for pool, device in _DEVICES.items() if num_devices(device, environ)]
 
 
 def _environment(url: str, port: str) -> dict[str, str]:
@@ -115,31 +127,6 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
         except httpx.TransportError:
             time.sleep(0.2)
     raise RuntimeError(f"the server did not answer at {url} within {_START_TIMEOUT_S:.0f} s")
-
-
-def _let_jobs_leave(worker: "subprocess.Popen[bytes]") -> None:
-    """Ask the flow processes of a worker to leave, and wait for that.
-
-    A worker of Prefect 3.8 that is stopped kills them without asking, and reports nothing.
-    """
-    deadline = time.monotonic() + _LEAVE_TIMEOUT_S
-    asked: set[int] = set()
-    while (flows := _children(worker.pid)) and time.monotonic() < deadline:
-        for pid in flows - asked:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        asked |= flows
-        time.sleep(0.1)
-
-
-def _children(parent: int) -> set[int]:
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(ppid) == parent and state != "Z":
-                found.add(int(stat.parent.name))
-    return found
 
 
 def _stop(part: "subprocess.Popen[bytes]") -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m flows run | check | schema | verify | cache | upload | …``.
+"""The command line: ``python -m flows run | check | submit | list | show | verify | cache | …``.
 
 Exit codes: 0 completed, 1 failed, 2 the job file is wrong, 130 stopped.
 """
@@ -19,11 +19,13 @@ from typing import Any
 from rich.console import Console
 
 from flows.cache_command import add_cache_command
+from flows.catalogue_command import add_catalogue_commands
 from flows.check_text import errors_text, more_lines
 from flows.preview import preview, preview_text
 from flows.reference import job_file_reference
 from flows.registry_command import add_registry_commands
 from flows.registry_place import chosen_registry
+from flows.run_commands import add_run_commands
 from flows.terminal import Terminal, WarningLines
 from flows.upload_command import add_upload_command
 from trainjob.check.checking import Findings, check_job
@@ -33,7 +35,7 @@ from trainjob.job import TrainingJob
 from trainjob.report import GOOD_ENDS, RunReport
 from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
-from trainjob.values import counted, format_size
+from trainjob.values import counted, format_size, printable
 
 _PREFECT_DEFAULTS = {
     # The terminal tells the story; Prefect's own lines beside it would tell it twice.
@@ -68,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED
+    except BrokenPipeError:  # as of `logs RUN | head`: who read it has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,8 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--store", metavar="NAME", help="ObjectStore block; else AWS_* variables")
     verify.set_defaults(command=_verify)
 
-    cache = add_cache_command(commands)
-    cache.set_defaults(command=_cache)
+    for of_server in add_run_commands(commands):
+        of_server.set_defaults(command=_ask_server)
+
+    for listed in (add_cache_command(commands), *add_catalogue_commands(commands)):
+        listed.set_defaults(command=_answer)
 
     for command in (add_upload_command(commands), *add_registry_commands(commands)):
         command.set_defaults(command=_with_store)
@@ -110,7 +118,10 @@ def _run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     job = TrainingJob.load(arguments.job, chosen_registry())
     terminal.introduce(job)
-    for problem in _refuse_problems(job, arguments.job).warnings:
+    findings = _refuse_problems(job, arguments.job)
+    if findings.cost:
+        terminal.say(f"      cost: {findings.cost}")
+    for problem in findings.warnings:
         terminal.say(f"      warning: {problem}", style="yellow")
     _stop_by_signals(terminal)
     logging.getLogger("trainjob").addHandler(WarningLines(terminal))
@@ -165,6 +176,7 @@ def _check(arguments: argparse.Namespace) -> int:
     problems = {
         "problems": [asdict(problem) for problem in findings.problems],
         "not_checked": findings.not_checked,
+        "cost": findings.cost,
     }
     if findings.errors:
         text = errors_text(arguments.job, findings)
@@ -215,11 +227,27 @@ def _with_store(arguments: argparse.Namespace) -> int:
     return COMPLETED
 
 
-def _cache(arguments: argparse.Namespace) -> int:
+def _answer(arguments: argparse.Namespace) -> int:
     terminal = Terminal(Console(stderr=True))
     with terminal.live(), listening(terminal):
         answer = arguments.answer(arguments)
     print(json.dumps(answer.data, indent=2) if arguments.json else answer.text)
+    return COMPLETED if answer.is_good else FAILED
+
+
+def _ask_server(arguments: argparse.Namespace) -> int:
+    # Importing Prefect takes a second, which other commands need not wait for.
+    from flows.run_answers import ANSWERS
+
+    def say(text: str) -> None:
+        # With --json the lines go to standard error, so that standard output is the object alone.
+        print(printable(text), file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+    answer = ANSWERS[arguments.answer](arguments, say)
+    if arguments.json:
+        print(json.dumps(answer.data, indent=2))
+    elif answer.text:
+        print(printable(answer.text))
     return COMPLETED if answer.is_good else FAILED
 
 
@@ -244,7 +272,7 @@ def _settings(store: str | None) -> StoreSettings:
 def _fail(arguments: argparse.Namespace, error: TrainjobError, problems: list[Any]) -> None:
     if arguments.json:
         print(json.dumps({"error": str(error), "problems": problems}, indent=2))
-    print(error, file=sys.stderr)
+    print(printable(str(error)), file=sys.stderr)
 
 
 if __name__ == "__main__":

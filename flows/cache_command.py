@@ -1,4 +1,4 @@
-"""``python -m flows cache ls | prune | verify``: the datasets that runs of this machine share.
+"""``python -m flows cache ls | prune | verify``: datasets, environments that runs here share.
 
 Nothing is printed here: every command returns an answer, which `flows.__main__` shows.
 """
@@ -10,6 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from flows.cached_environments import (
+    about_environment,
+    ago,
+    environment_facts,
+    environment_lines,
+    prune_environments,
+)
+from flows.text_table import table
+from trainjob.environments.folder import Environment
 from trainjob.storage.cache.evict import Removable, removable, remove_unused
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.snapshot import Snapshot
@@ -43,7 +52,9 @@ def add_cache_command(commands: Any) -> argparse.ArgumentParser:
         commands: What ``add_subparsers`` of the parser returned. ``answer`` of its arguments will
             be a function that takes them and returns an `Answer`.
     """
-    cache = commands.add_parser("cache", help="the datasets that runs of this machine share")
+    cache = commands.add_parser(
+        "cache", help="the datasets and environments that runs of this machine share"
+    )
     actions = cache.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     listed = actions.add_parser("ls", help="what is there, and what uses it")
@@ -68,11 +79,15 @@ def _list(_arguments: argparse.Namespace) -> Answer:
     cache = Cache.of_machine()
     snapshots = cache.snapshots()
     rows = [_HEAD, *map(_row, snapshots)] if snapshots else []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = table(rows)
     total = format_size(sum(snapshot.stored_bytes for snapshot in snapshots))
     lines.append(f"{counted(len(snapshots), 'dataset')}, {total} in {cache.root}")
-    data = {"cache": str(cache.root), "datasets": [_facts(snapshot) for snapshot in snapshots]}
+    lines += environment_lines(time.time())
+    data = {
+        "cache": str(cache.root),
+        "datasets": [_facts(snapshot) for snapshot in snapshots],
+        "environments": environment_facts(),
+    }
     return Answer("\n".join(lines), data)
 
 
@@ -81,13 +96,17 @@ def _prune(arguments: argparse.Namespace) -> Answer:
     chosen = list(_chosen(cache, arguments))
     if not arguments.dry_run:
         chosen = [unused for unused in chosen if remove_unused(cache, unused)]
+    old = _old_environments(arguments)
     verb = "would remove" if arguments.dry_run else "removed"
     lines = [f"{verb} {_about(unused)}" for unused in chosen]
-    total = format_size(sum(unused.size_bytes for unused in chosen))
+    lines += [f"{verb} {about_environment(environment)}" for environment in old]
+    sizes = [unused.size_bytes for unused in chosen] + [made.size_bytes for made in old]
+    total = format_size(sum(sizes))
     left = cache.snapshots()
     in_use = sum(bool(snapshot.users()) for snapshot in left)
     lines.append(f"{verb} {total}; there: {counted(len(left), 'dataset')}, {in_use} in use")
     removed = [{"path": str(unused.path), "size_bytes": unused.size_bytes} for unused in chosen]
+    removed += [{"path": str(made.root), "size_bytes": made.size_bytes} for made in old]
     return Answer("\n".join(lines), {"dry_run": arguments.dry_run, "removed": removed})
 
 
@@ -131,6 +150,13 @@ def _chosen(cache: Cache, arguments: argparse.Namespace) -> Iterator[Removable]:
             yield unused
 
 
+def _old_environments(arguments: argparse.Namespace) -> list[Environment]:
+    """Remove the environments that the arguments name; a size is that of datasets alone."""
+    if arguments.older_than is None and not arguments.all:
+        return []
+    return prune_environments(arguments.older_than or 0.0, dry_run=arguments.dry_run)
+
+
 def _about(unused: Removable) -> str:
     what = unused.snapshot.header.url if unused.snapshot else "a copy that was never finished"
     return f"{unused.path.name[:_KEY_CHARS]}  {what}: {format_size(unused.size_bytes)}"
@@ -142,7 +168,7 @@ def _row(snapshot: Snapshot) -> tuple[str, ...]:
         snapshot.key[:_KEY_CHARS],
         f"{header.num_files:,}",
         "in place" if header.place else format_size(snapshot.stored_bytes),
-        _ago(time.time() - snapshot.used_at()),
+        ago(time.time() - snapshot.used_at()),
         header.url,
         ", ".join(_users(snapshot)) or "-",
     )
@@ -168,13 +194,6 @@ def _facts(snapshot: Snapshot) -> dict[str, Any]:
 
 def _users(snapshot: Snapshot) -> list[str]:
     return sorted({f"{user.holder} (pid {user.owner.pid})" for user in snapshot.users()})
-
-
-def _ago(seconds: float) -> str:
-    for unit, size_s in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size_s:
-            return f"{int(seconds // size_s)}{unit} ago"
-    return "just now"
 
 
 def _size(text: str) -> int:

@@ -41,7 +41,8 @@ def preview(job: TrainingJob) -> dict[str, Any]:
             "folder": str(workspace.checkpoints),
         },
         "logs": {"url": job.logs.url, "folder": str(launch.log_dir)},
-        "paths": [_path_plan(mount) for mount in launch.mounts],
+        "sandbox": job.sandbox,
+        "paths": [_path_plan(m) for m in launch.mounts if m.target != str(m.source)],
         "hyperparameters": _hyperparameter_plan(job),
         "limits": job.limits.model_dump(mode="json", exclude_none=True),
         "ranks": job.world_size,
@@ -53,7 +54,7 @@ def preview(job: TrainingJob) -> dict[str, Any]:
 
 
 def _path_plan(mount: Mount) -> dict[str, Any]:
-    """Return an absolute folder that the profile of the job gives to the script."""
+    """Return an absolute folder that the script is given in another place than where it lies."""
     return {
         "path": mount.target,
         "folder": str(mount.source),
@@ -144,6 +145,8 @@ def preview_text(plan: dict[str, Any]) -> str:
             f"  output  {channel['name']}: {channel['folder']}",
             f"          -> {channel['url']}",
         ]
+    if plan["sandbox"]:
+        lines.append("  sandbox nothing else of the machine is there but programs and devices")
     for shown in plan["paths"]:
         read_only = ", to read only" if shown["is_read_only"] else ""
         lines += [f"  path    {shown['path']}{read_only}", f"          -> {shown['folder']}"]

@@ -30,10 +30,13 @@ def reach_server() -> None:
         problem = thread.submit(_health).result()
     _end_with_this_process()
     if problem is not None:
-        raise TrainjobError(
-            f"the Prefect server at {PREFECT_API_URL.value()!r} does not answer ({problem}); "
-            "start it, or unset PREFECT_API_URL to use a temporary one"
-        )
+        raise no_answer(problem, "start it, or unset PREFECT_API_URL to use a temporary one")
+
+
+def no_answer(problem: Exception, do: str) -> TrainjobError:
+    """Return the error that the configured server does not answer, with what to do about it."""
+    url = PREFECT_API_URL.value()
+    return TrainjobError(f"the Prefect server at {url!r} does not answer ({problem}); {do}")
 
 
 def _end_with_this_process() -> None:

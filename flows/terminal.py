@@ -41,7 +41,8 @@ from trainjob.report import RunReport
 from trainjob.training_status import TrainingStatus
 from trainjob.values import format_duration, format_size
 
-STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
+_STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
+_STAGES_WITH_REQUIREMENTS = (*_STAGES[:2], "install_requirements", *_STAGES[2:])
 _PLAIN_WIDTH = 120  # of a file or pipe, which has none
 _PLAIN_INTERVAL_S = 5.0
 _MIN_SPEED_S = 1.0  # over less, a speed says little
@@ -76,9 +77,11 @@ class Terminal:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
+        self._is_terminal = console.is_terminal  # looks through the environment at every call
         self._only_rank = only_rank
         self._clock = clock
         self._lock = threading.Lock()
+        self._stages: tuple[str, ...] = _STAGES
         self._bars: dict[str, TaskID] = {}
         self._copies: dict[str, tuple[float, int]] = {}
         self._last_plain_line = clock()
@@ -109,13 +112,15 @@ class Terminal:
 
     def waiting(self, text: str) -> None:
         """Show what is being waited for; it goes when the first stage begins."""
-        if self._console.is_terminal:
+        if self._is_terminal:
             self._bar("waiting", text, total=None, detail="")
         else:
             self.say(text)
 
     def introduce(self, job: TrainingJob) -> None:
         """Print what is going to run."""
+        if job.environment.requirements:
+            self._stages = _STAGES_WITH_REQUIREMENTS
         self._training.num_attempts = 1 + job.limits.auto_restart
         self._console.print(f"[bold]{escape(job.name)}[/]  {escape(job.description)}".rstrip())
         self.say(f"  code   {job.algorithm.code.url}")
@@ -128,7 +133,7 @@ class Terminal:
         style = _STYLES.get(report.state, "bold red")
         self.say(f"{report.state} after {seconds:.1f} s", style=style)
         if report.failure:
-            width = self._console.width if self._console.is_terminal else _PLAIN_WIDTH
+            width = self._console.width if self._is_terminal else _PLAIN_WIDTH
             self.say(card_text(report.failure, width))
         elif report.error:
             self._quote(report.error)
@@ -193,8 +198,8 @@ class Terminal:
         self._stage_line(event.stage, f"[yellow]will be tried again:[/] {first_line}")
 
     def _stage_line(self, stage: str, markup: str) -> None:
-        number = STAGES.index(stage) + 1
-        head = f"[dim][{number}/{len(STAGES)}][/dim] [bold]{stage}[/]"
+        number = self._stages.index(stage) + 1
+        head = f"[dim][{number}/{len(self._stages)}][/dim] [bold]{stage}[/]"
         self._console.print(f"{head}  {markup}", highlight=False, soft_wrap=True)
 
     def _transferred(self, event: Transferred) -> None:
@@ -214,7 +219,7 @@ class Terminal:
         bytes_a_s = (event.size_bytes - before_bytes) / (now - since)
         left_bytes = max((event.total_bytes or 0) - event.size_bytes, 0)
         left = timedelta(seconds=round(left_bytes / bytes_a_s))
-        eta = "" if self._console.is_terminal or not left else f", ETA {format_duration(left)}"
+        eta = "" if self._is_terminal or not left else f", ETA {format_duration(left)}"
         return f", {format_size(bytes_a_s)}/s{eta}"
 
     def _attempt_changed(self, event: AttemptStarted | AttemptEnded) -> None:
@@ -248,12 +253,12 @@ class Terminal:
         shown = list(training.metrics.items())[:_MAX_METRICS]
         metrics = [f"{name} {value:.4g}" for name, value in shown]
         # The bar has a column for the time that is left.
-        eta = f"ETA {training.eta}" if training.eta and not self._console.is_terminal else ""
+        eta = f"ETA {training.eta}" if training.eta and not self._is_terminal else ""
         detail = "  ".join(part for part in (step + total, epoch, *metrics, eta) if part)
         self._advance("train", training.step or 0, training.total, detail)
 
     def _advance(self, label: str, completed: int, total: int | None, detail: str) -> None:
-        if self._console.is_terminal:
+        if self._is_terminal:
             bar = self._bar(label, label, total=total, detail=escape(detail))
             self._progress.update(bar, completed=completed)
         elif not self._waits_for_plain_line():
@@ -263,7 +268,7 @@ class Terminal:
     def _waits_for_plain_line(self) -> bool:
         """Tell whether there are no bars and the last line of their kind is not long ago."""
         waits = self._clock() - self._last_plain_line < _PLAIN_INTERVAL_S
-        return waits and not self._console.is_terminal
+        return waits and not self._is_terminal
 
     def _rank_output(self, event: RankOutput) -> None:
         if event.rank is not None and self._only_rank not in (None, event.rank):

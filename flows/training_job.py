@@ -23,6 +23,7 @@ from flows.outliving import outlive_worker
 from flows.registry_place import chosen_registry
 from tasks.fetch_code import fetch_code
 from tasks.inject_hyperparameters import inject_hyperparameters
+from tasks.install_requirements import install_requirements
 from tasks.report import report
 from tasks.stage import Done
 from tasks.stage_inputs import stage_inputs
@@ -74,6 +75,8 @@ def _refuse_problems(job: TrainingJob, source: str) -> None:
     findings = check_job(job, load_settings(job.store))
     for problem in findings.warnings:
         get_run_logger().warning("%s [%s]", problem, problem.id)
+    if findings.cost:
+        get_run_logger().info("cost: %s", findings.cost)
     get_run_logger().info("not checked: %s", "; ".join(findings.not_checked))
     # What may pass is left to the stages, which try again.
     lasting = [problem for problem in findings.errors if not problem.may_pass]
@@ -201,11 +204,13 @@ class _Run:
             note_restarts(self.record.run_id, self._num_restarts)
 
     def chain(self) -> str:
-        """Run the five stages in order; return why the training ended."""
+        """Run the stages in order; return why the training ended."""
         job, run_id = cast(TrainingJob, self.record.job), self.record.run_id
         facts = self.record.facts
         facts["inputs"] = [asdict(channel) for channel in self._note(stage_inputs(job, run_id))]
         facts["code"] = asdict(self._note(fetch_code(job, run_id)))
+        if job.environment.requirements:
+            self._note(install_requirements(job, run_id))
         program = self._note(inject_hyperparameters(job, run_id))
         facts["argv"] = list(program.argv)
         self.record.command = str(program)

@@ -1,5 +1,6 @@
-"""Leave a page about the run beside it in the Prefect UI."""
+"""Leave the report of a run beside it: a page for the Prefect UI, and its values for programs."""
 
+import json
 import re
 from uuid import UUID
 
@@ -7,9 +8,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
+from pydantic import TypeAdapter
 
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport, report_markdown
+
+RESULT_TYPE = "json"
+"""Type of the artifact that holds the report as values; a run has one such, the latest counts."""
+
+_REPORT = TypeAdapter(RunReport)
 
 
 def artifact_key(job: str, kind: str = "job") -> str:
@@ -26,7 +33,7 @@ def artifact_key(job: str, kind: str = "job") -> str:
     retry_delay_seconds=1,
 )
 def report(result: RunReport, job: TrainingJob | None) -> None:
-    """Write the report as a markdown artifact, on success and on failure.
+    """Write the report as artifacts, on success and on failure.
 
     Args:
         result: What the run did.
@@ -36,13 +43,22 @@ def report(result: RunReport, job: TrainingJob | None) -> None:
 
 
 def write_report(result: RunReport, job: TrainingJob | None) -> None:
-    """Write the report as a markdown artifact of its run, from whatever process."""
-    artifact = ArtifactCreate(
+    """Write the report as artifacts of its run, a page and its values, from whatever process."""
+    page = ArtifactCreate(
         type="markdown",
         key=artifact_key(result.job),
         data=report_markdown(result, job),
         description=f"{result.job}: {result.state}",
         flow_run_id=UUID(result.run_id),
     )
+    # Not the result that Prefect persists: that is in a folder of the worker. See docs/programs.md.
+    values = ArtifactCreate(
+        type=RESULT_TYPE,
+        key=artifact_key(result.job, "result"),
+        data=json.loads(_REPORT.dump_json(result)),  # a metric that is nan becomes null
+        description=f"{result.job}: {result.state}, for programs",
+        flow_run_id=UUID(result.run_id),
+    )
     with get_client(sync_client=True) as client:
-        client.create_artifact(artifact)
+        client.create_artifact(page)
+        client.create_artifact(values)

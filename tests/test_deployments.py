@@ -1,13 +1,20 @@
 """prefect.yaml: what it offers is what the examples and the model say."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
+from deployments.work_pools import POOLS
 from trainjob.job import TrainingJob
 
 ROOT = Path(__file__).parent.parent
-[CPU, CHECK] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+DEPLOYMENTS: dict[str, dict[str, Any]] = {
+    deployment["name"]: deployment
+    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+}
+CPU, CHECK, NIGHTLY = (DEPLOYMENTS[name] for name in ("cpu", "check", "nightly"))
 
 
 def test_the_default_job_is_the_digits_example() -> None:
@@ -16,19 +23,41 @@ def test_the_default_job_is_the_digits_example() -> None:
     assert default == TrainingJob.load(ROOT / "examples" / "digits" / "job.yaml")
 
 
-def test_the_default_job_gives_every_key() -> None:
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_the_default_job_gives_every_key(name: str) -> None:
     """A partial default makes the form of the UI choose a wrong variant."""
-    given = CPU["parameters"]["job"]
+    given = DEPLOYMENTS[name]["parameters"]["job"]
 
     assert TrainingJob.parse(given).model_dump(mode="json") == given
 
 
-def test_the_entrypoint_is_dotted() -> None:
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_the_entrypoint_is_dotted(name: str) -> None:
     """The path form imports the file as a module of its own and breaks `import tasks`."""
-    assert CPU["entrypoint"] == "flows.training_job.training_job"
-    assert CHECK["entrypoint"] == "flows.check_job.check_training_job"
+    flow = "check_job.check_training_job" if name == "check" else "training_job.training_job"
+
+    assert DEPLOYMENTS[name]["entrypoint"] == f"flows.{flow}"
 
 
-def test_a_check_is_offered_for_the_same_job() -> None:
-    assert CHECK["parameters"] == CPU["parameters"]
-    assert CHECK["work_pool"]["name"] == CPU["work_pool"]["name"]
+@pytest.mark.parametrize(("pool", "device"), [("cpu", "cpu"), ("gpu", "cuda"), ("npu", "npu")])
+def test_the_default_job_of_a_pool_asks_for_the_devices_of_the_pool(pool: str, device: str) -> None:
+    deployment = DEPLOYMENTS[pool]
+
+    assert deployment["work_pool"]["name"] == pool
+    assert deployment["parameters"]["job"]["resources"]["device"] == device
+
+
+def test_every_deployment_runs_on_a_pool_that_is_registered() -> None:
+    named = {deployment["work_pool"]["name"] for deployment in DEPLOYMENTS.values()}
+
+    assert named == set(POOLS)
+
+
+def test_a_check_and_a_schedule_are_offered_for_the_same_job() -> None:
+    assert CHECK["parameters"] == NIGHTLY["parameters"] == CPU["parameters"]
+
+
+def test_nothing_trains_on_a_schedule_before_a_person_wants_it() -> None:
+    schedules = [s for deployment in DEPLOYMENTS.values() for s in deployment.get("schedules", [])]
+
+    assert [schedule["active"] for schedule in schedules] == [False]

@@ -16,6 +16,8 @@
     │   └── OutputEmpty           the script wrote nothing to a declared output
     ├── SourceError               the code cannot be had as asked
     │   └── SourceUnavailable     its host does not answer                        retryable
+    ├── RequirementsFailed        what requirements.txt names cannot be installed
+    │   └── RequirementsUnavailable  the place of the packages does not answer       retryable
     ├── RegistryError             a saved version is not there (trainjob.registry.records)
     ├── RunCancelled              the run was being cancelled when its process was killed
     ├── RunLost                   the process of the run was killed too often
@@ -147,6 +149,16 @@ class SourceError(TrainjobError):
 
 class SourceUnavailable(SourceError):
     """The host of the code does not answer."""
+
+    retryable = True
+
+
+class RequirementsFailed(TrainjobError):
+    """What the requirements of the code name cannot be installed."""
+
+
+class RequirementsUnavailable(RequirementsFailed):
+    """The place of the packages does not answer."""
 
     retryable = True
 

@@ -13,17 +13,18 @@ from pydantic import Field, ValidationError, model_validator
 
 from trainjob.algorithm import Code, CommandAlgorithm, ScriptAlgorithm, merged_hyperparameters
 from trainjob.errors import JobError
+from trainjob.flavor_catalogue import resolve_flavor
 from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.job_rules import RUN_ID, problems_across_fields
 from trainjob.jobfile import read_job_file
 from trainjob.limits import Limits
 from trainjob.parameters import HyperparameterValue
-from trainjob.profiles import ProfileName
+from trainjob.profiles import GivenAs, ProfileName
 from trainjob.registry.folder import registry_of_machine
 from trainjob.registry.references import resolve_references
 from trainjob.registry.registry import Registry
+from trainjob.resources import Resources
 from trainjob.spec import ContentFingerprint, EnvValue, InputUrl, Line, Name, Spec
-from trainjob.values import Flavor
 
 
 class InputChannel(Spec):
@@ -31,6 +32,11 @@ class InputChannel(Spec):
 
     name: Name
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
+
+    given_as: GivenAs | None = None
+    """How the script gets the folder: as the `argument` `--NAME PATH`, as the variable NAME of its
+    environment (`env`), or as `both`. Absent: as the scripts of the profile expect it, which with
+    `plain` is both."""
 
     url: InputUrl = Field(default="", validate_default=True)
     """A folder, `s3://bucket/prefix/`, a folder that fsspec reads (`gs://`, `abfs://`, `hdfs://`,
@@ -80,27 +86,21 @@ class OutputChannel(Spec):
     name: Name
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
 
+    given_as: GivenAs | None = None
+    """How the script gets the folder, as with an input: `argument`, `env` or `both`."""
+
     url: Line
     """Where the files go: an empty or new folder or `s3://bucket/prefix/`. `{run_id}` in it
     becomes the id of the run. Without a scheme: a path relative to the
     job file, or in a deployment to the checkout of the worker."""
 
 
-class Resources(Spec):
-    """What the job needs of a machine."""
+class Environment(Spec):
+    """The Python packages that the ranks find beside those of the worker."""
 
-    device: Literal["cpu", "cuda", "npu"] = "cpu"
-    """Kind of device the ranks compute on. With cpu, accelerators are hidden from the script."""
-
-    flavor: Flavor | None = None
-    """Size of machine, such as `2c4g`: 2 cores and 4 GiB. A smaller machine is refused, and its
-    cores are shared out to the ranks as threads. Absent: all cores of the machine."""
-
-    nodes: Literal[1] = 1
-    """Number of machines; only 1 so far."""
-
-    processes_per_node: int = Field(default=1, ge=1, le=1024)
-    """Number of ranks on the machine."""
+    requirements: bool = False
+    """Whether what `requirements.txt` of the code asks for is installed before the training, in an
+    environment that all runs share which ask for the same. torch stays that of the worker."""
 
 
 class Checkpoints(Spec):
@@ -190,6 +190,14 @@ class TrainingJob(Spec):
     env: dict[str, EnvValue] = {}
     """Environment variables of the ranks. Everyone who can see the run can read them."""
 
+    environment: Environment = Environment()
+    """The Python packages that the ranks find beside those of the worker."""
+
+    sandbox: bool = False
+    """Whether the ranks see only what is theirs: code and inputs to read, outputs, checkpoints, an
+    own /tmp and home to write, programs and devices; nothing of the worker's home, of other runs or
+    the registry. Needs bubblewrap. See docs/sandbox.md."""
+
     resources: Resources = Resources()
     """What the job needs of a machine."""
 
@@ -244,8 +252,8 @@ class TrainingJob(Spec):
     def parse(cls, data: Any, source: str = "job", registry: Registry | None = None) -> Self:
         """Build a job from plain values, such as parameters of a deployment.
 
-        Saved versions that it names are looked up in the registry, and the job keeps what they
-        are: a name alone may be another version tomorrow.
+        Saved versions that it names are looked up in the registry, a flavor in that of the machine,
+        and the job keeps what they are: a name alone may be another version tomorrow.
 
         Args:
             data: Keys and values as in a job file.
@@ -256,13 +264,14 @@ class TrainingJob(Spec):
             JobError: With all mistakes at once.
         """
         resolved = resolve_references(data, registry or registry_of_machine())
+        plain, flavor_problems = resolve_flavor(resolved.data)
+        problems = [*resolved.problems, *flavor_problems]
         try:
-            job = cls.model_validate(resolved.data)
+            job = cls.model_validate(plain)
         except ValidationError as error:
-            found = problems_of(error, cls, resolved.data)
-            raise JobError(source, [*resolved.problems, *found]) from error
-        if resolved.problems:
-            raise JobError(source, resolved.problems)
+            raise JobError(source, [*problems, *problems_of(error, cls, plain)]) from error
+        if problems:
+            raise JobError(source, problems)
         return job
 
     def resolved(self, base: Path) -> Self:

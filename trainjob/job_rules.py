@@ -16,6 +16,8 @@ from trainjob.launch.environment import is_of_machine
 from trainjob.metrics.patterns import metric_problems
 from trainjob.parameters import channel_env_name, hyperparameter_problems, option_names
 from trainjob.profile_rules import profile_problems
+from trainjob.profiles import PROFILES, GivenAs, way_of
+from trainjob.resource_rules import resource_problems
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
     from trainjob.job import TrainingJob
@@ -45,6 +47,7 @@ def problems_across_fields(job: "TrainingJob") -> list[Problem]:
         *input_rule_problems(job),
         *_hyperparameter_problems(job),
         *_launch_problems(job),
+        *resource_problems(job),
         *metric_problems(job.metrics),
         *_limit_problems(job.limits),
         *_log_problems(job),
@@ -111,29 +114,49 @@ def _secret_problems(field: str, url: str) -> list[Problem]:
 def _name_problems(job: "TrainingJob") -> list[Problem]:
     """Find names that would overwrite one another as arguments or environment variables."""
     problems: list[Problem] = []
-    taken: dict[str, str] = {}
-    places = [
-        *((f"inputs[{i}].name", c.name) for i, c in enumerate(job.inputs)),
-        *((f"outputs[{i}].name", c.name) for i, c in enumerate(job.outputs)),
-        *([("checkpoints.name", job.checkpoints.name)] if job.checkpoints else []),
-    ]
-    for field, name in places:
+    taken: dict[tuple[str, str], str] = {}
+    channels = _named_channels(job)
+    for field, name, way in channels:
         env_name = channel_env_name(name)
-        if env_name in taken:
-            found = f"the same name at {taken[env_name]}"
+        keys = [("name", name), *([("env", env_name)] if way != "argument" else [])]
+        other = next((taken[key] for key in keys if key in taken), None)
+        if other is not None:
+            found = f"the same name at {other}"
             problems.append(Problem(field, f"the channel {name!r}", found, "rename one of them"))
-        elif RESERVED_ENV.fullmatch(env_name) or is_of_machine(env_name) or env_name in job.env:
+        elif way != "argument" and _means_something_else(env_name, job.env):
             found = f"the environment variable {env_name}, which means something else"
-            problems.append(Problem(field, f"the channel {name!r}", found, "rename the channel"))
-        taken.setdefault(env_name, field)
-    channel_names = {name: field for field, name in places}
+            do = "rename the channel, or use given_as: argument"
+            problems.append(Problem(field, f"the channel {name!r}", found, do))
+        for key in keys:
+            taken.setdefault(key, field)
+    arguments = {name: field for field, name, way in channels if way != "env"}
     for name, value in job.given_hyperparameters.items():
         for option in option_names(name, value, job.algorithm.arguments):
-            if option in channel_names:
-                found = f"a channel of that name at {channel_names[option]}"
+            if option in arguments:
+                found = f"a channel of that name at {arguments[option]}"
                 field = f"hyperparameters.{name}"
                 problems.append(Problem(field, f"--{option}", found, "rename one of them"))
     return [*problems, *_env_problems(job.env), *_overlapping_folders(job)]
+
+
+def _named_channels(job: "TrainingJob") -> list[tuple[str, str, GivenAs]]:
+    """Return the field, the name and the way of everything that is given like a channel."""
+    profile = PROFILES[job.profile]
+    channels: list[tuple[str, str, GivenAs]] = [
+        (f"inputs[{i}].name", c.name, way_of(profile.inputs, c.name, c.given_as))
+        for i, c in enumerate(job.inputs)
+    ]
+    channels += [
+        (f"outputs[{i}].name", c.name, way_of(profile.outputs, c.name, c.given_as))
+        for i, c in enumerate(job.outputs)
+    ]
+    if job.checkpoints:
+        channels.append(("checkpoints.name", job.checkpoints.name, "both"))
+    return channels
+
+
+def _means_something_else(env_name: str, env: dict[str, str]) -> bool:
+    return bool(RESERVED_ENV.fullmatch(env_name)) or is_of_machine(env_name) or env_name in env
 
 
 def _hyperparameter_problems(job: "TrainingJob") -> list[Problem]:

@@ -5,15 +5,19 @@ run itself cannot differ.
 """
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from trainjob.algorithm import ScriptAlgorithm
 from trainjob.job import TrainingJob
-from trainjob.launch.launch import Launch
+from trainjob.launch.launch import Launch, Lease
 from trainjob.parameters import parameter_argv, parameter_environment
-from trainjob.places import argument_places, channel_places, mounts_of, profile_environment
+from trainjob.places import (
+    argument_places,
+    environment_places,
+    mounts_of,
+    profile_environment,
+)
+from trainjob.sandbox_view import own_view
 from trainjob.workspace import Workspace
 
 CHECKPOINT_ENV = "TRAINJOB_CHECKPOINT_DIR"
@@ -41,7 +45,6 @@ class Program:
 
 def program_of(job: TrainingJob, workspace: Workspace) -> Program:
     """Return what every rank of `job` executes in `workspace`."""
-    places = channel_places(job, workspace)
     algorithm = job.algorithm
     if isinstance(algorithm, ScriptAlgorithm):
         words = [algorithm.boot_file]
@@ -50,7 +53,7 @@ def program_of(job: TrainingJob, workspace: Workspace) -> Program:
     return Program(
         argv=(*words, *_arguments(job, workspace)),
         is_script=isinstance(algorithm, ScriptAlgorithm),
-        env=_environment(job, places, workspace),
+        env=_environment(job, workspace),
     )
 
 
@@ -62,6 +65,7 @@ def launch_of(
     run_id: str,
     attempt: int,
     trained_s: float = 0.0,
+    lease: Lease | None = None,
 ) -> Launch:
     """Return everything the launch of an attempt needs.
 
@@ -72,6 +76,7 @@ def launch_of(
         run_id: The run mark.
         attempt: Which attempt of the run this is, counted from 0.
         trained_s: How long earlier attempts trained, which counts for ``limits.auto_stop``.
+        lease: The cards of the run.
     """
     limits, resources = job.limits, job.resources
     outputs = (workspace.output_dir(channel.name) for channel in job.outputs)
@@ -91,7 +96,10 @@ def launch_of(
         stall_s=limits.stall.total_seconds() if limits.stall else None,
         watched_dirs=(*outputs, workspace.checkpoints),
         attempt=attempt,
-        mounts=mounts_of(job, workspace),
+        mounts=(*own_view(job, workspace, attempt), *mounts_of(job, workspace)),
+        is_sandboxed=job.sandbox,
+        python=workspace.environment / "bin" / "python" if job.environment.requirements else None,
+        lease=lease,
     )
 
 
@@ -100,9 +108,7 @@ def _arguments(job: TrainingJob, workspace: Workspace) -> list[str]:
     return parameter_argv(places, job.given_hyperparameters, job.algorithm.arguments)
 
 
-def _environment(
-    job: TrainingJob, places: Mapping[str, Path | str], workspace: Workspace
-) -> dict[str, str]:
-    values = job.given_hyperparameters
+def _environment(job: TrainingJob, workspace: Workspace) -> dict[str, str]:
+    places, values = environment_places(job, workspace), job.given_hyperparameters
     given = parameter_environment(places, values, workspace.params_file)
     return profile_environment(job) | job.env | given | {CHECKPOINT_ENV: str(workspace.checkpoints)}

@@ -4,6 +4,7 @@ Checkpoints are brought back before, and kept in the store while the ranks run, 
 outputs; metrics are recorded; a target that is reached stops the training.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,7 +14,10 @@ from trainjob.errors import StoreError, TrainjobError
 from trainjob.events import MetricsSummarised, Noted, emit, listening
 from trainjob.handover import hand_over
 from trainjob.job import TrainingJob, url_of_run
+from trainjob.launch.card_leases import leased_cards
+from trainjob.launch.card_usage import noting_card_usage
 from trainjob.launch.hidden import hiding
+from trainjob.launch.launch import Lease
 from trainjob.launch.training import Control
 from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.metrics.target import TargetWatch
@@ -72,6 +76,7 @@ def train_job(
         if are_needed:
             stack.enter_context(hiding(secrets_of(settings)))
         sync = stack.enter_context(_saving(mirrors))
+        lease = stack.enter_context(_cards_of(job, run_id))
         control = Control(on_interrupt=partial(_leave_saving_to_another, sync))
         stack.enter_context(_stopping_at_target(job, control))
         stack.callback(lambda: emit(MetricsSummarised(recorder.summary())))
@@ -85,6 +90,7 @@ def train_job(
             recorder=recorder,
             num_processes=num_processes,
             credentials=credentials,
+            lease=lease,
         )
         try:
             trained = attempts.run()
@@ -131,6 +137,21 @@ def _bring_back_outputs(
             journal=output_journal(workspace, channel.name),
             label=channel.name,
         )
+
+
+@contextmanager
+def _cards_of(job: TrainingJob, run_id: str) -> Iterator[Lease | None]:
+    """Have the cards of a job for its run alone; wait for them as long as its limits allow."""
+    resources, wait = job.resources, job.limits.wait_for_cards
+    environ = {**os.environ, **job.env}
+    timeout_s = wait.total_seconds() if wait else None
+    with (
+        leased_cards(
+            resources.device, resources.num_cards, environ, run_id=run_id, timeout_s=timeout_s
+        ) as lease,
+        noting_card_usage(resources.device, lease),
+    ):
+        yield lease
 
 
 @contextmanager

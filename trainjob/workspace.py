@@ -9,6 +9,8 @@
            checkpoints/      what the script saves to go on from; all attempts share it
            metrics/          one folder of metrics an attempt
            scratch/          what the script writes for itself, where its profile has such a folder
+           private/          /tmp and the home of a job in a sandbox
+           environment       a link to the Python environment with what requirements.txt asks for
            sync/             what of it was sent to stores so far
            params.json       channels and hyperparameters, types kept
            logs/attempt-0/   rank-0.log, rank-1.log, launcher.log, records/
@@ -59,6 +61,16 @@ class Workspace:
     def scratch(self) -> Path:
         """The folder that the script may fill with what nobody keeps."""
         return self.root / "scratch"
+
+    @property
+    def private(self) -> Path:
+        """The folder that holds /tmp and the home of a job in a sandbox."""
+        return self.root / "private"
+
+    @property
+    def environment(self) -> Path:
+        """The link to the Python environment of a job whose requirements are installed."""
+        return self.root / "environment"
 
     @property
     def logs(self) -> Path:
@@ -158,8 +170,9 @@ class Workspace:
             keeps_checkpoints: Leave the checkpoints, since they are nowhere else and the training
                 could go on from them.
         """
-        names = ["inputs", "code", "outputs", "metrics", "sync", "scratch"]
+        names = ["inputs", "code", "outputs", "metrics", "sync", "scratch", "private"]
         if not keeps_checkpoints:
             names.append("checkpoints")
         for name in names:
             shutil.rmtree(self.root / name, ignore_errors=True)
+        self.environment.unlink(missing_ok=True)

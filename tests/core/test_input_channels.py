@@ -95,7 +95,7 @@ def test_nothing_takes_the_variables_of_the_credentials_of_a_streamed_channel() 
         "env.AWS_REGION: asked for AWS_REGION, found a variable that mode: stream sets for the "
         "script; remove it, the store's settings have it",
         "outputs[0].name: asked for aws_endpoint_url, found a variable that mode: stream sets for "
-        "the script; rename the channel",
+        "the script; rename the channel, or use given_as: argument",
     ]
     assert job_with({}, **places).env["AWS_REGION"] == "x"
 

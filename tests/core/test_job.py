@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from trainjob.errors import JobError
+from trainjob.flavors import Flavor
 from trainjob.job import TrainingJob, url_of_run
 from trainjob.limits import Target
-from trainjob.values import Flavor
 
 MINIMAL = {"name": "x", "algorithm": {"code": {"url": "code"}, "boot_file": "train.py"}}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +19,22 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.jobs import make_job
+from flows.__main__ import main
+from tests.jobs import COPY_SCRIPT, make_job, write_job
 from tests.serving import Serve, wait_for
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
+WITHOUT_OURS = """\
+import sys
+
+class Ours:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("trainjob", "tasks", "flows", "blocks", "deployments"):
+            raise ImportError(f"{name} is not installed")
+
+sys.meta_path.insert(0, Ours())
+"""
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
@@ -52,6 +64,13 @@ def submit(job: dict[str, Any] | None) -> FlowRun:
     run = run_deployment(
         "training-job/cpu", parameters=parameters, timeout=PATIENCE_S, poll_interval=0.5
     )
+    assert isinstance(run, FlowRun)
+    return run
+
+
+def begin(job: dict[str, Any]) -> FlowRun:
+    """Submit a job and do not wait for it."""
+    run = run_deployment("training-job/cpu", parameters={"job": job}, timeout=0)
     assert isinstance(run, FlowRun)
     return run
 
@@ -153,6 +172,97 @@ def test_a_retried_run_goes_on_at_the_stage_that_failed(tmp_path: Path, api: str
     assert (tmp_path / "out" / "model.txt").read_text() == "weights"
 
 
+def test_the_terminal_submits_watches_reruns_downloads_and_schedules(
+    tmp_path: Path, api: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str) -> str:
+        assert main(words) == 0
+        return capsys.readouterr().out
+
+    outputs = [{"name": "train_url", "url": "out/{run_id}/"}]
+    file = str(write_job(tmp_path, name="by-terminal", outputs=outputs))
+
+    watched = said("submit", file, "--watch")
+    rerun = ["rerun", "by-terminal", "--set", "hyperparameters.scale=3", "--watch", "--json"]
+    again = json.loads(said(*rerun))
+    said("download", again["id"], str(tmp_path / "results"))
+    said("schedule", file, "--cron", "0 3 * * *")
+
+    assert "result 42" in watched
+    assert "by-terminal-" in watched
+    assert "output   train_url" in watched
+    assert (again["state"], again["job_file"]["hyperparameters"]) == ("Completed", {"scale": 3})
+    assert json.loads((tmp_path / "results/train_url/result.json").read_text()) == 63
+    wait_for(lambda: json.loads(said("schedule", "list", "--json"))["schedules"][0]["next_start"])
+    said("schedule", "delete", "by-terminal")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_program_that_has_only_prefect_gets_the_result(
+    tmp_path: Path, api: str, kind: str
+) -> None:
+    """The programs of docs/programs.md, in a process that cannot import anything of ours."""
+    page = (ROOT / "docs" / "programs.md").read_text()
+    [program] = re.findall(rf"^```python {kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    job = make_job(tmp_path)
+    for shown, real in (
+        ("/home/me/trainjob/my/code", job["algorithm"]["code"]["url"]),
+        ("/home/me/trainjob/my/data", job["inputs"][0]["url"]),
+        ("/home/me/results", str(tmp_path / "results")),
+        ('"power"', '"scale"'),
+    ):
+        program = program.replace(shown, real)
+
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_OURS + program],
+        cwd=tmp_path,
+        env=os.environ | {"PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Completed {tmp_path / 'results'}" in done.stdout
+    results = sorted(file.read_text() for file in tmp_path.glob("results/*/result.json"))
+    assert results == (["42"] if kind == "sync" else ["42", "63"])
+
+
+def test_a_drained_pool_finishes_its_run_and_keeps_the_next_until_it_is_resumed(
+    tmp_path: Path, api: str
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    script = (
+        "import pathlib, time\n"
+        f"pathlib.Path({str(begun)!r}).touch()\n"
+        f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.1)\n"
+    )
+    script += COPY_SCRIPT
+    first = begin(make_job(tmp_path / "first", script))
+    wait_for(begun.exists)
+    drain = [sys.executable, "-m", "deployments.drain", "cpu"]
+    env = os.environ | {"PREFECT_API_URL": api}
+
+    with get_client(sync_client=True) as client:
+        draining = subprocess.Popen(drain, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        wait_for(lambda: client.read_work_pool("cpu").is_paused)
+        second = begin(make_job(tmp_path / "second", script))
+        go_on.touch()
+        said, _ = draining.communicate(timeout=PATIENCE_S)
+        ended = client.read_flow_run(first.id).state
+        kept = client.read_flow_run(second.id).state
+        subprocess.run([*drain, "--resume"], cwd=ROOT, env=env, check=True, capture_output=True)
+        wait_for(lambda: _is_over(client.read_flow_run(second.id)))
+
+    assert draining.returncode == 0
+    assert "waits for 1 run" in said
+    assert "left for --resume: 1 run" in said
+    assert ended is not None
+    assert ended.is_completed()
+    assert kept is not None
+    assert kept.is_scheduled()
+
+
 def test_server_and_worker_end_when_what_started_them_is_killed(tmp_path: Path) -> None:
     serve = Serve(tmp_path)
     serve.wait_until_ready()
@@ -164,6 +274,10 @@ def test_server_and_worker_end_when_what_started_them_is_killed(tmp_path: Path) 
     wait_for(lambda: "stopped!" in serve.log.read_text())
 
 
+def _is_over(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_final()
+
+
 def _is_final(run: FlowRun) -> bool:
     # Right after the retry the run may still be in its old state of the first pass.
-    return run.run_count > 1 and run.state is not None and run.state.is_final()
+    return run.run_count > 1 and _is_over(run)

@@ -138,12 +138,14 @@ def test_devices_that_the_job_hides_do_not_count():
     assert messages(tested)[0].startswith("resources.device: asked for cuda, found none")
 
 
-def test_a_flavor_bigger_than_the_machine_is_refused():
+def test_a_flavor_bigger_than_the_machine_is_refused(monkeypatch):
+    monkeypatch.setattr(preflight, "num_cores", lambda: 2)
+
     found = messages(job(resources={"flavor": "4096c1g"}))
 
     assert len(found) == 1
     assert found[0].startswith("resources.flavor: asked for '4096c1g', found ")
-    assert "cores and" in found[0]
+    assert "found 2 cores and" in found[0]
     assert messages(job(resources={"flavor": "1c999999g"}))
 
 
@@ -151,6 +153,25 @@ def test_a_machine_sold_with_this_memory_shows_a_little_less(monkeypatch):
     monkeypatch.setattr(preflight, "memory_bytes", lambda: int(62.5 * 2**30))
 
     assert messages(job(resources={"flavor": "1c64g"})) == []
+
+
+def test_a_flavor_with_more_cards_than_the_machine_is_refused(monkeypatch):
+    monkeypatch.setattr(preflight, "num_devices", lambda device, environ: 1)
+
+    assert messages(job(resources={"flavor": "1c1g V100*2"})) == [
+        "resources.flavor: asked for '1c1g V100*2', found 1 cuda device on this machine; "
+        "use a smaller flavor, or a bigger machine"
+    ]
+    assert messages(job(resources={"flavor": "1c1g V100*1"})) == []
+
+
+def test_a_flavor_with_a_larger_disk_than_the_machine_is_refused(tmp_path):
+    small = {"cores": 1, "memory_gib": 1, "disk_gib": 1}
+    found = messages(job(resources={"flavor": small | {"disk_gib": 10**9}}))
+
+    assert len(found) == 1
+    assert f"on the disk of {str(tmp_path / 'runs')!r} on this machine" in found[0]
+    assert messages(job(resources={"flavor": small})) == []
 
 
 def test_all_problems_are_told_at_once(monkeypatch):

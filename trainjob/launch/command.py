@@ -21,19 +21,20 @@ def launcher_argv(launch: Launch, mpirun: Mpirun | None = None) -> list[str]:
         launch: What to start.
         mpirun: Which mpirun to use if the launcher is mpi; None: the one of MPICH on PATH.
     """
-    rank = [sys.executable, "-u", str(_BOOTSTRAP), str(launch.order_file)]
+    python = str(launch.python or sys.executable)
+    rank = [python, "-u", str(_BOOTSTRAP), str(launch.order_file)]
     if launch.launcher == "torchrun":
-        return [*_torchrun(launch), *rank]
+        return [*_torchrun(launch, python), *rank]
     if launch.launcher == "mpi":
         return [*_mpirun(launch, mpirun or _MPICH), *rank]
     return rank
 
 
-def _torchrun(launch: Launch) -> list[str]:
+def _torchrun(launch: Launch, python: str) -> list[str]:
     # -P: without it the code folder, where this runs, comes first on sys.path, and a user's
     # logging.py breaks torchrun. Loopback: one node needs no name that resolves.
     return [
-        *(sys.executable, "-P", "-m", "torch.distributed.run"),
+        *(python, "-P", "-m", "torch.distributed.run"),
         *("--nnodes", "1"),
         *("--nproc-per-node", str(launch.world_size)),
         *("--rdzv-backend", "c10d"),

@@ -1,15 +1,19 @@
-"""How many accelerators a rank could see here, without importing torch.
+"""Which accelerators of this machine a rank could use, without importing torch.
 
-Counted by their device files, which is what a driver makes, less what the environment hides.
+Found by their device files, which is what a driver makes, less what the environment hides.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trainjob.launch.launch import Device
+from trainjob.launch.launch import Card, Device
 
-_FILES = {"cuda": re.compile(r"nvidia\d+"), "npu": re.compile(r"davinci\d+")}
+DEV_DIR = Path("/dev")
+_NVIDIA_DIR = Path("/proc/driver/nvidia/gpus")
+_FILES = {"cuda": re.compile(r"nvidia(\d+)"), "npu": re.compile(r"davinci(\d+)")}
+_MINOR = re.compile(r"^Device Minor:\s*(\d+)$", re.MULTILINE)
+_UUID = re.compile(r"^GPU UUID:\s*(\S+)$", re.MULTILINE)
 VISIBLE_VARIABLES: dict[Device, str] = {
     "cuda": "CUDA_VISIBLE_DEVICES",
     "npu": "ASCEND_RT_VISIBLE_DEVICES",
@@ -17,30 +21,61 @@ VISIBLE_VARIABLES: dict[Device, str] = {
 """The variable by which each kind of accelerator is chosen or hidden."""
 
 
-def num_devices(device: Device, environ: Mapping[str, str], dev_dir: Path = Path("/dev")) -> int:
-    """Return how many devices of this kind a rank with this environment could see.
+def visible_cards(device: Device, environ: Mapping[str, str]) -> tuple[Card, ...]:
+    """Return the cards that a rank with this environment could use; of cpu there are none.
 
-    Args:
-        device: Kind of device; of cpu there is always one.
-        environ: Where the variable that chooses devices is looked up.
-        dev_dir: The folder of device files.
+    They are in ascending order where they are chosen by their places, as CANN demands of its
+    variable (https://www.hiascend.com/document, ASCEND_RT_VISIBLE_DEVICES), else as chosen.
+    """
+    present = _present(device)
+    chosen = environ.get(VISIBLE_VARIABLES.get(device, ""))
+    if chosen is None:
+        return present
+    found = [*dict.fromkeys(_chosen(device, chosen, present))][: len(present)]
+    if all(card in present for card in found):
+        found.sort(key=present.index)
+    return tuple(found)
+
+
+def num_devices(device: Device, environ: Mapping[str, str]) -> int:
+    """Return how many devices of this kind a rank with this environment could use; 1 cpu."""
+    return 1 if device == "cpu" else len(visible_cards(device, environ))
+
+
+def _present(device: Device) -> tuple[Card, ...]:
+    """Return the cards that are here, each chosen by its place in the order of their files.
+
+    CUDA counts in another order, the fastest first, unless CUDA_DEVICE_ORDER says PCI_BUS_ID, as
+    ranks are told.
     """
     if device == "cpu":
-        return 1
-    present = sum(bool(_FILES[device].fullmatch(path.name)) for path in dev_dir.iterdir())
-    chosen = environ.get(VISIBLE_VARIABLES[device])
-    return present if chosen is None else min(present, _num_chosen(chosen, present))
+        return ()
+    matches = (_FILES[device].fullmatch(path.name) for path in DEV_DIR.iterdir())
+    minors = sorted(int(match[1]) for match in matches if match)
+    return tuple(Card(f"{device}:{minor}", str(place)) for place, minor in enumerate(minors))
 
 
-def _num_chosen(chosen: str, present: int) -> int:
-    """Count a list such as ``0,2`` or ``GPU-8932f937``; it ends at the first that is not there.
+def _chosen(device: Device, words: str, present: tuple[Card, ...]) -> Iterator[Card]:
+    """Read a list such as ``0,2`` or ``GPU-8932f937``; it ends at the first that is not there.
 
     https://docs.nvidia.com/cuda/cuda-programming-guide, CUDA_VISIBLE_DEVICES
     """
-    count = 0
-    for word in (part.strip() for part in chosen.split(",")):
-        is_index = word.lstrip("-").isdigit()
-        if not word or (is_index and not 0 <= int(word) < present):
-            break
-        count += 1
-    return count
+    for word in (part.strip() for part in words.split(",")):
+        if not word.lstrip("-").isdigit():
+            if not word:
+                return
+            yield Card(_name_of(device, word), word)
+        elif 0 <= int(word) < len(present):
+            yield present[int(word)]
+        else:
+            return
+
+
+def _name_of(device: Device, uuid: str) -> str:
+    """Return the name of the card with a UUID, or with one that begins so."""
+    for file in sorted(_NVIDIA_DIR.glob("*/information")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        own, minor = _UUID.search(text), _MINOR.search(text)
+        if own and minor and own[1].startswith(uuid):
+            return f"{device}:{minor[1]}"
+    return uuid  # of a part of a card (MIG), or the driver does not say

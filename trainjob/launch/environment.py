@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainjob.launch.devices import VISIBLE_VARIABLES
-from trainjob.launch.launch import Launch
+from trainjob.launch.launch import Device, Launch
 from trainjob.launch.machine import num_cores
 
 _INHERITED = re.compile(
@@ -23,6 +23,18 @@ _INHERITED = re.compile(
     r"|OMP|GOMP|KMP|MKL|OPENBLAS|TORCH|TORCHINDUCTOR|PYTORCH|TRITON)_\w+"
 )
 """Names that say how the machine is set up. Anything else of the worker stays with the worker."""
+
+_PLACES_OF_WORKER = {"TMPDIR", "XDG_CACHE_HOME"}
+"""Folders that a sandbox does not show; the place that HOME names is there, and another one."""
+
+_OF_DEVICES: Mapping[Device, Mapping[str, str]] = {
+    "cpu": {},
+    # One node: ranks find one another on loopback, whatever firewalls and host names are like, and
+    # send their data from card to card. The order is that in which trainjob.launch.devices counts.
+    "cuda": {"NCCL_SOCKET_IFNAME": "lo", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+    "npu": {"HCCL_SOCKET_IFNAME": "lo"},
+}
+"""What ranks on a kind of device get unless the worker or the job says otherwise."""
 
 _OF_MACHINE = re.compile(rf"(?:{_INHERITED.pattern})|PYTHONUNBUFFERED")
 
@@ -46,12 +58,18 @@ def rank_environment(
     """
     inherited = {name: value for name, value in base.items() if _INHERITED.fullmatch(name)}
     inherited.pop("OMP_NUM_THREADS", None)  # of the worker; only the job's own counts
+    if launch.is_sandboxed:
+        inherited = {n: value for n, value in inherited.items() if n not in _PLACES_OF_WORKER}
+        inherited["TMPDIR"] = "/tmp"  # noqa: S108 - that of the sandbox
+    if launch.python is not None:
+        inherited["VIRTUAL_ENV"] = str(launch.python.parent.parent)
     cores = launch.cores or num_cores()
     defaults = {
         # One node: without it gloo asks what the host name resolves to, and may not like it.
         "GLOO_SOCKET_IFNAME": "lo",
+        **_OF_DEVICES[launch.device],
         **inherited,
-        "PATH": search_path(base),
+        "PATH": search_path(base, launch.python),
         # torchrun's default of 1 wastes the other cores.
         "OMP_NUM_THREADS": str(max(1, cores // launch.world_size)),
         "PYTHONUNBUFFERED": "1",
@@ -66,18 +84,27 @@ def rank_environment(
         "TRAINJOB_STOP_FILE": str(launch.stop_file.absolute()),
         **_of_launcher(launch, port),
     }
+    if launch.lease is not None:
+        # Of the cards that the worker or the job chose, those that no other run has.
+        required[VISIBLE_VARIABLES[launch.device]] = ",".join(
+            card.choice for card in launch.lease.cards
+        )
     # What the job says goes before everything but what keeps ranks together and findable.
     return defaults | launch.env | required
 
 
-def search_path(base: Mapping[str, str]) -> str:
-    """Return the PATH of the ranks: the folder of this Python first, as in an active venv.
+def search_path(base: Mapping[str, str], python: Path | None = None) -> str:
+    """Return the PATH of the ranks: the folder of their Python first, as in an active venv.
 
     So that `python` in a startup command is the one that has torch.
+
+    Args:
+        base: The environment of this process.
+        python: The Python of the ranks; None: this one.
     """
-    own = str(Path(sys.executable).parent)
+    own = [str(path.parent) for path in (python, Path(sys.executable)) if path is not None]
     folders = base.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join([own, *(folder for folder in folders if folder != own)])
+    return os.pathsep.join([*own, *(folder for folder in folders if folder not in own)])
 
 
 def _of_launcher(launch: Launch, port: int | None) -> dict[str, str]:

@@ -13,17 +13,44 @@ Device = Literal["cpu", "cuda", "npu"]
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A folder that the ranks see at an absolute path (`trainjob.launch.mounts`).
+    """A folder or file that the ranks see at an absolute path (`trainjob.launch.mounts`).
 
     Attributes:
         target: The path that they use.
-        source: The folder that is there.
+        source: What is there.
         is_read_only: Whether it is shared with other runs; a link cannot hold ranks to it.
     """
 
     target: str
     source: Path
     is_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """An accelerator of this machine.
+
+    Attributes:
+        name: Which one it is, the same for every process: ``cuda:2`` is that of ``/dev/nvidia2``.
+        choice: What chooses it in the environment of a rank: its place among those that are here,
+            or its UUID.
+    """
+
+    name: str
+    choice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Cards that a run has for itself (`trainjob.launch.card_leases`).
+
+    Attributes:
+        cards: The cards, in ascending order.
+        claim: A file descriptor; while a process has it open, no other run gets the cards.
+    """
+
+    cards: tuple[Card, ...]
+    claim: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +75,10 @@ class Launch:
         watched_dirs: Folders whose growth shows that the training goes on.
         attempt: Which attempt of the run this is, counted from 0.
         mounts: Folders that the ranks see at absolute paths, those above others first.
+        is_sandboxed: Whether the ranks see nothing of the machine but its programs and `mounts`
+            (`trainjob.launch.sandbox`).
+        python: The Python of the ranks and their launcher; None: that of this process.
+        lease: The cards of the ranks; None: they have those that the environment leaves visible.
     """
 
     run_id: str
@@ -66,6 +97,9 @@ class Launch:
     watched_dirs: tuple[Path, ...] = ()
     attempt: int = 0
     mounts: tuple[Mount, ...] = ()
+    is_sandboxed: bool = False
+    python: Path | None = None
+    lease: Lease | None = None
 
     @property
     def records_dir(self) -> Path:

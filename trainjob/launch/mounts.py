@@ -24,7 +24,7 @@ from trainjob.workspace import Workspace, workspaces_dir
 
 _TRY_TIMEOUT_S = 10.0
 _MAX_WORDS = 8990  # MAX_ARGS in bubblewrap.c is 9000
-_INSTALL = "install bubblewrap (apt-get install bubblewrap), which needs no root to run"
+INSTALL_BWRAP = "install bubblewrap (apt-get install bubblewrap), which needs no root to run"
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def mount_problems(mounts: Sequence[Mount], search_path: str) -> list[Problem]:
         if bwrap is None and (found := _link_obstacle(mount)):
             asked = f"the folder {mount.target}"
             found = f"{why_not}, and {found}"
-            problems.append(Problem("profile", asked, found, _INSTALL))
+            problems.append(Problem("profile", asked, found, INSTALL_BWRAP))
     return problems
 
 
@@ -199,10 +199,10 @@ def _link(mount: Mount, made: dict[Path, Path | None]) -> None:
     except FileExistsError as error:
         place = str(target.readlink()) if target.is_symlink() else "something else"
         if place != str(mount.source):  # otherwise a process of this run that was killed left it
-            do = f"wait until it has ended, remove the link if it has, or {_INSTALL}"
+            do = f"wait until it has ended, remove the link if it has, or {INSTALL_BWRAP}"
             raise LaunchError(f"{asked}, found it in use by a run as {place!r}; {do}") from error
     except OSError as error:
-        raise LaunchError(f"{asked}, found {error.strerror}; {_INSTALL}") from error
+        raise LaunchError(f"{asked}, found {error.strerror}; {INSTALL_BWRAP}") from error
     made[target] = mount.source
 
 

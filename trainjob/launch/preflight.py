@@ -1,6 +1,7 @@
 """What would keep a job from starting on this machine, known before anything is started."""
 
 import os
+import shutil
 from importlib.util import find_spec
 
 from trainjob.algorithm import ScriptAlgorithm
@@ -11,22 +12,28 @@ from trainjob.launch.environment import search_path
 from trainjob.launch.machine import memory_bytes, num_cores
 from trainjob.launch.mounts import mount_problems
 from trainjob.launch.mpi import NoMpirun, find_mpirun
+from trainjob.launch.sandbox import sandbox_problems
 from trainjob.places import mounts_of
-from trainjob.values import format_size
-from trainjob.workspace import Workspace
+from trainjob.values import counted, format_size
+from trainjob.workspace import Workspace, workspaces_dir
 
-# A machine sold as 64 GiB shows a little less: firmware and kernel take their part first.
-_MEMORY_SHOWN = 0.9
+# A machine sold as 64 GiB shows a little less: firmware and kernel take their part first, as does
+# the file system of a disk.
+_SHOWN = 0.9
 
 
 def launch_problems(job: TrainingJob) -> list[Problem]:
     """Return what keeps `job` from being launched here. Nothing is imported or changed."""
-    mounts = mounts_of(job, Workspace.of_run("run"))
+    path = search_path(os.environ)
+    if job.sandbox:
+        view = sandbox_problems(path)
+    else:
+        view = mount_problems(mounts_of(job, Workspace.of_run("run")), path)
     return [
         *_launcher_problems(job),
         *_device_problems(job),
         *_flavor_problems(job),
-        *mount_problems(mounts, search_path(os.environ)),
+        *view,
     ]
 
 
@@ -66,12 +73,25 @@ def _device_problems(job: TrainingJob) -> list[Problem]:
 
 
 def _flavor_problems(job: TrainingJob) -> list[Problem]:
+    """Find what the machine has less of than the flavor says."""
     flavor = job.resources.flavor
     if flavor is None:
         return []
     cores, memory = num_cores(), memory_bytes()
-    if cores >= flavor.cores and memory >= flavor.memory_gib * 2**30 * _MEMORY_SHOWN:
+    found = []
+    if cores < flavor.cores or memory < flavor.memory_gib * 2**30 * _SHOWN:
+        found.append(f"{counted(cores, 'core')} and {format_size(memory)} of memory")
+    if flavor.device is not None:
+        cards = num_devices(flavor.device, {**os.environ, **job.env})
+        found += [counted(cards, f"{flavor.device} device")] if cards < flavor.cards else []
+    if flavor.disk_gib is not None:
+        folder = workspaces_dir()
+        place = next(p for p in (folder, *folder.parents) if p.exists())
+        size_bytes = shutil.disk_usage(place).total
+        if size_bytes < flavor.disk_gib * 2**30 * _SHOWN:
+            found.append(f"{format_size(size_bytes)} on the disk of {str(folder)!r}")
+    if not found:
         return []
-    found = f"{cores} cores and {format_size(memory)} of memory on this machine"
     do = "use a smaller flavor, or a bigger machine"
-    return [Problem("resources.flavor", repr(str(flavor)), found, do)]
+    machine = f"{' and '.join(found)} on this machine"
+    return [Problem("resources.flavor", repr(str(flavor)), machine, do)]

@@ -132,6 +132,8 @@ class _Supervisor:
                 stderr=log,
                 bufsize=0,
                 start_new_session=True,
+                # Cards stay ours until the supervisor has ended, also when this process has before.
+                pass_fds=(launch.lease.claim,) if launch.lease else (),
             )
         self._lifeline = cast("IO[bytes]", self._process.stdin)
         self._events = cast("IO[bytes]", self._process.stdout)

@@ -31,6 +31,8 @@ from trainjob.launch.processes import descendants, read_process, signal_all
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.05
+_CALM_POLL_S = 0.5
+"""While all ranks run: their end, that of the launcher, and a command wake us before that."""
 _NEVER = float("inf")
 _REQUEST_SHARE = 2 / 3
 """Of the grace, what ranks that listen to a request have to save before they get SIGTERM."""
@@ -47,6 +49,8 @@ def main() -> None:
     """Run the launcher of the order and everything below it to its end."""
     order_file = Path(sys.argv[1])
     order = json.loads(order_file.read_text(encoding="utf-8"))
+    if order["claim"] is not None:  # ours to keep open, and of nobody who outlives us
+        os.set_inheritable(order["claim"], False)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(order, order_file.parent)
@@ -98,6 +102,8 @@ class Supervisor:
         self._records_dir = records_dir
         self._flow_pid = os.getppid()
         self._lifeline: list[int] = [0]
+        self._ends: list[int] = []
+        self._looks_often = False
         self._got_signal = False
         self._is_asked = False
         self._terminate_at = _NEVER
@@ -110,6 +116,7 @@ class Supervisor:
     def run(self, launcher: int) -> None:
         """Watch over `launcher` until it and everything below it has ended."""
         _tell(event="started", pid=launcher)
+        self._wake_at_end_of(launcher)
         own = read_process(os.getpid())
         self._record("supervisor", pid=os.getpid(), start_ticks=own.start_ticks if own else 0)
         auto_stop_s, liveness = self._order["auto_stop_s"], None
@@ -175,11 +182,10 @@ class Supervisor:
         if self._got_signal:
             self._got_signal = False
             self.stop("stopped", self._order["grace_s"])
+        ready = self._wait()
         if not self._lifeline:
-            time.sleep(_POLL_S)
             return
-        ready, _, _ = select.select(self._lifeline, [], [], _POLL_S)
-        commands = os.read(0, 64) if ready else None
+        commands = os.read(0, 64) if 0 in ready else None
         # A process that the flow process forked may hold the lifeline open after its death.
         if commands == b"" or os.getppid() != self._flow_pid:
             self._lifeline = []
@@ -188,6 +194,29 @@ class Supervisor:
         for command in commands or b"":
             reason = "target" if command == ord("t") else "stopped"
             self.stop(reason, 0.0 if command == ord("k") else self._order["grace_s"])
+
+    def _wait(self) -> list[int]:
+        """Wait a moment for a command or the end of a process; return what there is to read."""
+        # Until all ranks have begun, and once something has ended or is to end, time counts.
+        is_calm = (
+            not self._looks_often
+            and self._kill_at == _NEVER
+            and len(self._began) == self._order["world_size"]
+        )
+        pause_s = _CALM_POLL_S if is_calm else _POLL_S
+        ready, _, _ = select.select([*self._lifeline, *self._ends], [], [], pause_s)
+        for end in set(ready).intersection(self._ends):
+            self._looks_often = True
+            self._ends.remove(end)
+            os.close(end)
+        return ready
+
+    def _wake_at_end_of(self, pid: int) -> None:
+        """Have the end of a process seen at once, where the kernel can tell (Linux 5.3)."""
+        try:
+            self._ends.append(os.pidfd_open(pid))
+        except OSError:  # it has ended, or it is an older kernel: whoever looks often sees it too
+            self._looks_often = True
 
     def _look_at_ranks(self) -> None:
         """Notice ranks that began, and end the run when one has failed."""
@@ -199,6 +228,7 @@ class Supervisor:
                 if begin is None:
                     continue
                 self._began[rank] = begin
+                self._wake_at_end_of(begin["program_pid"])
             # In this order: the stub records the end before it ends itself.
             is_there = os.access(f"/proc/{self._began[rank]['pid']}", os.F_OK)
             ended = _read_json(f"{self._records_dir}/exit-{rank}.json")

@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,7 @@ from trainjob.launch.mounts import mounted
 from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
 from trainjob.launch.output import following_output
 from trainjob.launch.records import RankRecords, read_records
+from trainjob.launch.sandbox import sandbox_of
 from trainjob.launch.supervision import Control, supervise
 
 __all__ = ["Control", "TrainingResult", "run_training"]
@@ -72,7 +74,7 @@ def run_training(
     environment = rank_environment(launch, os.environ, _free_port()) | dict(credentials or {})
     memory = memory_events()
     started = time.monotonic()
-    with mounted(launch.mounts, search_path(os.environ)) as showing:
+    with _view(launch) as showing:
         _write_order(launch, [*showing, *argv])
         with following_output(launch):
             finished = supervise(launch, environment, control or Control())
@@ -89,6 +91,17 @@ def run_training(
     if error is not None and (reason == "finished" or not is_consequence):
         raise error
     return TrainingResult(reason, seconds)
+
+
+@contextmanager
+def _view(launch: Launch) -> Iterator[list[str]]:
+    """Yield the words before the command of a launch that show its ranks what they are to see."""
+    path = search_path(os.environ)
+    if launch.is_sandboxed:
+        yield sandbox_of(launch, path)
+        return
+    with mounted(launch.mounts, path) as words:
+        yield words
 
 
 def _failed_by_itself(rank: RankRecords | None) -> bool:
@@ -124,6 +137,7 @@ def _write_order(launch: Launch, argv: list[str]) -> None:
         "watched_dirs": [str(folder.absolute()) for folder in launch.watched_dirs],
         "device": launch.device,
         "stop_file": str(launch.stop_file.absolute()),
+        "claim": launch.lease.claim if launch.lease else None,
     }
     launch.order_file.write_text(json.dumps(order), encoding="utf-8")
 

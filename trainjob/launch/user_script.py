@@ -28,7 +28,11 @@ from typing import Any, NoReturn, Protocol
 
 _LEAVE_TIMEOUT_S = 10
 _PYC_HEADER_BYTES = 16  # PEP 552
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_LIBRARIES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    # Those of the worker, of which an environment with requirements is not a part.
+    *(path for path in sys.path if path.endswith("-packages")),
+)
 
 
 class Rank(Protocol):

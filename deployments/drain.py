@@ -1,0 +1,245 @@
+"""Let pools become idle before a worker or a machine is stopped: ``python -m deployments.drain``.
+
+A worker of Prefect 3.8 that is stopped kills its runs. So a pool is paused, which no run notices
+that has begun; the rest waits in the pool for ``--resume``.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from httpx import HTTPError
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterNextScheduledStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+
+from deployments.connection import configured_server
+from trainjob.errors import TrainjobError
+from trainjob.values import counted
+
+Say = Callable[[str], None]
+
+_HAS_PROCESS = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_POLL_S = 2.0
+_STOP_TIMEOUT_S = 60.0
+_MAX_NAMES = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Drain or resume pools and return the exit code: 1 if something still runs."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with configured_server() as client:
+            pools = _known(client, arguments.pools)
+            if arguments.resume:
+                resume(client, pools, _say)
+                return 0
+            worker = None if arguments.stop is None else _worker(arguments.stop)
+            if not drain(client, pools, _say, timeout_s=arguments.timeout, poll_s=_POLL_S):
+                return 1
+        if worker is not None:
+            _stop(worker)
+    except TrainjobError as error:
+        _complain(str(error))
+        return 1
+    except HTTPError as error:
+        _complain(f"asked Prefect's server, found no answer any more ({error}); run this again")
+        return 1
+    except KeyboardInterrupt:
+        _complain("stopped waiting; the pools stay paused, --resume lets them go on")
+        return 130
+    return 0
+
+
+def drain(
+    client: SyncPrefectClient,
+    pools: Sequence[str],
+    say: Say,
+    *,
+    timeout_s: float | None = None,
+    poll_s: float = _POLL_S,
+) -> bool:
+    """Pause pools and wait until none of their runs has a process.
+
+    Args:
+        client: The server to tell and to ask.
+        pools: Names of pools that exist.
+        say: Is told what happens, a line each time that it changes.
+        timeout_s: How long to wait; absent, until nothing runs.
+        poll_s: The time between two looks.
+
+    Returns:
+        Whether nothing runs any more. The pools stay paused in either case.
+    """
+    for pool in pools:
+        client.update_work_pool(pool, WorkPoolUpdate(is_paused=True))
+        say(f"{pool}: takes no new runs")
+    if not _wait_until_idle(client, pools, say, timeout_s, poll_s):
+        say(f"still running after {timeout_s:g} s; the pools stay paused, --resume ends that")
+        return False
+    for pool in pools:
+        say(f"{pool}: nothing runs; {_left_text(client, pool)}")
+    return True
+
+
+def resume(client: SyncPrefectClient, pools: Sequence[str], say: Say) -> None:
+    """Let pools take runs again.
+
+    Args:
+        client: The server to tell.
+        pools: Names of pools that exist.
+        say: Is told what was done.
+    """
+    for pool in pools:
+        client.update_work_pool(pool, WorkPoolUpdate(is_paused=False))
+        workers = _online_workers(client, pool)
+        by = f"by {', '.join(workers)}" if workers else "but no worker of it is online"
+        say(f"{pool}: takes runs again, {by}")
+
+
+def _wait_until_idle(
+    client: SyncPrefectClient,
+    pools: Sequence[str],
+    say: Say,
+    timeout_s: float | None,
+    poll_s: float,
+) -> bool:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    said = ""
+    num_idle_looks = 0
+    # Twice, since a worker may have taken a run just before the pause and not told its state yet.
+    while num_idle_looks < 2:
+        running = _runs(client, pools, _HAS_PROCESS)
+        num_idle_looks = 0 if running else num_idle_looks + 1
+        if running and (line := _waiting_text(running)) != said:
+            said = line
+            say(line)
+        if running and deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(poll_s)
+    return True
+
+
+def _known(client: SyncPrefectClient, wanted: Sequence[str]) -> list[str]:
+    """Return the pools that were asked for, all for none."""
+    known = [pool.name for pool in client.read_work_pools()]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not known:
+        found = f"only {', '.join(sorted(known))}" if known else "no pool on the server"
+        raise TrainjobError(
+            f"asked for the pool {', '.join(unknown) or 'of any name'}, found {found}; "
+            "name one of these, or run `python -m deployments.register`"
+        )
+    return list(wanted) or sorted(known)
+
+
+def _runs(
+    client: SyncPrefectClient, pools: Sequence[str], states: list[StateType]
+) -> list[FlowRun]:
+    return client.read_flow_runs(
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(pools))),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))
+        ),
+    )
+
+
+def _waiting_text(running: Sequence[FlowRun]) -> str:
+    names = sorted(f"{run.name} ({run.state_name})" for run in running)
+    more = "" if len(names) <= _MAX_NAMES else f" and {len(names) - _MAX_NAMES} more"
+    return f"waits for {counted(len(running), 'run')}: {', '.join(names[:_MAX_NAMES])}{more}"
+
+
+def _left_text(client: SyncPrefectClient, pool: str) -> str:
+    due = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC)),
+    )
+    waiting = client.read_flow_runs(
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])), flow_run_filter=due
+    )
+    kept = f"left for --resume: {counted(len(waiting), 'run')}; " if waiting else ""
+    workers = _online_workers(client, pool)
+    return f"{kept}{'online: ' + ', '.join(workers) if workers else 'no worker is online'}"
+
+
+def _online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
+    workers = client.read_workers_for_work_pool(pool)
+    return sorted(worker.name for worker in workers if worker.status == WorkerStatus.ONLINE)
+
+
+def _worker(pid: int) -> int:
+    """Return the id of a process of this machine after seeing that it is a worker."""
+    words: list[str] = []
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    if "worker" not in words or "start" not in words:
+        found = f"`{' '.join(words).strip()}`" if any(words) else "no such process"
+        raise TrainjobError(
+            f"asked to stop the worker with the process id {pid}, found {found}; "
+            "give the id of a `prefect worker start` of this machine"
+        )
+    return pid
+
+
+def _stop(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while _is_alive(pid):
+        if time.monotonic() > deadline:
+            raise TrainjobError(
+                f"asked the worker with the process id {pid} to stop, found it there after "
+                f"{_STOP_TIMEOUT_S:g} s; end it by SIGKILL, since nothing runs"
+            )
+        time.sleep(0.1)
+    _say(f"worker {pid} has stopped")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.drain",
+        description="Pause pools and wait until nothing of them runs.",
+    )
+    parser.add_argument("pools", nargs="*", metavar="POOL", help="name of a pool; none: all pools")
+    parser.add_argument("--resume", action="store_true", help="let the pools take runs again")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait")
+    parser.add_argument(
+        "--stop", type=int, metavar="PID", help="then stop this worker of this machine"
+    )
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

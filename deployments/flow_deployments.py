@@ -1,0 +1,103 @@
+"""The deployments of prefect.yaml on the server, and what became of each."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.responses import DeploymentResponse
+
+from deployments.changes import Change
+from trainjob.errors import TrainjobError
+
+HOME = Path(__file__).resolve().parent.parent
+
+_COMPARED = {
+    "description",
+    "enforce_parameter_schema",
+    "entrypoint",
+    "job_variables",
+    "parameter_openapi_schema",
+    "parameters",
+    "path",
+    "pull_steps",
+    "tags",
+    "work_pool_name",
+    "work_queue_name",
+}
+"""What prefect.yaml and the flows say; the rest is the server's own, such as times."""
+
+
+def deploy_all(client: SyncPrefectClient) -> list[Change]:
+    """Create or update every deployment of prefect.yaml.
+
+    A schedule that a person has switched on or off stays so.
+
+    Raises:
+        TrainjobError: If Prefect refuses a deployment; the message has Prefect's own.
+    """
+    before = _deployments(client)
+    # prefect.yaml is read by Prefect's own command, which is the only one that reads all of it.
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TrainjobError(
+            "asked Prefect to deploy prefect.yaml, found that it refused; "
+            f"correct what it says:\n{done.stdout}{done.stderr}"
+        )
+    after = _deployments(client)
+    for key, deployment in after.items():
+        if key in before:
+            _keep_switches(client, before[key], deployment)
+    return [_change(name, before.get(key), after[key]) for key, name in _names(client, after)]
+
+
+def _deployments(client: SyncPrefectClient) -> dict[UUID, DeploymentResponse]:
+    """Return those of the server that prefect.yaml names, by their ids."""
+    wanted = yaml.safe_load((HOME / "prefect.yaml").read_text())["deployments"]
+    names = [deployment["name"] for deployment in wanted]
+    named = DeploymentFilter(name=DeploymentFilterName(any_=names))
+    entrypoints = {deployment["entrypoint"] for deployment in wanted}
+    found = client.read_deployments(deployment_filter=named)
+    return {found.id: found for found in found if found.entrypoint in entrypoints}
+
+
+def _names(
+    client: SyncPrefectClient, deployments: dict[UUID, DeploymentResponse]
+) -> list[tuple[UUID, str]]:
+    """Return the ids and full names, such as ``training-job/cpu``, in the order of the names."""
+    flows = {
+        flow_id: client.read_flow(flow_id).name
+        for flow_id in {deployment.flow_id for deployment in deployments.values()}
+    }
+    named = ((key, f"{flows[d.flow_id]}/{d.name}") for key, d in deployments.items())
+    return sorted(named, key=lambda pair: pair[1])
+
+
+def _keep_switches(
+    client: SyncPrefectClient, before: DeploymentResponse, after: DeploymentResponse
+) -> None:
+    """Switch the schedules as they were; `prefect deploy` puts them as the file has them."""
+    switches = {schedule.slug: schedule.active for schedule in before.schedules}
+    for schedule in after.schedules:
+        active = switches.get(schedule.slug, schedule.active)
+        if schedule.slug and active != schedule.active:
+            client.update_deployment_schedule(after.id, schedule.id, active=active)
+
+
+def _change(name: str, before: DeploymentResponse | None, after: DeploymentResponse) -> Change:
+    what = f"deployment {name}"
+    if before is None:
+        return Change("created", what)
+    old, new = _compared(before), _compared(after)
+    changed = sorted(key for key in new if old[key] != new[key])
+    return Change("changed", what, ", ".join(changed)) if changed else Change("left", what)
+
+
+def _compared(deployment: DeploymentResponse) -> dict[str, Any]:
+    schedules = [(schedule.slug, schedule.schedule) for schedule in deployment.schedules]
+    return {**deployment.model_dump(include=_COMPARED), "schedules": schedules}

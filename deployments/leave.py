@@ -1,0 +1,74 @@
+"""Have the jobs of a worker save and leave, before it is stopped: ``python -m deployments.leave``.
+
+A worker of Prefect 3.8 that is stopped kills its flow processes without asking, and reports
+nothing. For machines that cannot wait until their jobs are done; `deployments.drain` is for those
+that can.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+LEAVE_TIMEOUT_S = 60.0
+"""How long running jobs may take to save and leave."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Have the jobs of the given workers leave; return 1 if some are still there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.leave",
+        description="Send SIGTERM to the jobs of workers and wait until they have left.",
+    )
+    parser.add_argument(
+        "workers", type=int, nargs="+", metavar="PID", help="ids of worker processes"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=LEAVE_TIMEOUT_S, metavar="SECONDS", help="how long to wait"
+    )
+    arguments = parser.parse_args(argv)
+    left = let_jobs_leave(arguments.workers, arguments.timeout)
+    if left:
+        pids = ", ".join(map(str, sorted(left)))
+        sys.stderr.write(f"still there after {arguments.timeout:g} s: processes {pids}\n")
+    return 1 if left else 0
+
+
+def let_jobs_leave(workers: Collection[int], timeout_s: float = LEAVE_TIMEOUT_S) -> set[int]:
+    """Ask the flow processes of workers to leave, once each, and wait for that.
+
+    Args:
+        workers: Process ids of workers of this machine.
+        timeout_s: How long to wait.
+
+    Returns:
+        The processes that are still there.
+    """
+    deadline = time.monotonic() + timeout_s
+    asked: set[int] = set()
+    while (flows := _children(workers)) and time.monotonic() < deadline:
+        # A second SIGTERM would interrupt the saving.
+        for pid in flows - asked:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        asked |= flows
+        time.sleep(0.1)
+    return flows
+
+
+def _children(parents: Collection[int]) -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(ppid) in parents and state != "Z":
+                found.add(int(stat.parent.name))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

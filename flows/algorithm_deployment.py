@@ -1,0 +1,122 @@
+"""A deployment made from a saved algorithm: its form has the algorithm's own hyperparameters.
+
+The form of `training-job` takes whatever hyperparameters; this one has a field for each that the
+algorithm names, with its type, range and choices. The parameter is the same `job`, so the flow, the
+terminal and programs know no difference.
+"""
+
+import copy
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.responses import DeploymentResponse
+
+from flows.schedules import same_start
+from flows.submitting import find_deployment
+from trainjob.errors import TrainjobError
+from trainjob.hyperparameter_rules import HyperparameterRule
+from trainjob.registry.records import SavedAlgorithm
+
+MADE_FROM_ALGORITHM = "trainjob-algorithm"
+"""Tag of the deployments that were made here; others stay."""
+
+_TYPES = {"string": "string", "integer": "integer", "float": "number", "boolean": "boolean"}
+
+
+def deploy_algorithm(
+    client: SyncPrefectClient, algorithm: SavedAlgorithm, base: DeploymentResponse, name: str
+) -> None:
+    """Make a deployment of an algorithm; one of the same name that was made here is replaced.
+
+    Args:
+        client: How to reach the server.
+        algorithm: The version.
+        base: The deployment that says how runs are started, and by the workers of which pool; its
+            job, without what belongs to another algorithm, fills the form.
+        name: Name of the deployment.
+
+    Raises:
+        TrainjobError: If a deployment has the name that was not made here.
+    """
+    known = find_deployment(client, name)
+    if known is not None and MADE_FROM_ALGORITHM not in known.tags:
+        raise TrainjobError(
+            f"asked for a deployment of the name {name!r}, found one that this command has not "
+            "made; give another --name"
+        )
+    start = same_start(base)
+    start["parameter_openapi_schema"] = form_of(algorithm, base.parameter_openapi_schema or {})
+    client.create_deployment(
+        flow_id=base.flow_id,
+        name=name,
+        description=f"Train with the saved algorithm {algorithm}. {algorithm.description}".strip(),
+        parameters={"job": default_job(algorithm, base.parameters.get("job") or {})},
+        tags=sorted({*base.tags, MADE_FROM_ALGORITHM}),
+        **start,
+    )
+
+
+def form_of(algorithm: SavedAlgorithm, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of `training-job`'s parameters, narrowed to one algorithm."""
+    narrowed = copy.deepcopy(schema)
+    fields = narrowed["definitions"]["TrainingJob"]["properties"]
+    fields["algorithm"] = {
+        "title": "Algorithm",
+        "description": "The saved algorithm of this deployment.",
+        "type": "string",
+        "enum": [str(algorithm)],
+        "default": str(algorithm),
+    }
+    definition = algorithm.definition
+    rules = definition.hyperparameters
+    allows_custom = definition.allow_custom_hyperparameters
+    if rules:
+        fields["hyperparameters"] = {
+            "title": "Hyperparameters",
+            "description": f"Those of {algorithm}.",
+            "type": "object",
+            "properties": {rule.name: _field(rule, i) for i, rule in enumerate(rules)},
+            "required": [rule.name for rule in rules if rule.required and rule.default is None],
+            "additionalProperties": bool(allows_custom),
+        }
+    return narrowed
+
+
+def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, Any]:
+    """Return the job that fills the form: complete, since a partial one breaks it (3.8.8)."""
+    rules = algorithm.definition.hyperparameters
+    return {
+        **copy.deepcopy(base),
+        "name": algorithm.name,
+        "description": algorithm.description,
+        "tags": [],
+        "algorithm": str(algorithm),
+        "hyperparameters": {rule.name: rule.default for rule in rules if rule.default is not None},
+        "inputs": [_channel(base, "inputs", i.name) for i in algorithm.inputs or ()]
+        or copy.deepcopy(base.get("inputs", [])),
+        "outputs": [_channel(base, "outputs", o.name) for o in algorithm.outputs or ()]
+        or copy.deepcopy(base.get("outputs", [])),
+        "checkpoints": None,
+    }
+
+
+def _field(rule: HyperparameterRule, position: int) -> dict[str, Any]:
+    """Return the schema of one hyperparameter."""
+    value: dict[str, Any] = {"type": _TYPES[rule.type]}
+    if rule.minimum is not None:
+        value["minimum"] = rule.minimum
+    if rule.maximum is not None:
+        value["maximum"] = rule.maximum
+    if rule.choices:
+        value["enum"] = list(rule.choices)
+    if rule.restricted:
+        value["enum"] = rule.default if rule.is_list else [rule.default]
+    field = {"type": "array", "items": value} if rule.is_list else value
+    about = {"title": rule.name, "description": rule.description, "position": position}
+    return field | about | ({} if rule.default is None else {"default": rule.default})
+
+
+def _channel(base: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    """Return a channel of the algorithm with the values of the base's first one, where it has."""
+    pattern: dict[str, Any] = next(iter(base.get(kind) or ()), {})
+    return copy.deepcopy(pattern) | {"name": name}

@@ -1,0 +1,257 @@
+"""Answers the commands of `flows.run_commands` by asking the Prefect server that is configured."""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import SetStateStatus
+from rich.console import Console
+
+from blocks.object_store import load_settings
+from flows.algorithm_deployment import deploy_algorithm
+from flows.cache_command import Answer
+from flows.registry_place import chosen_registry
+from flows.run_facts import all_facts, places_of, run_facts
+from flows.run_logs import LogTail, Say, follow, log_line
+from flows.run_text import list_text, show_text
+from flows.runs import find_run, job_data, list_runs, state_words
+from flows.schedules import (
+    add_schedule,
+    delete_schedule,
+    list_schedules,
+    read_cron,
+)
+from flows.server_client import configured_server
+from flows.submitting import (
+    Submitted,
+    deployment_for,
+    deployment_named,
+    deployment_of,
+    pool_warnings,
+    submit,
+)
+from flows.terminal import Terminal
+from flows.text_table import table
+from trainjob.download import Downloaded, download_output
+from trainjob.errors import StoreError, TrainjobError
+from trainjob.events import listening
+from trainjob.job import TrainingJob
+from trainjob.job_changes import changed_job
+from trainjob.registry.records import Reference, SavedAlgorithm
+from trainjob.report import GOOD_ENDS
+from trainjob.values import counted, format_size
+
+
+def _submit(arguments: argparse.Namespace, say: Say) -> Answer:
+    with configured_server() as client:
+        job = TrainingJob.load(arguments.job, chosen_registry())
+        made = submit(client, job, deployment_for(client, job, arguments.pool))
+        return _submitted(client, made, arguments, say)
+
+
+def _list(arguments: argparse.Namespace, _say: Say) -> Answer:
+    with configured_server() as client:
+        found = list_runs(client, state=arguments.state, name=arguments.name, limit=arguments.limit)
+    rows = [run_facts(run, word) for run, word in found]
+    return Answer(list_text(rows), {"runs": rows})
+
+
+def _show(arguments: argparse.Namespace, _say: Say) -> Answer:
+    with configured_server() as client:
+        run = find_run(client, arguments.run)
+        facts = all_facts(client, run)
+    return Answer(show_text(facts, shutil.get_terminal_size((120, 24)).columns), facts)
+
+
+def _logs(arguments: argparse.Namespace, say: Say) -> Answer:
+    with configured_server() as client:
+        run = find_run(client, arguments.run)
+        if arguments.follow:
+            run = follow(client, run.id, say)
+            return Answer("", run_facts(run, state_words(client, [run])[run.id]))
+        if not arguments.json:
+            for log in LogTail(client, run.id).new():
+                say(log_line(log))
+            return Answer("", {})
+        lines = [
+            {"time": log.timestamp.isoformat(), "level": log.level, "message": log.message}
+            for log in LogTail(client, run.id).new()
+        ]
+    return Answer("", {"id": str(run.id), "logs": lines})
+
+
+def _stop(arguments: argparse.Namespace, _say: Say) -> Answer:
+    with configured_server() as client:
+        run = find_run(client, arguments.run)
+        if run.state is not None and run.state.is_final():
+            raise TrainjobError(
+                f"asked to stop the run {run.name!r}, found that it is {run.state.name}; see "
+                f"`python -m flows show {run.id}`"
+            )
+        cancelling: State[Any] = State(type=StateType.CANCELLING)
+        answered = client.set_flow_run_state(run.id, cancelling)
+        run = client.read_flow_run(run.id)
+        word = state_words(client, [run])[run.id]
+    if answered.status == SetStateStatus.ABORT:
+        reason = getattr(answered.details, "reason", None) or "no reason was given"
+        raise TrainjobError(f"asked to stop the run {run.name!r}, found it {word}: {reason}")
+    text = f"{run.name}: {word}"
+    if word == "Cancelling":
+        text += f"; it saves what it has. python -m flows show {run.id}"
+    return Answer(text, run_facts(run, word))
+
+
+def _rerun(arguments: argparse.Namespace, say: Say) -> Answer:
+    with configured_server() as client:
+        old = find_run(client, arguments.run)
+        source = f"the job of the run {old.name!r}"
+        job, data = changed_job(job_data(old), arguments.changes, source, chosen_registry())
+        deployment = None if arguments.pool else deployment_of(client, old)
+        if deployment is None or _device_of(old) != job.resources.device:
+            deployment = deployment_for(client, job, arguments.pool)
+        made = submit(client, job, deployment, data)
+        return _submitted(client, made, arguments, say)
+
+
+def _download(arguments: argparse.Namespace, say: Say) -> Answer:
+    with configured_server() as client:
+        run = find_run(client, arguments.run)
+        places, store = places_of(client, run)
+        settings = load_settings(store)
+    folder = Path(arguments.folder or run.name)
+    terminal = Terminal(Console(stderr=True))
+    done: list[Downloaded] = []
+    problems: dict[str, str] = {}
+    with terminal.live(), listening(terminal):
+        for name, url in places.items():
+            target = folder.absolute() / name
+            try:
+                done.append(download_output(name, url, target, settings, run_id=str(run.id)))
+            except StoreError as error:
+                problems[name] = str(error)
+    for output in done:
+        say(_downloaded_line(output))
+        for line in output.missing:
+            say(f"  MISSING {line}")
+    for name, problem in problems.items():
+        say(f"{name}: NOT downloaded: {problem}")
+    is_good = not problems and not any(output.missing for output in done)
+    data = {"id": str(run.id), "outputs": [asdict(o) for o in done], "problems": problems}
+    return Answer("", data, is_good)
+
+
+def _schedule(arguments: argparse.Namespace, say: Say) -> Answer:
+    if arguments.what == "list":
+        return _list_schedules()
+    if arguments.what == "delete":
+        return _delete_schedule(arguments.target)
+    if arguments.target is not None or arguments.cron is None:
+        raise TrainjobError(
+            f"asked for a schedule of {arguments.what!r}, found no --cron; write, for every night "
+            f"at three, python -m flows schedule {arguments.what} --cron '0 3 * * *'"
+        )
+    cron = read_cron(arguments.cron, arguments.timezone)
+    with configured_server() as client:
+        job = TrainingJob.load(arguments.what, chosen_registry())
+        base = deployment_for(client, job, arguments.pool)
+        name = arguments.name or job.name
+        add_schedule(client, job, base, name, cron)
+        for warning in pool_warnings(client, base):
+            say(f"warning: {warning}")
+    when = f"{cron.cron} ({cron.timezone})"
+    text = (
+        f"{job.name} is run by the schedule {name!r}, at {when}, by the pool {base.work_pool_name}"
+    )
+    return Answer(text, {"name": name, "cron": cron.cron, "timezone": cron.timezone})
+
+
+def deploy(arguments: argparse.Namespace) -> Answer:
+    """Make a deployment of a saved algorithm; see `flows.algorithm_deployment`."""
+    with configured_server() as client:
+        reference = Reference.parse(arguments.reference)
+        algorithm = cast(SavedAlgorithm, chosen_registry().find("algorithm", reference))
+        base = deployment_named(client, arguments.pool, "--pool")
+        name = arguments.name or algorithm.name
+        deploy_algorithm(client, algorithm, base, name)
+    text = f"the deployment training-job/{name} trains with {algorithm}, on the pool"
+    data = {"deployment": f"training-job/{name}", "algorithm": str(algorithm)}
+    return Answer(f"{text} {base.work_pool_name}", data)
+
+
+def _list_schedules() -> Answer:
+    with configured_server() as client:
+        found = list_schedules(client)
+    head = ("NAME", "WHEN", "ACTIVE", "NEXT", "POOL")
+    rows = [
+        (
+            schedule.name,
+            schedule.when,
+            "yes" if schedule.is_active else "no",
+            f"{schedule.next_start.astimezone():%Y-%m-%d %H:%M}" if schedule.next_start else "-",
+            schedule.pool or "-",
+        )
+        for schedule in found
+    ]
+    text = "\n".join(table([head, *rows])) if rows else "no schedules"
+    data = [asdict(s) | {"next_start": str(s.next_start or "") or None} for s in found]
+    return Answer(text, {"schedules": data})
+
+
+def _delete_schedule(name: str | None) -> Answer:
+    if name is None:
+        raise TrainjobError(
+            "asked to delete a schedule, found no name; write python -m flows schedule delete NAME"
+        )
+    with configured_server() as client:
+        delete_schedule(client, name)
+    return Answer(f"deleted the schedule {name!r}; its runs stay", {"deleted": name})
+
+
+def _submitted(
+    client: SyncPrefectClient, made: Submitted, arguments: argparse.Namespace, say: Say
+) -> Answer:
+    run = made.run
+    say(f"submitted {run.name} to the pool {run.work_pool_name}: {run.id}")
+    for warning in made.warnings:
+        say(f"warning: {warning}")
+    data = {"warnings": list(made.warnings)}
+    if not arguments.watch:
+        say(f"watch it by: python -m flows logs -f {run.id}")
+        return Answer("", run_facts(run, "Scheduled") | data)
+    try:
+        ended = follow(client, run.id, say)
+    except KeyboardInterrupt:
+        say(f"the run goes on; stop it by: python -m flows stop {run.id}")
+        raise
+    facts = all_facts(client, ended)
+    text = show_text(facts, shutil.get_terminal_size((120, 24)).columns)
+    return Answer(text, facts | data, facts["state"] in GOOD_ENDS)
+
+
+def _device_of(run: FlowRun) -> str:
+    resources = job_data(run).get("resources")
+    return str(resources.get("device", "cpu")) if isinstance(resources, dict) else "cpu"
+
+
+def _downloaded_line(output: Downloaded) -> str:
+    files = f"{counted(output.num_files, 'file')}, {format_size(output.size_bytes)}"
+    of_what = "" if output.state in GOOD_ENDS else f", of a run that is no result: {output.state}"
+    return f"{output.name}: {files}, as the receipt says{of_what}: {output.folder}"
+
+
+ANSWERS: dict[str, Callable[[argparse.Namespace, Say], Answer]] = {
+    "submit": _submit,
+    "list": _list,
+    "show": _show,
+    "logs": _logs,
+    "stop": _stop,
+    "rerun": _rerun,
+    "download": _download,
+    "schedule": _schedule,
+}
+"""By the name of the command. `Say` gets what is not to wait for the end of the answer."""

@@ -1,0 +1,271 @@
+"""Training jobs that a Prefect server knows: found by what people call them, and what is known.
+
+Everything that reads runs, for `flows.run_answers`. A run is Prefect's flow run of the flow
+``training-job``, of whatever pool, or of none if it runs in the terminal that started it.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterId,
+    FlowRunFilterName,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun, StateType, TaskRun
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
+from prefect.exceptions import ObjectNotFound
+
+from tasks.report import RESULT_TYPE
+from trainjob.errors import TrainjobError
+
+FLOW = "training-job"
+INITIALIZING, STAGING, RUNNING, UPLOADING = "Initializing", "Staging", "Running", "Uploading"
+"""What a run does that is going on."""
+
+_PHASES = {
+    "stage_inputs": STAGING,
+    "fetch_code": STAGING,
+    "install_requirements": STAGING,
+    "inject_hyperparameters": STAGING,
+    "train": RUNNING,
+    "upload_outputs": UPLOADING,
+    "report": UPLOADING,
+}
+_GOING_ON = (StateType.PENDING, StateType.RUNNING)
+_NAMES_OF_STATES = (
+    "Scheduled",
+    "Late",
+    "AwaitingRestart",
+    "Cancelling",
+    "Completed",
+    "AutoStopped",
+    "TargetReached",
+    "Failed",
+    "Cancelled",
+    "Crashed",
+    "RestartPending",
+)
+_PAGE = 200  # more, the server does not give at once
+_MAX_RUNS = 5000
+_MAX_NAMED = 10
+_SOON = timedelta(minutes=1)
+_ID_PREFIX = re.compile(r"[0-9a-f]{4}[0-9a-f-]*")
+_OF_OUR_FLOW = FlowFilter(name=FlowFilterName(any_=[FLOW]))
+
+
+def find_run(client: SyncPrefectClient, text: str) -> FlowRun:
+    """Return the run that is meant.
+
+    Args:
+        client: How to reach the server.
+        text: Its id or the beginning of it, its name, or the name of a job: then its latest run.
+
+    Raises:
+        TrainjobError: If there is none, or more than one; the message names them.
+    """
+    run_id = _as_id(text)
+    if run_id is not None:
+        try:
+            return client.read_flow_run(run_id)
+        except ObjectNotFound:
+            raise TrainjobError(_not_found(text, [])) from None
+    named = _read(client, FlowRunFilter(name=FlowRunFilterName(any_=[text])))
+    if named:
+        return _only(text, named)
+    begins: list[FlowRun] = []
+    seen: dict[str, None] = {}
+    for run in _newest_first(client, _due()):
+        if job_name(run) == text:
+            return run
+        seen |= {job_name(run): None, run.name: None}
+        if _ID_PREFIX.fullmatch(text.lower()) and str(run.id).startswith(text.lower()):
+            begins.append(run)
+    if begins:
+        return _only(text, begins)
+    raise TrainjobError(_not_found(text, list(seen)))
+
+
+def list_runs(
+    client: SyncPrefectClient, *, state: str | None, name: str | None, limit: int
+) -> list[tuple[FlowRun, str]]:
+    """Return the newest runs with their states as people know them.
+
+    Args:
+        client: How to reach the server.
+        state: Only those in this state, in whatever case.
+        name: Only those whose name, or that of their job, has this in it.
+        limit: How many.
+
+    Raises:
+        TrainjobError: If there is no such state.
+    """
+    wanted = None if state is None else _known_state(state)
+    # Of what is only scheduled for later, there may be a hundred runs a schedule.
+    where = FlowRunFilter() if wanted == "Scheduled" else _due()
+    if wanted is not None:
+        where.state = _state_filter(wanted)
+    found: list[tuple[FlowRun, str]] = []
+    for page in _pages(client, where):
+        named = [run for run in page if name is None or _is_called(run, name)]
+        words = state_words(client, named)
+        found += [(run, words[run.id]) for run in named if wanted in (None, words[run.id])]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def state_words(client: SyncPrefectClient, runs: Sequence[FlowRun]) -> dict[UUID, str]:
+    """Return the state of each run by id: what it does while it goes on, then how it ended."""
+    going_on = [run.id for run in runs if run.state and run.state.type in _GOING_ON]
+    latest = {task.flow_run_id: task.name for task in _task_runs(client, going_on)}
+    words = {}
+    for run in runs:
+        words[run.id] = run.state.name or run.state.type.value if run.state else "Scheduled"
+        if run.id in going_on:
+            words[run.id] = _PHASES.get(latest.get(run.id, ""), INITIALIZING)
+    return words
+
+
+def stages_of(client: SyncPrefectClient, run: FlowRun) -> list[TaskRun]:
+    """Return the latest try of each stage of a run, in the order in which they began."""
+    latest = {task.name: task for task in _task_runs(client, [run.id]) if task.name in _PHASES}
+    latest.pop("report", None)  # says what the others did
+    return sorted(latest.values(), key=_begun)
+
+
+def artifacts_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Artifact]:
+    """Return the latest artifact by type: of the report's values, ``progress``, ``table``."""
+    found = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]),
+            type=ArtifactFilterType(any_=[RESULT_TYPE, "progress", "table"]),
+        ),
+        sort=ArtifactSort.UPDATED_DESC,
+    )
+    return {str(artifact.type): artifact for artifact in reversed(found)}
+
+
+def result_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any] | None:
+    """Return the report of a run as values; None if it has not ended, or left none."""
+    artifact = artifacts_of(client, run).get(RESULT_TYPE)
+    return artifact.data if artifact and isinstance(artifact.data, dict) else None
+
+
+def job_data(run: FlowRun) -> dict[str, Any]:
+    """Return the job of a run as its keys and values, as far as it is one."""
+    job = run.parameters.get("job")
+    return job if isinstance(job, dict) else {}
+
+
+def job_name(run: FlowRun) -> str:
+    """Return the name of the job of a run, or of the run if the job has none."""
+    name = job_data(run).get("name")
+    return name if isinstance(name, str) else run.name
+
+
+def _as_id(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _only(text: str, found: Sequence[FlowRun]) -> FlowRun:
+    if len(found) == 1:
+        return found[0]
+    named = [f"{run.id} ({run.name})" for run in found[:_MAX_NAMED]]
+    if len(found) > _MAX_NAMED:
+        named.append("others")
+    raise TrainjobError(f"asked for the run {text!r}, found {', '.join(named)}; give one id")
+
+
+def _not_found(text: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(text, known, n=1)
+    do = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"asked for the run {text!r}, found no training job of this id, beginning of an id, name "
+        f"or job name; {do}See `python -m flows list`"
+    )
+
+
+def _known_state(text: str) -> str:
+    phases = dict.fromkeys(_PHASES.values())
+    known = {name.lower(): name for name in (INITIALIZING, *phases, *_NAMES_OF_STATES)}
+    if text.lower() in known:
+        return known[text.lower()]
+    near = difflib.get_close_matches(text.lower(), list(known), n=1)
+    do = f"did you mean {known[near[0]]!r}?" if near else f"known: {', '.join(known.values())}"
+    raise TrainjobError(f"asked for runs in the state {text!r}, found no such state; {do}")
+
+
+def _state_filter(word: str) -> FlowRunFilterState:
+    if word in _NAMES_OF_STATES:
+        return FlowRunFilterState(name=FlowRunFilterStateName(any_=[word]))
+    return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_GOING_ON)))
+
+
+def _is_called(run: FlowRun, part: str) -> bool:
+    return any(part.lower() in name.lower() for name in (run.name, job_name(run)))
+
+
+def _due() -> FlowRunFilter:
+    soon = datetime.now(UTC) + _SOON  # clocks differ
+    return FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=soon))
+
+
+def _newest_first(client: SyncPrefectClient, where: FlowRunFilter) -> Iterator[FlowRun]:
+    for page in _pages(client, where):
+        yield from page
+
+
+def _pages(client: SyncPrefectClient, where: FlowRunFilter) -> Iterator[list[FlowRun]]:
+    for offset in range(0, _MAX_RUNS, _PAGE):
+        page = _read(client, where, offset)
+        yield page
+        if len(page) < _PAGE:
+            return
+
+
+def _read(client: SyncPrefectClient, where: FlowRunFilter, offset: int = 0) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_filter=_OF_OUR_FLOW,
+        flow_run_filter=where,
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=_PAGE,
+        offset=offset,
+    )
+
+
+def _task_runs(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> list[TaskRun]:
+    """Return the task runs of these runs, those that began last at the end."""
+    found: list[TaskRun] = []
+    while run_ids:
+        page = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids))),
+            sort=TaskRunSort.EXPECTED_START_TIME_DESC,
+            limit=_PAGE,
+            offset=len(found),
+        )
+        found += page
+        if len(page) < _PAGE:
+            break
+    return sorted(found, key=_begun)
+
+
+def _begun(task: TaskRun) -> datetime:
+    return task.start_time or task.expected_start_time or datetime.min.replace(tzinfo=UTC)

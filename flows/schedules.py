@@ -1,0 +1,201 @@
+"""Jobs that start by themselves: a deployment of the flow with the job and a cron schedule."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.client.schemas.sorting import FlowRunSort
+from pydantic import ValidationError
+
+from flows.submitting import deployments, find_deployment
+from trainjob.errors import JobError, Problem, TrainjobError
+from trainjob.job import TrainingJob
+from trainjob.job_rules import RUN_ID
+
+MADE_HERE = "trainjob-schedule"
+"""Tag of the deployments that were made here; others, such as those of prefect.yaml, stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A deployment that starts by itself.
+
+    Attributes:
+        name: That of the deployment.
+        when: Its schedules in words.
+        is_active: Whether any of them is.
+        pool: Where it runs.
+        next_start: When it is started next; None if that is not known yet.
+        is_ours: Whether `add_schedule` made it.
+    """
+
+    name: str
+    when: str
+    is_active: bool
+    pool: str | None
+    next_start: datetime | None
+    is_ours: bool
+
+
+def read_cron(cron: str, timezone: str) -> CronSchedule:
+    """Return a schedule.
+
+    Raises:
+        TrainjobError: If it is none, or the time zone is none.
+    """
+    try:
+        return CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise TrainjobError(
+            f"asked for the schedule {cron!r} in the time zone {timezone!r}, found that this is "
+            f"none ({found['msg']}); write minute, hour, day, month and weekday, such as "
+            "'0 3 * * *', and a time zone such as Europe/Berlin"
+        ) from error
+
+
+def add_schedule(
+    client: SyncPrefectClient,
+    job: TrainingJob,
+    base: DeploymentResponse,
+    name: str,
+    cron: CronSchedule,
+) -> None:
+    """Have a job started by a schedule; one of the same name that was made here is replaced.
+
+    Args:
+        client: How to reach the server.
+        job: The job, its paths absolute.
+        base: The deployment that says how it is started, and by the workers of which pool.
+        name: Name of the schedule.
+        cron: When.
+
+    Raises:
+        JobError: If the second run would find its place taken by the first.
+        TrainjobError: If a deployment has the name that was not made here.
+    """
+    refuse_shared_places(job)
+    known = find_deployment(client, name)
+    if known is not None and MADE_HERE not in known.tags:
+        raise TrainjobError(
+            f"asked for a schedule of the name {name!r}, found a deployment of that name which "
+            "this command has not made; give another --name"
+        )
+    if known is not None:
+        client.delete_deployment(known.id)  # and with it the runs that the old one has planned
+    client.create_deployment(
+        flow_id=base.flow_id,
+        name=name,
+        description=job.description or f"The job {job.name}, by a schedule.",
+        schedules=[DeploymentScheduleCreate(schedule=cron)],
+        parameters={"job": job.model_dump(mode="json")},
+        tags=sorted({*base.tags, *job.tags, MADE_HERE}),
+        **same_start(base),
+    )
+
+
+def same_start(base: DeploymentResponse) -> dict[str, Any]:
+    """Return the part of a deployment that says how and by whom its runs are started."""
+    return {
+        "entrypoint": base.entrypoint,
+        "path": base.path,
+        "pull_steps": base.pull_steps,
+        "job_variables": base.job_variables,
+        "work_pool_name": base.work_pool_name,
+        "work_queue_name": base.work_queue_name,
+        "parameter_openapi_schema": base.parameter_openapi_schema,
+        "enforce_parameter_schema": base.enforce_parameter_schema,
+        "version": base.version,
+    }
+
+
+def list_schedules(client: SyncPrefectClient) -> list[Schedule]:
+    """Return every deployment of training jobs that has a schedule, by name."""
+    return [
+        Schedule(
+            name=deployment.name,
+            when=", ".join(_words(item.schedule) for item in deployment.schedules),
+            is_active=not deployment.paused and any(s.active for s in deployment.schedules),
+            pool=deployment.work_pool_name,
+            next_start=_next_start(client, deployment),
+            is_ours=MADE_HERE in deployment.tags,
+        )
+        for deployment in deployments(client)
+        if deployment.schedules
+    ]
+
+
+def delete_schedule(client: SyncPrefectClient, name: str) -> None:
+    """Delete a schedule that was made here, and the runs that it has planned.
+
+    Raises:
+        TrainjobError: If there is none of the name, or it was not made here.
+    """
+    known = find_deployment(client, name)
+    if known is None:
+        ours = [schedule.name for schedule in list_schedules(client) if schedule.is_ours]
+        raise TrainjobError(
+            f"asked for the schedule {name!r}, found: {', '.join(ours) or 'none'}; see "
+            "`python -m flows schedule list`"
+        )
+    if MADE_HERE not in known.tags:
+        raise TrainjobError(
+            f"asked to delete the schedule {name!r}, found a deployment that this command has not "
+            "made; change it where it is kept, such as prefect.yaml, or in the UI"
+        )
+    client.delete_deployment(known.id)
+
+
+def refuse_shared_places(job: TrainingJob) -> None:
+    """See that each run of a job has places of its own, which must be empty when it starts.
+
+    Raises:
+        JobError: If not.
+    """
+    places = {f"outputs[{i}].url": channel.url for i, channel in enumerate(job.outputs)}
+    if job.logs.url is not None:
+        places["logs.url"] = job.logs.url
+    problems = [
+        Problem(
+            field,
+            "a place for every run",
+            f"{url!r}, which the second run finds taken",
+            f"write {RUN_ID} into it, which becomes the id of the run",
+        )
+        for field, url in places.items()
+        if RUN_ID not in url
+    ]
+    if problems:
+        raise JobError(f"a schedule of {job.name!r}", problems)
+
+
+def _words(schedule: Any) -> str:
+    if isinstance(schedule, CronSchedule):
+        return f"{schedule.cron} ({schedule.timezone or 'UTC'})"
+    if isinstance(schedule, IntervalSchedule):
+        return f"every {schedule.interval}"
+    return str(getattr(schedule, "rrule", schedule))
+
+
+def _next_start(client: SyncPrefectClient, deployment: DeploymentResponse) -> datetime | None:
+    now = datetime.now(UTC)
+    found: list[FlowRun] = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        flow_run_filter=FlowRunFilter(
+            expected_start_time=FlowRunFilterExpectedStartTime(after_=now)
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+        limit=1,
+    )
+    return found[0].expected_start_time if found else None

@@ -1,0 +1,54 @@
+"""A client of the Prefect server that is configured, whose troubles are told in one message."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL
+
+from flows.server import no_answer
+from trainjob.errors import TrainjobError
+
+_MAX_ANSWER_CHARS = 2000
+_REFUSED = (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+@contextmanager
+def configured_server() -> Iterator[SyncPrefectClient]:
+    """Give a client of the server that is configured; a temporary one would know of no run.
+
+    Raises:
+        TrainjobError: If none is configured, or it does not answer, or it does not as asked.
+    """
+    if not PREFECT_API_URL.value():
+        raise TrainjobError(
+            "asked for a Prefect server, found that PREFECT_API_URL is not set; set it, such as "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api after `make serve`"
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+            if problem is not None:
+                raise no_answer(problem, "start it, or correct PREFECT_API_URL")
+            yield client
+    except httpx.HTTPStatusError as error:
+        raise TrainjobError(_told(error.response)) from error
+    except httpx.TransportError as error:
+        raise no_answer(error, "try again when it is back") from error
+
+
+def _told(response: httpx.Response) -> str:
+    url, status = PREFECT_API_URL.value(), HTTPStatus(response.status_code)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return (
+            f"the Prefect server at {url!r} refuses who asks ({status} {status.phrase}); set "
+            "PREFECT_API_AUTH_STRING to the one of the server"
+        )
+    asked = f"{response.request.method} {response.request.url.path}"
+    advice = "; the deployment may be of another version: register it anew, by `make register`"
+    return (
+        f"the Prefect server at {url!r} answered {asked} with {status} {status.phrase}: "
+        f"{response.text[:_MAX_ANSWER_CHARS]}{advice if status in _REFUSED else ''}"
+    )

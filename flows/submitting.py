@@ -1,0 +1,185 @@
+"""Hands a job to the workers of a pool, and says before what may keep it from running there."""
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun, WorkerStatus
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Scheduled
+
+from flows.runs import FLOW
+from trainjob.errors import TrainjobError
+from trainjob.job import TrainingJob
+
+_POOLS = {"cpu": "cpu", "cuda": "gpu", "npu": "npu"}
+"""The deployment for jobs of a device; prefect.yaml has one of that name on the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A run that a worker is to start.
+
+    Attributes:
+        run: As the server has made it.
+        warnings: What may keep it from starting or running, one line each.
+    """
+
+    run: FlowRun
+    warnings: tuple[str, ...]
+
+
+def submit(
+    client: SyncPrefectClient,
+    job: TrainingJob,
+    deployment: DeploymentResponse,
+    data: dict[str, Any] | None = None,
+) -> Submitted:
+    """Have a worker run a job.
+
+    Args:
+        client: How to reach the server.
+        job: The job, its paths absolute.
+        deployment: What says how it is started, and by the workers of which pool.
+        data: What the run is given as the job, as somebody wrote it; absent: the whole job.
+    """
+    now = datetime.now(UTC)
+    run = client.create_flow_run_from_deployment(
+        deployment.id,
+        parameters={"job": job.model_dump(mode="json") if data is None else data},
+        state=Scheduled(scheduled_time=now),
+        # As `flows.training_job` names it when it starts, which may be later.
+        name=f"{job.name}-{now:%Y%m%d-%H%M%S}",
+        tags=sorted({*deployment.tags, *job.tags}),
+    )
+    return Submitted(run, (*pool_warnings(client, deployment), *path_warnings(job)))
+
+
+def deployment_for(
+    client: SyncPrefectClient, job: TrainingJob, pool: str | None
+) -> DeploymentResponse:
+    """Return the deployment ``training-job/POOL``.
+
+    Args:
+        client: How to reach the server.
+        job: The job; its device decides if no pool is named.
+        pool: Name of the deployment, which is that of its pool.
+
+    Raises:
+        TrainjobError: If there is none; the message names those that there are.
+    """
+    if pool is not None:
+        return deployment_named(client, pool, "--pool")
+    device = job.resources.device
+    return deployment_named(client, _POOLS[device], f"resources.device: {device}")
+
+
+def deployment_named(client: SyncPrefectClient, name: str, why: str) -> DeploymentResponse:
+    """Return the deployment ``training-job/NAME``.
+
+    Args:
+        client: How to reach the server.
+        name: Its name.
+        why: What asks for it, for the message.
+
+    Raises:
+        TrainjobError: If there is none; the message names those that there are.
+    """
+    found = find_deployment(client, name)
+    if found is not None:
+        return found
+    known = ", ".join(deployment.name for deployment in deployments(client)) or "none"
+    raise TrainjobError(
+        f"asked for the deployment '{FLOW}/{name}' ({why}), found: {known}; give --pool with "
+        "one of these, or register those of prefect.yaml by `make register`"
+    )
+
+
+def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    """Return the deployment ``training-job/NAME``; None if there is none."""
+    try:
+        return client.read_deployment_by_name(f"{FLOW}/{name}")
+    except ObjectNotFound:
+        return None
+
+
+def deployment_of(client: SyncPrefectClient, run: FlowRun) -> DeploymentResponse | None:
+    """Return what a run was started from; None if nothing, or if that is gone."""
+    return None if run.deployment_id is None else _deployment(client, run.deployment_id)
+
+
+def deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """Return all deployments of training jobs, by name."""
+    flow = FlowFilter(name=FlowFilterName(any_=[FLOW]))
+    found = client.read_deployments(flow_filter=flow)
+    return sorted(found, key=lambda deployment: deployment.name)
+
+
+def pool_warnings(client: SyncPrefectClient, deployment: DeploymentResponse) -> Iterator[str]:
+    """Yield why no worker would start a run of a deployment now."""
+    name = deployment.work_pool_name
+    if name is None:
+        yield f"the deployment {deployment.name!r} has no work pool, so no worker starts its runs"
+        return
+    if deployment.paused:
+        yield f"the deployment {deployment.name!r} is paused: its schedules start nothing"
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        yield f"the work pool {name!r} does not exist: create it, by `make register`"
+        return
+    if pool.is_paused:
+        yield f"the work pool {name!r} is paused: resume it, by `prefect work-pool resume {name}`"
+    workers = client.read_workers_for_work_pool(name)
+    if not any(worker.status == WorkerStatus.ONLINE for worker in workers):
+        yield (
+            f"no worker of the pool {name!r} is online, so the run waits; start one, by "
+            f"`prefect worker start --pool {name}`"
+        )
+
+
+def path_warnings(job: TrainingJob) -> Iterator[str]:
+    """Yield the folders of this machine that a job names, if its workers may be on another."""
+    if _is_here(PREFECT_API_URL.value() or ""):
+        return
+    for field, url in _urls(job):
+        if "://" not in url or url.startswith(("file://", "git+file://")):
+            yield (
+                f"{field}: {url} is a folder of the machine of the worker, which may not be this "
+                "one; see that it is there, or use a store"
+            )
+
+
+def _deployment(client: SyncPrefectClient, deployment_id: UUID) -> DeploymentResponse | None:
+    try:
+        return client.read_deployment(deployment_id)
+    except ObjectNotFound:
+        return None
+
+
+def _is_here(url: str) -> bool:
+    """Tell whether the server, and with it most likely its workers, is on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _urls(job: TrainingJob) -> Iterator[tuple[str, str]]:
+    parts: list[tuple[str, Any]] = [
+        ("algorithm.code.url", job.algorithm.code.url),
+        *((f"inputs[{i}].url", channel.url) for i, channel in enumerate(job.inputs)),
+        *((f"outputs[{i}].url", channel.url) for i, channel in enumerate(job.outputs)),
+        ("checkpoints.url", job.checkpoints.url if job.checkpoints else None),
+        ("logs.url", job.logs.url),
+    ]
+    return ((field, url) for field, url in parts if url is not None)

@@ -1,0 +1,165 @@
+"""Draining pools of a real server, whose runs these tests move by hand."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Running
+
+from deployments.drain import drain, main, resume
+from tests.waiting import PATIENCE_S, wait_until
+
+
+@flow(name="drained")
+def drained() -> None:
+    """Stand for a flow whose runs these tests make."""
+
+
+@pytest.fixture
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def pool(client: SyncPrefectClient) -> Iterator[str]:
+    """Make a pool that no worker serves."""
+    name = f"pool-{uuid4().hex[:8]}"
+    client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+    yield name
+    client.delete_work_pool(name)
+
+
+def submitted(client: SyncPrefectClient, pool: str, name: str) -> FlowRun:
+    flow_id = client.create_flow(drained)
+    deployment = client.create_deployment(flow_id, f"on-{pool}", work_pool_name=pool)
+    return client.create_flow_run_from_deployment(deployment, name=name)
+
+
+def begun(client: SyncPrefectClient, pool: str, name: str) -> FlowRun:
+    run = submitted(client, pool, name)
+    client.set_flow_run_state(run.id, Running(), force=True)
+    return run
+
+
+def test_a_drained_pool_waits_for_what_runs_and_keeps_what_does_not(
+    client: SyncPrefectClient, pool: str
+) -> None:
+    run = begun(client, pool, "digits-1")
+    submitted(client, pool, "digits-2")
+    said: list[str] = []
+    results: list[bool] = []
+
+    def drain_it() -> None:
+        with get_client(sync_client=True) as own:
+            results.append(drain(own, [pool], said.append, poll_s=0.05))
+
+    draining = threading.Thread(target=drain_it)
+    draining.start()
+    wait_until(lambda: "waits for 1 run: digits-1 (Running)" in said)
+    assert client.read_work_pool(pool).is_paused
+    client.set_flow_run_state(run.id, Completed(), force=True)
+    draining.join(PATIENCE_S)
+
+    assert results == [True]
+    assert said[0] == f"{pool}: takes no new runs"
+    assert said[-1] == f"{pool}: nothing runs; left for --resume: 1 run; no worker is online"
+    assert client.read_work_pool(pool).is_paused
+
+
+def test_waiting_ends_at_its_timeout_and_the_pool_stays_paused(
+    client: SyncPrefectClient, pool: str
+) -> None:
+    begun(client, pool, "endless")
+    said: list[str] = []
+
+    assert not drain(client, [pool], said.append, timeout_s=0, poll_s=0.05)
+
+    assert "the pools stay paused" in said[-1]
+    assert client.read_work_pool(pool).is_paused
+
+
+def test_runs_of_other_pools_are_not_waited_for(client: SyncPrefectClient, pool: str) -> None:
+    other = f"other-{pool}"
+    client.create_work_pool(WorkPoolCreate(name=other, type="process"))
+    begun(client, other, "elsewhere")
+
+    assert drain(client, [pool], lambda _line: None, timeout_s=0, poll_s=0.05)
+
+    assert not client.read_work_pool(other).is_paused
+    client.delete_work_pool(other)
+
+
+def test_a_resumed_pool_takes_runs_and_says_that_nobody_serves_it(
+    client: SyncPrefectClient, pool: str
+) -> None:
+    drain(client, [pool], lambda _line: None, poll_s=0.05)
+    said: list[str] = []
+
+    resume(client, [pool], said.append)
+
+    assert said == [f"{pool}: takes runs again, but no worker of it is online"]
+    assert not client.read_work_pool(pool).is_paused
+
+
+def test_an_unknown_pool_is_told_with_those_that_there_are(
+    pool: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["nowhere"]) == 1
+
+    error = capsys.readouterr().err
+    assert "asked for the pool nowhere" in error
+    assert pool in error
+
+
+def test_a_worker_is_stopped_when_nothing_runs_any_more(
+    pool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.drain._POLL_S", 0.05)
+    # What is known of a worker from outside: the words that it was started with.
+    waits = [sys.executable, "-c", "import signal; signal.pause()", "worker", "start"]
+    worker = subprocess.Popen(waits)
+
+    code = main([pool, "--stop", str(worker.pid)])
+
+    assert worker.wait(PATIENCE_S) < 0
+    assert code == 0
+    assert f"worker {worker.pid} has stopped" in capsys.readouterr().out
+
+
+def test_a_process_that_is_no_worker_is_not_stopped_and_nothing_is_paused(
+    client: SyncPrefectClient, pool: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([pool, "--stop", str(os.getpid())]) == 1
+
+    assert "asked to stop the worker" in capsys.readouterr().err
+    assert not client.read_work_pool(pool).is_paused
+
+
+def test_without_a_server_it_says_which_variable_names_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert main([]) == 1
+
+    assert "PREFECT_API_URL not set" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://me:secret@127.0.0.1:1/api"}):
+        assert main([]) == 1
+
+    error = capsys.readouterr().err
+    assert "127.0.0.1:1/api" in error
+    assert "secret" not in error

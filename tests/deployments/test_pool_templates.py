@@ -1,0 +1,115 @@
+"""The templates of pools, read by the classes of Prefect that make processes and pods of them."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.base import BaseJobConfiguration
+from prefect.workers.process import ProcessJobConfiguration
+
+from deployments.work_pools import KINDS, POOLS, Kind, PoolName, base_job_template
+
+_C = TypeVar("_C", bound=BaseJobConfiguration)
+IMAGE = "registry.example.com/trainjob:1"
+CARDS = {"gpu": "nvidia.com/gpu", "npu": "huawei.com/Ascend910"}
+
+
+@pytest.fixture(autouse=True)
+def server_that_nobody_asks() -> Iterator[None]:
+    """Let Prefect make a client, which it never uses, without starting a server."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        yield
+
+
+def configured(configuration: type[_C], kind: Kind, pool: PoolName, **variables: Any) -> _C:
+    """Return what a worker of the pool would start for a run."""
+    template = base_job_template(kind, pool, IMAGE)
+    # Prefect's decorator of this method hides what it returns.
+    made = cast(_C, asyncio.run(configuration.from_template_and_values(template, variables)))
+    made.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="digits-1"))
+    return made
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_process_knows_what_the_automations_count_on(pool: PoolName) -> None:
+    made = configured(ProcessJobConfiguration, "process", pool)
+
+    assert made.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert made.env["PREFECT_LOGGING_EXTRA_LOGGERS"] == "trainjob"
+
+
+def test_what_a_deployment_says_of_the_environment_is_added_to_that_of_its_pool() -> None:
+    env = {"PREFECT_CLIENT_MAX_RETRIES": "2", "MINE": "1"}
+
+    made = configured(ProcessJobConfiguration, "process", "cpu", env=env)
+
+    assert (made.env["MINE"], made.env["PREFECT_CLIENT_MAX_RETRIES"]) == ("1", "2")
+    assert made.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+
+
+def test_a_process_template_says_all_that_a_process_can_be_told() -> None:
+    template = base_job_template("process", "cpu")
+
+    assert set(template["job_configuration"]) == set(ProcessJobConfiguration.json_template())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_field_of_a_pool_has_a_title_and_help(kind: Kind, pool: PoolName) -> None:
+    fields = base_job_template(kind, pool)["variables"]["properties"]
+
+    assert [name for name, field in fields.items() if not field.get("title")] == []
+    assert [name for name, field in fields.items() if not field.get("description")] == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_container_has_room_to_talk_and_the_cards_of_its_pool(pool: PoolName) -> None:
+    docker = pytest.importorskip("prefect_docker.worker", reason="needs the extra docker")
+
+    made = configured(docker.DockerWorkerJobConfiguration, "docker", pool, shm_size="2g")
+
+    container = made.container_create_kwargs
+    assert (made.image, container["shm_size"], container["init"]) == (IMAGE, "2g", True)
+    gpus = [{"driver": "nvidia", "count": 1, "capabilities": [["gpu"]]}]
+    assert container.get("device_requests") == (gpus if pool == "gpu" else None)
+    assert container.get("runtime") == ("ascend" if pool == "npu" else None)
+    assert made.env.get("ASCEND_VISIBLE_DEVICES") == ("0" if pool == "npu" else None)
+    assert made.env["TRAINJOB_HOME"] == "/opt/trainjob"
+
+
+def test_a_container_gets_the_network_memory_and_cores_that_it_is_given() -> None:
+    docker = pytest.importorskip("prefect_docker.worker", reason="needs the extra docker")
+    given = {"networks": ["lab"], "mem_limit": "32g", "cores": "0-3"}
+
+    made = configured(docker.DockerWorkerJobConfiguration, "docker", "cpu", **given)
+
+    assert made.networks == ["lab"]
+    assert (made.mem_limit, made.memswap_limit) == ("32g", "32g")
+    assert made.container_create_kwargs["cpuset_cpus"] == "0-3"
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_job_of_kubernetes_is_one_and_has_the_cards_of_its_pool(pool: PoolName) -> None:
+    worker = pytest.importorskip("prefect_kubernetes.worker", reason="needs the extra kubernetes")
+    validator = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    given = {"namespace": "lab", "node_selector": {"zone": "a"}}
+
+    made = configured(worker.KubernetesWorkerJobConfiguration, "kubernetes", pool, **given)
+
+    job = made.job_manifest
+    pod = job["spec"]["template"]["spec"]
+    for misplaced in ("parallelism", "completions"):  # prefect-kubernetes wants them in the pod
+        pod.pop(misplaced)
+    validator.validate(job, "1.30", strict=True)
+    [container] = pod["containers"]
+    shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}
+    assert shm in pod["volumes"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    cards = {CARDS[pool]: 1} if pool in CARDS else {}
+    assert container["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", **cards}
+    assert (job["metadata"]["namespace"], pod["nodeSelector"]) == ("lab", {"zone": "a"})
+    assert container["image"] == IMAGE

@@ -1,0 +1,52 @@
+"""`python -m deployments.register` as a whole, on a real server: idempotent, with a line each."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+
+from deployments.automations import automations
+from deployments.work_pools import POOLS
+
+ROOT = Path(__file__).parents[2]
+
+
+def registered(server: str) -> list[str]:
+    """Register everything and return the lines that were printed."""
+    env = os.environ | {"PREFECT_API_URL": server}
+    command = [sys.executable, "-m", "deployments.register"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_registering_again_leaves_everything_and_what_a_person_switched_on(
+    prefect_server: str,
+) -> None:
+    first = registered(prefect_server)
+    with get_client(sync_client=True) as client:
+        nightly = client.read_deployment_by_name("training-job/nightly")
+        [schedule] = nightly.schedules
+        client.update_deployment_schedule(nightly.id, schedule.id, active=True)
+
+        second = registered(prefect_server)
+
+        [kept] = client.read_deployment_by_name("training-job/nightly").schedules
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
+        for deployment in client.read_deployments():
+            if (deployment.entrypoint or "").startswith("flows."):
+                client.delete_deployment(deployment.id)
+        for pool in POOLS:
+            client.delete_work_pool(pool)
+    assert not schedule.active
+    assert (kept.active, kept.id) == (True, schedule.id)
+    things = [line[9:] for line in first]
+    assert things == [line[9:] for line in second]
+    assert {f"automation {automation.name!r}" for automation in automations(90)} <= set(things)
+    assert "pool gpu (process)" in things
+    assert "deployment training-job/npu" in things
+    assert {line.split()[0] for line in first} <= {"created", "left"}
+    assert {line.split()[0] for line in second} == {"left"}

@@ -1,0 +1,88 @@
+"""Changes to a job as they are typed: what a value becomes, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs import make_job
+from trainjob.errors import JobError
+from trainjob.job_changes import changed_job
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    return make_job(tmp_path, hyperparameters={"lr": 0.1, "layers": [8, 4]}, env={"LEVEL": "1"})
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ("hyperparameters.lr=1e-3", ("hyperparameters", "lr"), 0.001),
+        ("hyperparameters.lr=no", ("hyperparameters", "lr"), "no"),
+        ("hyperparameters.lr='1'", ("hyperparameters", "lr"), "1"),
+        ("hyperparameters.lr=", ("hyperparameters", "lr"), ""),
+        ("hyperparameters.layers=[16, 8]", ("hyperparameters", "layers"), [16, 8]),
+        ("+hyperparameters.seed=3", ("hyperparameters", "seed"), 3),
+        ("env.LEVEL=2", ("env", "LEVEL"), "2"),
+        ("+env.COLOR=a=b: [c", ("env", "COLOR"), "a=b: [c"),
+        ("description=12", ("description",), "12"),
+        ("name=2026", ("name",), "2026"),
+        ("limits.auto_restart=3", ("limits", "auto_restart"), 3),
+        ("limits.target={metric: loss, at_most: 1}", ("limits", "target", "at_most"), 1),
+        ("checkpoints.url=/tmp/c", ("checkpoints", "url"), "/tmp/c"),
+        ("inputs[0].name=other", ("inputs", 0, "name"), "other"),
+    ],
+)
+def test_a_value_is_of_the_type_that_the_job_wants(
+    job: dict[str, Any], change: str, field: tuple[Any, ...], value: Any
+) -> None:
+    changed, _ = changed_job(job, [change], "job")
+
+    found: Any = changed.model_dump(mode="json")
+    for part in field:
+        found = found[part]
+    assert found == value
+    assert type(found) is type(value) or isinstance(value, int)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("hyperparameters.lrr=1", "did you mean 'lr'? Write +hyperparameters.lrr="),
+        ("env.LEVELS=1", "did you mean 'LEVEL'?"),
+        ("limit.auto_stop=1h", "did you mean 'limits'?"),
+        ("limits.auto_stopp=1h", "did you mean 'auto_stop'?"),
+        ("limits.auto_stop=soon", "limits.auto_stop: asked for a duration with its unit"),
+        ("hyperparameters.lr=null", "hyperparameters.lr: asked for"),
+        ("hyperparameters.lr={a: 1}", "hyperparameters.lr: asked for"),
+        ("inputs[3].url=x", "found 1 there"),
+        ("name.first=x", "found 'copy' above it"),
+        ("hyperparameters.lr", "asked for KEY=VALUE"),
+        ("=3", "asked for KEY=VALUE"),
+    ],
+)
+def test_what_the_job_does_not_have_is_refused(
+    job: dict[str, Any], change: str, expected: str
+) -> None:
+    with pytest.raises(JobError) as raised:
+        changed_job(job, [change], "job")
+
+    assert expected in str(raised.value)
+
+
+def test_the_old_job_is_left_as_it_is(job: dict[str, Any]) -> None:
+    before = repr(job)
+
+    changed_job(job, ["hyperparameters.lr=1", "limits.auto_stop=1h"], "job")
+
+    assert repr(job) == before
+
+
+def test_a_job_that_was_wrong_can_be_mended(job: dict[str, Any]) -> None:
+    wrong = job | {"launcher": "single", "resources": {"processes_per_node": 2}}
+
+    changed, data = changed_job(wrong, ["launcher=torchrun"], "job")
+
+    assert changed.launcher == "torchrun"
+    assert data["launcher"] == "torchrun"
