@@ -41,6 +41,11 @@ class RequirementLine:
         return self.text.startswith("-") and not self.is_editable
 
     @property
+    def is_unread_file(self) -> bool:
+        """Whether it includes a file that is not there to be read."""
+        return _INCLUDES.fullmatch(self.text) is not None
+
+    @property
     def is_editable(self) -> bool:
         """Whether it asks for a package that stays where it lies."""
         return _EDITABLE.match(self.text) is not None

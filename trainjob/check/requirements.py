@@ -36,7 +36,7 @@ def requirement_problems(
     problems: list[Problem] = []
     unknown: list[str] = []
     for line in requirement_lines(code_dir):
-        if line.is_option or line.is_constraint:
+        if (line.is_option or line.is_constraint) and not line.is_unread_file:
             continue
         asked = line.requirement
         if asked is None:

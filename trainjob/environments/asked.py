@@ -73,7 +73,7 @@ def _problems_of(line: RequirementLine, kept: dict[str, str]) -> list[Problem]:
     if line.is_editable:
         found = "an editable install, whose code is gone with the run"
         return [Problem(_FIELD, asked, found, "write the path without -e")]
-    if line.text.startswith(("-r", "--requirement", "-c", "--constraint")):
+    if line.is_unread_file:
         return [Problem(_FIELD, asked, "no such file in the code", "put it there")]
     requirement = line.requirement
     name = canonicalize_name(requirement.name) if requirement else None

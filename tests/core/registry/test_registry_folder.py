@@ -185,7 +185,8 @@ def test_a_process_that_is_killed_while_it_saves_leaves_whole_versions_only(regi
 
     versions = registry.survey("dataset", "digits").records
     assert [version.version for version in versions] == list(range(1, len(versions) + 1))
-    assert registry.add(dataset()).version == len(versions) + 1
+    # The number that it was about to use may be lost, and none is given twice.
+    assert registry.add(dataset()).version - len(versions) in (1, 2)
 
 
 def test_what_a_killed_process_left_is_removed_later_and_nothing_else(registry) -> None:
@@ -200,7 +201,7 @@ def test_what_a_killed_process_left_is_removed_later_and_nothing_else(registry) 
     registry.add(dataset())
 
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["1.yaml", "2.yaml", *names[1:]]
+        [".given-2", "1.yaml", "2.yaml", *names[1:]]
     )
 
 
