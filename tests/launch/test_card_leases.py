@@ -1,5 +1,6 @@
 """Cards belong to one run at a time, and are free again however that run ends."""
 
+import fcntl
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from tests.processes import marked_processes
 from tests.waiting import wait_until
 from trainjob.errors import LaunchError
 from trainjob.launch import card_leases, devices
+from trainjob.launch.card_claims import Claims
 from trainjob.launch.card_leases import leased_cards
 from trainjob.launch.launch import Lease
 from trainjob.launch.training import run_training
@@ -286,3 +288,36 @@ def test_nothing_that_ranks_leave_behind_keeps_their_cards(make_launch: MakeLaun
         run_training(launch := make_launch(script, device="npu", lease=lease))
 
         assert f"'{lease.claim}'" not in launch.rank_log(0).read_text()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"run": "newer", "pid": 1, "count": 1, "among": ["npu:0"], "has": ["npu:0"], "new": 1},
+        {"has": ["npu:0"]},
+    ],
+    ids=["a-newer-one", "the-least"],
+)
+def test_a_claim_of_another_version_counts(tmp_path: Path, said) -> None:
+    folder = tmp_path / "cards"
+    folder.mkdir()
+    with (folder / "00000001.claim").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(json.dumps(said))
+        other.flush()
+
+        with take() as lease:
+            assert choices(lease) == ["1"]
+
+
+def test_a_driver_that_hangs_holds_up_no_other_run(start, monkeypatch) -> None:
+    """Cards in use are asked for outside of the lock that all runs of the machine share."""
+
+    def ask(_device: str) -> set[str]:
+        with Claims().alone():
+            return {"npu:0"}
+
+    monkeypatch.setattr(card_leases, "cards_in_use", ask)
+
+    with take() as lease:
+        assert choices(lease) == ["1"]

@@ -96,3 +96,29 @@ def test_a_card_is_named_after_its_file_and_chosen_by_its_place(machine):
 def test_a_card_has_one_name_whether_chosen_by_its_place_or_its_uuid():
     assert names("cuda", CUDA_VISIBLE_DEVICES="2,3") == ["cuda:2", "cuda:3"]
     assert names("cuda", CUDA_VISIBLE_DEVICES="GPU-8932f937-d72c,GPU-46") == ["cuda:2", "cuda:3"]
+
+
+def test_cards_are_counted_in_the_order_of_their_buses(machine, tmp_path, monkeypatch):
+    """The numbers of the files need not follow it: on an A100 system they do not."""
+    for name in ("nvidia2", "nvidia3"):
+        (machine / name).unlink()
+    for bus, minor in (("0000:3b:00.0", 1), ("0000:af:00.0", 0)):
+        folder = tmp_path / "gpus" / bus
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(f"GPU UUID: \t GPU-{minor}\nDevice Minor: \t {minor}\n")
+    monkeypatch.setattr(devices, "_NVIDIA_DIR", tmp_path / "gpus")
+
+    assert names("cuda") == ["cuda:1", "cuda:0"]
+    assert names("cuda", CUDA_VISIBLE_DEVICES="0") == ["cuda:1"]
+
+
+def test_parts_of_one_card_count_each(machine):
+    for name in ("nvidia1", "nvidia2", "nvidia3"):
+        (machine / name).unlink()
+
+    assert num_devices("cuda", {"CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b"}) == 2
+
+
+@pytest.mark.usefixtures("machine", "driver")
+def test_a_card_that_is_chosen_twice_in_two_ways_is_one():
+    assert num_devices("cuda", {"CUDA_VISIBLE_DEVICES": "2,GPU-8932f937"}) == 1

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trainjob.errors import LaunchError
 
@@ -104,8 +105,7 @@ class Claims:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                said = json.load(opened)
-                return Claim(**said | {key: tuple(said[key]) for key in ("among", "has")})
+                return _claim_of(json.load(opened))
             file.unlink()
             return None
 
@@ -131,6 +131,17 @@ class Claims:
                 "every user who trains on this machine write there (mode 1777), or have all of "
                 f"them set {FOLDER_ENV} to another folder of this machine"
             ) from error
+
+
+def _claim_of(said: dict[str, Any]) -> Claim:
+    """Return what a claim says; that of another version of ours may say more, or less."""
+    return Claim(
+        run=str(said.get("run", "of another version")),
+        pid=int(said.get("pid", 0)),
+        count=int(said.get("count", 0)),
+        among=tuple(said.get("among", ())),
+        has=tuple(said.get("has", ())),
+    )
 
 
 @dataclass

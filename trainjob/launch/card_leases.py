@@ -77,6 +77,8 @@ def _wait(
     """Wait for the cards of a claim, and return them in ascending order."""
     deadline = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
     count, told = held.claim.count, ""
+    # A driver that hangs must hold up no other run, so not while the claims are ours alone.
+    in_use = cards_in_use(device) if len(cards) > count else set()
     while True:
         with claims.alone():
             living = claims.living()
@@ -84,7 +86,7 @@ def _wait(
             free = [card for card in cards if card.name not in taken]
             before = _waiting_before(held, living)
             if len(free) >= count and not before:
-                chosen = free if len(free) == count else _idle_first(device, free)[:count]
+                chosen = sorted(free, key=lambda card: card.name in in_use)[:count]
                 held.take(tuple(card.name for card in chosen))
                 return tuple(card for card in cards if card in chosen)
         asked = f"{counted(count, 'card')} of {device}"
@@ -109,11 +111,6 @@ def _waiting_before(held: HeldClaim, living: Mapping[int, Claim]) -> list[Claim]
         for number, claim in living.items()
         if number < held.number and not claim.has and not wanted.isdisjoint(claim.among)
     ]
-
-
-def _idle_first(device: Device, cards: list[Card]) -> list[Card]:
-    in_use = cards_in_use(device)
-    return sorted(cards, key=lambda card: card.name in in_use)
 
 
 def _why(held: HeldClaim, living: Iterable[Claim], num_before: int) -> str:

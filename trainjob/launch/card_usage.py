@@ -47,7 +47,7 @@ def noting_card_usage(device: Device, lease: Lease | None) -> Iterator[None]:
             yield
         finally:
             ended.set()
-            thread.join()
+            thread.join(_LOOK_S)  # a sick card makes the driver hang, which is no reason to wait
             for name, usage in usages.items():
                 if usage.busy_percents:
                     emit(Noted(f"card {name}: {usage}"))

@@ -31,7 +31,7 @@ def visible_cards(device: Device, environ: Mapping[str, str]) -> tuple[Card, ...
     chosen = environ.get(VISIBLE_VARIABLES.get(device, ""))
     if chosen is None:
         return present
-    found = [*dict.fromkeys(_chosen(device, chosen, present))][: len(present)]
+    found = [*{card.name: card for card in _chosen(device, chosen, present)}.values()]
     if all(card in present for card in found):
         found.sort(key=present.index)
     return tuple(found)
@@ -43,7 +43,7 @@ def num_devices(device: Device, environ: Mapping[str, str]) -> int:
 
 
 def _present(device: Device) -> tuple[Card, ...]:
-    """Return the cards that are here, each chosen by its place in the order of their files.
+    """Return the cards that are here, each chosen by its place in the order of their buses.
 
     CUDA counts in another order, the fastest first, unless CUDA_DEVICE_ORDER says PCI_BUS_ID, as
     ranks are told.
@@ -52,7 +52,27 @@ def _present(device: Device) -> tuple[Card, ...]:
         return ()
     matches = (_FILES[device].fullmatch(path.name) for path in DEV_DIR.iterdir())
     minors = sorted(int(match[1]) for match in matches if match)
+    if device == "cuda":
+        minors = _by_bus(minors)
     return tuple(Card(f"{device}:{minor}", str(place)) for place, minor in enumerate(minors))
+
+
+def _by_bus(minors: list[int]) -> list[int]:
+    """Return the numbers of device files in the order of the buses, if the driver tells of all.
+
+    They need not be the same: https://github.com/NVIDIA/nvidia-installer/issues/21
+    """
+    told = [minor for _, minor in _told_by_driver() if minor in minors]
+    return told if len(told) == len(minors) else minors
+
+
+def _told_by_driver() -> Iterator[tuple[str, int]]:
+    """Yield UUID and number of the device file of each NVIDIA card, in the order of the buses."""
+    for file in sorted(_NVIDIA_DIR.glob("*/information")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        uuid, minor = _UUID.search(text), _MINOR.search(text)
+        if uuid and minor:
+            yield uuid[1], int(minor[1])
 
 
 def _chosen(device: Device, words: str, present: tuple[Card, ...]) -> Iterator[Card]:
@@ -73,9 +93,7 @@ def _chosen(device: Device, words: str, present: tuple[Card, ...]) -> Iterator[C
 
 def _name_of(device: Device, uuid: str) -> str:
     """Return the name of the card with a UUID, or with one that begins so."""
-    for file in sorted(_NVIDIA_DIR.glob("*/information")):
-        text = file.read_text(encoding="utf-8", errors="replace")
-        own, minor = _UUID.search(text), _MINOR.search(text)
-        if own and minor and own[1].startswith(uuid):
-            return f"{device}:{minor[1]}"
+    for own, minor in _told_by_driver():
+        if own.startswith(uuid):
+            return f"{device}:{minor}"
     return uuid  # of a part of a card (MIG), or the driver does not say

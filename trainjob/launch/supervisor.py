@@ -212,10 +212,10 @@ class Supervisor:
         return ready
 
     def _wake_at_end_of(self, pid: int) -> None:
-        """Have the end of a process seen at once, where the kernel can tell (Linux 5.3)."""
+        """Have the end of a process seen at once, where kernel and Python can tell (Linux 5.3)."""
         try:
             self._ends.append(os.pidfd_open(pid))
-        except OSError:  # it has ended, or it is an older kernel: whoever looks often sees it too
+        except (AttributeError, OSError):  # they cannot, or it has ended: looking often sees it too
             self._looks_often = True
 
     def _look_at_ranks(self) -> None:
