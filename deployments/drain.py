@@ -5,16 +5,12 @@ that has begun; the rest waits in the pool for ``--resume``.
 """
 
 import argparse
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 
-from httpx import HTTPError
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import (
@@ -27,7 +23,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 
-from deployments.connection import configured_server
+from deployments.worker_process import worker_of
+from flows.server_client import configured_server
 from trainjob.errors import TrainjobError
 from trainjob.values import counted
 
@@ -35,34 +32,24 @@ Say = Callable[[str], None]
 
 _HAS_PROCESS = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _POLL_S = 2.0
-_STOP_TIMEOUT_S = 60.0
 _MAX_NAMES = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Drain or resume pools and return the exit code: 1 if something still runs."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.resume and not arguments.pools:
+        # Not all: one may be paused for another reason, and by somebody else.
+        parser.error("--resume needs the names of the pools that are to take runs again")
     try:
-        with configured_server() as client:
-            pools = _known(client, arguments.pools)
-            if arguments.resume:
-                resume(client, pools, _say)
-                return 0
-            worker = None if arguments.stop is None else _worker(arguments.stop)
-            if not drain(client, pools, _say, timeout_s=arguments.timeout, poll_s=_POLL_S):
-                return 1
-        if worker is not None:
-            _stop(worker)
+        return _drain_or_resume(arguments)
     except TrainjobError as error:
         _complain(str(error))
         return 1
-    except HTTPError as error:
-        _complain(f"asked Prefect's server, found no answer any more ({error}); run this again")
-        return 1
     except KeyboardInterrupt:
-        _complain("stopped waiting; the pools stay paused, --resume lets them go on")
+        _complain("stopped waiting; the pools stay paused until `--resume POOL ...`")
         return 130
-    return 0
 
 
 def drain(
@@ -89,7 +76,7 @@ def drain(
         client.update_work_pool(pool, WorkPoolUpdate(is_paused=True))
         say(f"{pool}: takes no new runs")
     if not _wait_until_idle(client, pools, say, timeout_s, poll_s):
-        say(f"still running after {timeout_s:g} s; the pools stay paused, --resume ends that")
+        say(f"still running after {timeout_s:g} s; the pools stay paused until `--resume POOL ...`")
         return False
     for pool in pools:
         say(f"{pool}: nothing runs; {_left_text(client, pool)}")
@@ -109,6 +96,24 @@ def resume(client: SyncPrefectClient, pools: Sequence[str], say: Say) -> None:
         workers = _online_workers(client, pool)
         by = f"by {', '.join(workers)}" if workers else "but no worker of it is online"
         say(f"{pool}: takes runs again, {by}")
+
+
+def _drain_or_resume(arguments: argparse.Namespace) -> int:
+    with ExitStack() as held:
+        client = held.enter_context(configured_server())
+        pools = _known(client, arguments.pools)
+        if arguments.resume:
+            resume(client, pools, _say)
+            return 0
+        worker = None
+        if arguments.stop is not None:
+            worker = held.enter_context(worker_of(pools, arguments.stop))
+        if not drain(client, pools, _say, timeout_s=arguments.timeout, poll_s=_POLL_S):
+            return 1
+        if worker is not None:
+            worker.stop()
+            _say(f"worker {worker.pid} has stopped")
+    return 0
 
 
 def _wait_until_idle(
@@ -182,52 +187,18 @@ def _online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
     return sorted(worker.name for worker in workers if worker.status == WorkerStatus.ONLINE)
 
 
-def _worker(pid: int) -> int:
-    """Return the id of a process of this machine after seeing that it is a worker."""
-    words: list[str] = []
-    with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    if "worker" not in words or "start" not in words:
-        found = f"`{' '.join(words).strip()}`" if any(words) else "no such process"
-        raise TrainjobError(
-            f"asked to stop the worker with the process id {pid}, found {found}; "
-            "give the id of a `prefect worker start` of this machine"
-        )
-    return pid
-
-
-def _stop(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while _is_alive(pid):
-        if time.monotonic() > deadline:
-            raise TrainjobError(
-                f"asked the worker with the process id {pid} to stop, found it there after "
-                f"{_STOP_TIMEOUT_S:g} s; end it by SIGKILL, since nothing runs"
-            )
-        time.sleep(0.1)
-    _say(f"worker {pid} has stopped")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deployments.drain",
         description="Pause pools and wait until nothing of them runs.",
     )
-    parser.add_argument("pools", nargs="*", metavar="POOL", help="name of a pool; none: all pools")
-    parser.add_argument("--resume", action="store_true", help="let the pools take runs again")
+    parser.add_argument(
+        "pools", nargs="*", metavar="POOL", help="name of a pool; none: all are drained"
+    )
+    parser.add_argument("--resume", action="store_true", help="let these pools take runs again")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait")
     parser.add_argument(
-        "--stop", type=int, metavar="PID", help="then stop this worker of this machine"
+        "--stop", type=int, metavar="PID", help="then stop this worker of one of the pools"
     )
     return parser
 

@@ -39,25 +39,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def let_jobs_leave(workers: Collection[int], timeout_s: float = LEAVE_TIMEOUT_S) -> set[int]:
-    """Ask the flow processes of workers to leave, once each, and wait for that.
+    """Ask the flow processes that workers have now to leave, and wait for that.
+
+    What a worker starts meanwhile, such as in the places that become free below its limit, is left
+    alone: asked so early, it would be Crashed before it could ask for a restart.
 
     Args:
         workers: Process ids of workers of this machine.
         timeout_s: How long to wait.
 
     Returns:
-        The processes that are still there.
+        Those that are still there.
     """
     deadline = time.monotonic() + timeout_s
-    asked: set[int] = set()
-    while (flows := _children(workers)) and time.monotonic() < deadline:
-        # A second SIGTERM would interrupt the saving.
-        for pid in flows - asked:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        asked |= flows
+    asked = _children(workers)
+    for pid in asked:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    while (left := asked & _children(workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return flows
+    return left
 
 
 def _children(parents: Collection[int]) -> set[int]:

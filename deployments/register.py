@@ -14,9 +14,9 @@ from prefect.exceptions import ObjectNotFound
 from blocks.object_store import ObjectStore
 from deployments.automations import default_dead_after_s, register_automations
 from deployments.changes import Change
-from deployments.connection import configured_server
 from deployments.flow_deployments import deploy_all
 from deployments.work_pools import KINDS, POOLS, Kind, PoolName, PoolSpec, ensure_pool
+from flows.server_client import configured_server
 from trainjob.errors import TrainjobError
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Register everything, with a line for each thing, and return the exit code."""
     arguments = _parser().parse_args(argv)
     kinds: dict[PoolName, Kind] = dict(arguments.kinds)
-    pools = [PoolSpec(name, kinds.get(name), arguments.image) for name in POOLS]
+    pools = _pools(kinds, arguments.image)
     try:
         with configured_server() as client:
             for change in register(client, pools, force=arguments.force):
@@ -59,6 +59,14 @@ def register(
     yield from deploy_all(client)
 
 
+def _pools(kinds: dict[PoolName, Kind], image: str | None) -> list[PoolSpec]:
+    """Return what the pools are to be; the image is for those that are named, or for all."""
+    with_image = kinds or POOLS
+    return [
+        PoolSpec(name, kinds.get(name), image if name in with_image else None) for name in POOLS
+    ]
+
+
 def _register_block_type(client: SyncPrefectClient) -> Change:
     what = f"block type {ObjectStore.get_block_type_name()!r}"
     try:
@@ -87,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="POOL=KIND",
         help=f"one of {', '.join(POOLS)} is of this kind: {', '.join(KINDS)}; not named: as it is",
     )
-    parser.add_argument("--image", help="the image that containers start in")
+    parser.add_argument(
+        "--image", help="the image that containers of the named pools, or of all, start in"
+    )
     parser.add_argument(
         "--force", action="store_true", help="replace templates that were changed by hand, too"
     )

@@ -83,7 +83,7 @@ def ensure_pool(client: SyncPrefectClient, spec: PoolSpec, *, force: bool = Fals
     wanted = base_job_template(kind, spec.name, image)
     if current == wanted:
         return Change("left", what)
-    if not (force or _is_untouched(current)):
+    if not (force or _is_untouched(current) or _is_of_prefect(client, current)):
         return Change("left", what, _BY_HAND)
     _refuse_no_image(spec.name, kind, image)
     client.update_work_pool(spec.name, WorkPoolUpdate(base_job_template=wanted))
@@ -128,6 +128,12 @@ def _is_untouched(template: dict[str, Any]) -> bool:
         return True
     rest = {key: value for key, value in template.items() if key != _MARK}
     return template.get(_MARK) == {"fingerprint": _fingerprint(rest)}
+
+
+def _is_of_prefect(client: SyncPrefectClient, template: dict[str, Any]) -> bool:
+    """Tell whether a template is that of process pools made in the UI; workers' differs (3.8.8)."""
+    offered = client.read_worker_metadata().get("prefect", {}).get("process", {})
+    return bool(template == offered.get("default_base_job_configuration"))
 
 
 def _fingerprint(template: dict[str, Any]) -> str:

@@ -11,14 +11,11 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 
-from flows.schedules import same_start
+from flows.schedules import MADE_FROM_ALGORITHM, inherited_tags, same_start
 from flows.submitting import find_deployment
 from trainjob.errors import TrainjobError
 from trainjob.hyperparameter_rules import HyperparameterRule
 from trainjob.registry.records import SavedAlgorithm
-
-MADE_FROM_ALGORITHM = "trainjob-algorithm"
-"""Tag of the deployments that were made here; others stay."""
 
 _TYPES = {"string": "string", "integer": "integer", "float": "number", "boolean": "boolean"}
 
@@ -51,7 +48,7 @@ def deploy_algorithm(
         name=name,
         description=f"Train with the saved algorithm {algorithm}. {algorithm.description}".strip(),
         parameters={"job": default_job(algorithm, base.parameters.get("job") or {})},
-        tags=sorted({*base.tags, MADE_FROM_ALGORITHM}),
+        tags=sorted({*inherited_tags(base), MADE_FROM_ALGORITHM}),
         **start,
     )
 

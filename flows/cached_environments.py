@@ -37,8 +37,9 @@ def environment_facts() -> list[dict[str, Any]]:
             "requirements": made.lines,
             "num_packages": made.num_packages,
             "size_bytes": made.size_bytes,
-            "last_used": datetime.fromtimestamp(made.used_at(), UTC).isoformat(timespec="seconds"),
+            "last_used": datetime.fromtimestamp(made.used_at, UTC).isoformat(timespec="seconds"),
             "is_used": made.is_used(),
+            "is_broken": made.is_broken,
         }
         for made in environments(environments_folder())
     ]
@@ -52,7 +53,7 @@ def prune_environments(unused_for_s: float, *, dry_run: bool) -> list[Environmen
         dry_run: Return what would be removed.
     """
     folder = environments_folder()
-    old = [e for e in environments(folder) if time.time() - e.used_at() > unused_for_s]
+    old = [e for e in environments(folder) if time.time() - e.used_at > unused_for_s]
     if dry_run:
         return [environment for environment in old if not environment.is_used()]
     return [environment for environment in old if remove_environment(folder, environment)]
@@ -69,13 +70,15 @@ def _row(environment: Environment, now: float) -> tuple[str, ...]:
         environment.key[:_KEY_CHARS],
         str(environment.num_packages),
         format_size(environment.size_bytes),
-        ago(now - environment.used_at()),
+        ago(now - environment.used_at),
         _requirements(environment),
         "yes" if environment.is_used() else "-",
     )
 
 
 def _requirements(environment: Environment) -> str:
+    if environment.is_broken:
+        return "unknown: it is broken"
     text = ", ".join(environment.lines) or "nothing"
     return text if len(text) <= _REQUIREMENTS_CHARS else f"{text[: _REQUIREMENTS_CHARS - 1]}…"
 

@@ -13,9 +13,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import takewhile
 from uuid import UUID
@@ -101,6 +102,16 @@ def delivery_of(run_id: UUID | str) -> Delivery:
         restarts=counted + 1 if is_redelivered else 0,
         deployment_id=run.deployment_id,
     )
+
+
+def began_at(states: Sequence[State]) -> datetime | None:
+    """Return when the latest pass of a run was asked for; None if it was started at once.
+
+    Args:
+        states: All its states. Not their start time: the server keeps that of the first pass.
+    """
+    asked = [state.timestamp for state in states if _asks_for_a_process(state)]
+    return max(asked, default=None)
 
 
 def note_restarts(run_id: UUID | str, count: int) -> None:
@@ -235,10 +246,12 @@ def _why_started(states: list[State]) -> tuple[bool, bool]:
         states: All states of the run, in their order, up to now.
     """
     # Not a state since the last end: a crash may be reported while the next process starts.
-    asked = [
-        index for index, state in enumerate(states) if state.is_scheduled() and state.name != _LATE
-    ]
+    asked = [index for index, state in enumerate(states) if _asks_for_a_process(state)]
     if not asked or states[asked[-1]].name != AWAITING_RESTART:
         return False, False
     before = takewhile(lambda state: not state.is_scheduled(), reversed(states[: asked[-1]]))
     return True, any(state.is_cancelling() or state.is_cancelled() for state in before)
+
+
+def _asks_for_a_process(state: State) -> bool:
+    return state.is_scheduled() and state.name != _LATE

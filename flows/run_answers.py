@@ -19,7 +19,7 @@ from flows.registry_place import chosen_registry
 from flows.run_facts import all_facts, places_of, run_facts
 from flows.run_logs import LogTail, Say, follow, log_line
 from flows.run_text import list_text, show_text
-from flows.runs import find_run, job_data, list_runs, state_words
+from flows.runs import find_run, is_over, job_data, list_runs, state_words
 from flows.schedules import (
     add_schedule,
     delete_schedule,
@@ -30,6 +30,7 @@ from flows.server_client import configured_server
 from flows.submitting import (
     Submitted,
     deployment_for,
+    deployment_name,
     deployment_named,
     deployment_of,
     pool_warnings,
@@ -87,14 +88,16 @@ def _logs(arguments: argparse.Namespace, say: Say) -> Answer:
 
 def _stop(arguments: argparse.Namespace, _say: Say) -> Answer:
     with configured_server() as client:
-        run = find_run(client, arguments.run)
-        if run.state is not None and run.state.is_final():
+        run = find_run(client, arguments.run, to_stop=True)
+        if run.state is not None and is_over(run):
             raise TrainjobError(
                 f"asked to stop the run {run.name!r}, found that it is {run.state.name}; see "
                 f"`python -m flows show {run.id}`"
             )
-        cancelling: State[Any] = State(type=StateType.CANCELLING)
-        answered = client.set_flow_run_state(run.id, cancelling)
+        # One that waits to be started again has no process, and for the server it has ended.
+        is_waiting = run.state is not None and run.state.is_final()
+        wanted: State[Any] = State(type=StateType.CANCELLED if is_waiting else StateType.CANCELLING)
+        answered = client.set_flow_run_state(run.id, wanted, force=is_waiting)
         run = client.read_flow_run(run.id)
         word = state_words(client, [run])[run.id]
     if answered.status == SetStateStatus.ABORT:
@@ -123,7 +126,7 @@ def _download(arguments: argparse.Namespace, say: Say) -> Answer:
         run = find_run(client, arguments.run)
         places, store = places_of(client, run)
         settings = load_settings(store)
-    folder = Path(arguments.folder or run.name)
+    folder = Path(arguments.folder or _folder_name(run))
     terminal = Terminal(Console(stderr=True))
     done: list[Downloaded] = []
     problems: dict[str, str] = {}
@@ -150,7 +153,12 @@ def _schedule(arguments: argparse.Namespace, say: Say) -> Answer:
         return _list_schedules()
     if arguments.what == "delete":
         return _delete_schedule(arguments.target)
-    if arguments.target is not None or arguments.cron is None:
+    if arguments.target is not None:
+        raise TrainjobError(
+            f"asked for a schedule of {arguments.what!r}, found {arguments.target!r} after it; "
+            "give one job file, and the name of the schedule by --name"
+        )
+    if arguments.cron is None:
         raise TrainjobError(
             f"asked for a schedule of {arguments.what!r}, found no --cron; write, for every night "
             f"at three, python -m flows schedule {arguments.what} --cron '0 3 * * *'"
@@ -159,7 +167,7 @@ def _schedule(arguments: argparse.Namespace, say: Say) -> Answer:
     with configured_server() as client:
         job = TrainingJob.load(arguments.what, chosen_registry())
         base = deployment_for(client, job, arguments.pool)
-        name = arguments.name or job.name
+        name = deployment_name(arguments.name or job.name)
         add_schedule(client, job, base, name, cron)
         for warning in pool_warnings(client, base):
             say(f"warning: {warning}")
@@ -176,7 +184,7 @@ def deploy(arguments: argparse.Namespace) -> Answer:
         reference = Reference.parse(arguments.reference)
         algorithm = cast(SavedAlgorithm, chosen_registry().find("algorithm", reference))
         base = deployment_named(client, arguments.pool, "--pool")
-        name = arguments.name or algorithm.name
+        name = deployment_name(arguments.name or algorithm.name)
         deploy_algorithm(client, algorithm, base, name)
     text = f"the deployment training-job/{name} trains with {algorithm}, on the pool"
     data = {"deployment": f"training-job/{name}", "algorithm": str(algorithm)}
@@ -209,7 +217,8 @@ def _delete_schedule(name: str | None) -> Answer:
         )
     with configured_server() as client:
         delete_schedule(client, name)
-    return Answer(f"deleted the schedule {name!r}; its runs stay", {"deleted": name})
+    text = f"deleted the schedule {name!r}; its runs that have begun stay, those planned are gone"
+    return Answer(text, {"deleted": name})
 
 
 def _submitted(
@@ -231,6 +240,15 @@ def _submitted(
     facts = all_facts(client, ended)
     text = show_text(facts, shutil.get_terminal_size((120, 24)).columns)
     return Answer(text, facts | data, facts["state"] in GOOD_ENDS)
+
+
+def _folder_name(run: FlowRun) -> str:
+    if run.name in ("", ".", "..") or any(character in run.name for character in "/\\\0"):
+        raise TrainjobError(
+            f"asked to download the run {run.name!r}, found that no folder can have this name; "
+            "give a FOLDER"
+        )
+    return run.name
 
 
 def _device_of(run: FlowRun) -> str:

@@ -7,6 +7,7 @@ import argparse
 from typing import Any
 
 _RUN = "id, or how it begins; name; or name of a job: its latest run"
+_RUN_TO_STOP = "id, or how it begins; name; or name of a job: its run that is not over"
 _POOL = "run by the deployment training-job/POOL; else cpu, gpu or npu, by the device of the job"
 
 
@@ -22,7 +23,7 @@ def add_run_commands(commands: Any) -> list[argparse.ArgumentParser]:
         _add_list(commands),
         _add_about_one(commands, "show", "everything about a run"),
         _add_logs(commands),
-        _add_about_one(commands, "stop", "have a run save what it has, and end"),
+        _add_about_one(commands, "stop", "have a run save what it has, and end", _RUN_TO_STOP),
         _add_rerun(commands),
         _add_download(commands),
         _add_schedule(commands),
@@ -86,9 +87,9 @@ def _add_schedule(commands: Any) -> argparse.ArgumentParser:
     return schedule
 
 
-def _add_about_one(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+def _add_about_one(commands: Any, name: str, text: str, run: str = _RUN) -> argparse.ArgumentParser:
     parser = _parser(commands, name, text)
-    parser.add_argument("run", metavar="RUN", help=_RUN)
+    parser.add_argument("run", metavar="RUN", help=run)
     return parser
 
 

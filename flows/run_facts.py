@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import Artifact, FlowRun
+from pydantic import TypeAdapter, ValidationError
 
 from flows.delivery import RESTARTS_LABEL
 from flows.runs import artifacts_of, job_data, job_name, result_of, stages_of, state_words
@@ -14,6 +15,9 @@ from flows.submitting import deployment_of
 from tasks.report import RESULT_TYPE
 from trainjob.errors import TrainjobError
 from trainjob.job import url_of_run
+from trainjob.spec import Name
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def run_facts(run: FlowRun, word: str) -> dict[str, Any]:
@@ -42,16 +46,14 @@ def all_facts(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any]:
     """Return all that is known of a run, as JSON values."""
     artifacts = artifacts_of(client, run)
     result: dict[str, Any] = _data_of(artifacts.get(RESULT_TYPE)) or {}
-    is_over = run.state is not None and run.state.is_final()
-    if not is_over:  # a run that was retried has the result of its first pass
-        result = {}
+    has_ended = run.state is not None and run.state.is_final()
     deployment = deployment_of(client, run)
     return {
         **run_facts(run, state_words(client, [run])[run.id]),
         "description": job_data(run).get("description"),
         "deployment": deployment.name if deployment else None,
         "tags": run.tags,
-        "progress": None if is_over else _progress(artifacts.get("progress")),
+        "progress": None if has_ended else _progress(artifacts.get("progress")),
         "metrics": _metrics(result, artifacts.get("table")),
         "stages": _stages(client, run, result),
         "outputs": result.get("outputs", []),
@@ -68,25 +70,44 @@ def places_of(client: SyncPrefectClient, run: FlowRun) -> tuple[dict[str, str], 
     """Return where the outputs of a run are, by channel, and the name of the store for them.
 
     Raises:
-        TrainjobError: If its job has no outputs.
+        TrainjobError: If its job has no outputs, or nobody knows where they are.
     """
     result = result_of(client, run) or {}
     store = result.get("store") or job_data(run).get("store")
-    if result.get("outputs"):
-        return {output["name"]: output["url"] for output in result["outputs"]}, store
-    # Of a run that did not end well, the job says it.
-    channels = job_data(run).get("outputs") or []
-    places = {
+    places = result.get("output_urls") or _places_in_job(run)
+    asked = f"asked for the outputs of the run {run.name!r}, found"
+    if not places:
+        raise TrainjobError(f"{asked} that its job {job_name(run)!r} has none")
+    for name, url in places.items():
+        if not _is_name(name):
+            raise TrainjobError(
+                f"{asked} an output of the name {name!r}, which no output can have; nothing was "
+                "downloaded"
+            )
+        if "://" not in url and not url.startswith("/"):
+            raise TrainjobError(
+                f"{asked} no report of it, and in its job {url!r} for {name}, which is relative to "
+                "the folder in which its worker ran it; it is there on the machine of the worker"
+            )
+    return places, store
+
+
+def _is_name(text: str) -> bool:
+    try:
+        _NAME.validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def _places_in_job(run: FlowRun) -> dict[str, str]:
+    """Return the places of the outputs as somebody wrote them, of a run that left no report."""
+    channels = job_data(run).get("outputs")
+    return {
         str(channel["name"]): url_of_run(str(channel["url"]), str(run.id))
-        for channel in channels
+        for channel in (channels if isinstance(channels, list) else ())
         if isinstance(channel, dict) and {"name", "url"} <= channel.keys()
     }
-    if not places:
-        raise TrainjobError(
-            f"asked for the outputs of the run {run.name!r}, found that its job "
-            f"{job_name(run)!r} has none"
-        )
-    return places, store
 
 
 def _stages(

@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFil
 from prefect.client.schemas.objects import FlowRun, Log
 from prefect.client.schemas.sorting import LogSort
 
-from flows.delivery import RESTART_PENDING
+from flows.runs import is_over
 
 Say = Callable[[str], None]
 
@@ -81,7 +81,7 @@ def follow(client: SyncPrefectClient, run_id: UUID, say: Say) -> FlowRun:
                 raise
             time.sleep(_POLL_S)
             continue
-        if not _has_ended(run):
+        if not is_over(run):
             ended_at = None
         elif ended_at is None:
             ended_at = heard_at
@@ -94,8 +94,3 @@ def log_line(log: Log) -> str:
     """Return a record as lines of a terminal: local time, level if it matters, message."""
     level = f"{logging.getLevelName(log.level)} " if log.level >= logging.WARNING else ""
     return f"{log.timestamp.astimezone():%H:%M:%S} {level}{log.message}"
-
-
-def _has_ended(run: FlowRun) -> bool:
-    state = run.state
-    return state is not None and state.is_final() and state.name != RESTART_PENDING

@@ -28,8 +28,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, StateType, TaskRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
-from prefect.exceptions import ObjectNotFound
 
+from flows.delivery import RESTART_PENDING, began_at
 from tasks.report import RESULT_TYPE
 from trainjob.errors import TrainjobError
 
@@ -68,36 +68,47 @@ _ID_PREFIX = re.compile(r"[0-9a-f]{4}[0-9a-f-]*")
 _OF_OUR_FLOW = FlowFilter(name=FlowFilterName(any_=[FLOW]))
 
 
-def find_run(client: SyncPrefectClient, text: str) -> FlowRun:
+def find_run(client: SyncPrefectClient, text: str, *, to_stop: bool = False) -> FlowRun:
     """Return the run that is meant.
 
     Args:
         client: How to reach the server.
         text: Its id or the beginning of it, its name, or the name of a job: then its latest run.
+        to_stop: Whether one that is not over is meant, if there is one; of a job with more than
+            one such, none is taken.
 
     Raises:
         TrainjobError: If there is none, or more than one; the message names them.
     """
     run_id = _as_id(text)
     if run_id is not None:
-        try:
-            return client.read_flow_run(run_id)
-        except ObjectNotFound:
-            raise TrainjobError(_not_found(text, [])) from None
-    named = _read(client, FlowRunFilter(name=FlowRunFilterName(any_=[text])))
-    if named:
-        return _only(text, named)
+        found = _read(client, FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
+    else:
+        found = _read(client, FlowRunFilter(name=FlowRunFilterName(any_=[text])))
+    if found:
+        return _only(text, (to_stop and _not_over(found)) or found)
+    of_job: list[FlowRun] = []
     begins: list[FlowRun] = []
     seen: dict[str, None] = {}
     for run in _newest_first(client, _due()):
         if job_name(run) == text:
-            return run
+            if not to_stop:
+                return run
+            of_job.append(run)
         seen |= {job_name(run): None, run.name: None}
         if _ID_PREFIX.fullmatch(text.lower()) and str(run.id).startswith(text.lower()):
             begins.append(run)
+    if of_job:
+        return _only(text, _not_over(of_job) or of_job[:1])
     if begins:
         return _only(text, begins)
     raise TrainjobError(_not_found(text, list(seen)))
+
+
+def is_over(run: FlowRun) -> bool:
+    """Tell whether a run has ended, and is not about to be started again."""
+    state = run.state
+    return state is not None and state.is_final() and state.name != RESTART_PENDING
 
 
 def list_runs(
@@ -149,7 +160,10 @@ def stages_of(client: SyncPrefectClient, run: FlowRun) -> list[TaskRun]:
 
 
 def artifacts_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Artifact]:
-    """Return the latest artifact by type: of the report's values, ``progress``, ``table``."""
+    """Return the latest artifact by type: of the report's values, ``progress``, ``table``.
+
+    A report of an earlier pass of the run, before it was retried or restarted, is none.
+    """
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter(
             flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]),
@@ -157,11 +171,16 @@ def artifacts_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Artifact]
         ),
         sort=ArtifactSort.UPDATED_DESC,
     )
-    return {str(artifact.type): artifact for artifact in reversed(found)}
+    latest = {str(artifact.type): artifact for artifact in reversed(found)}
+    reported = latest[RESULT_TYPE].created if RESULT_TYPE in latest else None
+    begun = began_at(client.read_flow_run_states(run.id)) if reported else None
+    if reported and begun and reported < begun:
+        del latest[RESULT_TYPE]
+    return latest
 
 
 def result_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any] | None:
-    """Return the report of a run as values; None if it has not ended, or left none."""
+    """Return the report of a run as values; None if its latest pass has left none."""
     artifact = artifacts_of(client, run).get(RESULT_TYPE)
     return artifact.data if artifact and isinstance(artifact.data, dict) else None
 
@@ -176,6 +195,10 @@ def job_name(run: FlowRun) -> str:
     """Return the name of the job of a run, or of the run if the job has none."""
     name = job_data(run).get("name")
     return name if isinstance(name, str) else run.name
+
+
+def _not_over(runs: Sequence[FlowRun]) -> list[FlowRun]:
+    return [run for run in runs if not is_over(run)]
 
 
 def _as_id(text: str) -> UUID | None:

@@ -26,6 +26,9 @@ from trainjob.job_rules import RUN_ID
 MADE_HERE = "trainjob-schedule"
 """Tag of the deployments that were made here; others, such as those of prefect.yaml, stay."""
 
+MADE_FROM_ALGORITHM = "trainjob-algorithm"
+"""Tag of those that `flows.algorithm_deployment` made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -92,15 +95,16 @@ def add_schedule(
             f"asked for a schedule of the name {name!r}, found a deployment of that name which "
             "this command has not made; give another --name"
         )
-    if known is not None:
-        client.delete_deployment(known.id)  # and with it the runs that the old one has planned
+    # An upsert: the server drops the old schedule and the runs that it has planned, and the
+    # deployment stays, without which a run that goes on could not be started again.
     client.create_deployment(
         flow_id=base.flow_id,
         name=name,
         description=job.description or f"The job {job.name}, by a schedule.",
         schedules=[DeploymentScheduleCreate(schedule=cron)],
         parameters={"job": job.model_dump(mode="json")},
-        tags=sorted({*base.tags, *job.tags, MADE_HERE}),
+        tags=sorted({*inherited_tags(base), *job.tags, MADE_HERE}),
+        paused=False,
         **same_start(base),
     )
 
@@ -110,7 +114,7 @@ def same_start(base: DeploymentResponse) -> dict[str, Any]:
     return {
         "entrypoint": base.entrypoint,
         "path": base.path,
-        "pull_steps": base.pull_steps,
+        "pull_steps": base.pull_steps or [],  # of None, an upsert would keep the old ones
         "job_variables": base.job_variables,
         "work_pool_name": base.work_pool_name,
         "work_queue_name": base.work_queue_name,
@@ -118,6 +122,11 @@ def same_start(base: DeploymentResponse) -> dict[str, Any]:
         "enforce_parameter_schema": base.enforce_parameter_schema,
         "version": base.version,
     }
+
+
+def inherited_tags(base: DeploymentResponse) -> set[str]:
+    """Return the tags of a deployment, without those that say what has made it."""
+    return set(base.tags) - {MADE_HERE, MADE_FROM_ALGORITHM}
 
 
 def list_schedules(client: SyncPrefectClient) -> list[Schedule]:
@@ -137,7 +146,7 @@ def list_schedules(client: SyncPrefectClient) -> list[Schedule]:
 
 
 def delete_schedule(client: SyncPrefectClient, name: str) -> None:
-    """Delete a schedule that was made here, and the runs that it has planned.
+    """Delete a schedule that was made here, and its runs that have not begun.
 
     Raises:
         TrainjobError: If there is none of the name, or it was not made here.

@@ -1,5 +1,6 @@
 """The Prefect server of this process: the one that is configured, or a temporary one."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -35,8 +36,18 @@ def reach_server() -> None:
 
 def no_answer(problem: Exception, do: str) -> TrainjobError:
     """Return the error that the configured server does not answer, with what to do about it."""
-    url = PREFECT_API_URL.value()
-    return TrainjobError(f"the Prefect server at {url!r} does not answer ({problem}); {do}")
+    why = without_password(str(problem))  # may have the url in it
+    return TrainjobError(f"the Prefect server at {server_url()!r} does not answer ({why}); {do}")
+
+
+def server_url() -> str:
+    """Return the url of the server that is configured, to be shown."""
+    return without_password(PREFECT_API_URL.value() or "")
+
+
+def without_password(text: str) -> str:
+    """Return a text without who logs in at the urls in it; a password may have / or @ in it."""
+    return re.sub(r"//[^\s'\"]*@", "//", text)
 
 
 def _end_with_this_process() -> None:

@@ -6,13 +6,19 @@ from http import HTTPStatus
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from flows.server import no_answer
+from flows.server import no_answer, server_url
 from trainjob.errors import TrainjobError
 
 _MAX_ANSWER_CHARS = 2000
-_REFUSED = (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+_ANOTHER_VERSION = "the deployment may be of another version: register it anew, by `make register`"
+_ADVICE = {
+    HTTPStatus.NOT_FOUND: "it was deleted meanwhile",
+    HTTPStatus.CONFLICT: _ANOTHER_VERSION,
+    HTTPStatus.UNPROCESSABLE_ENTITY: _ANOTHER_VERSION,
+}
 
 
 @contextmanager
@@ -20,7 +26,8 @@ def configured_server() -> Iterator[SyncPrefectClient]:
     """Give a client of the server that is configured; a temporary one would know of no run.
 
     Raises:
-        TrainjobError: If none is configured, or it does not answer, or it does not as asked.
+        TrainjobError: If none is configured, or it does not answer, or it does not as asked; so in
+            the whole block.
     """
     if not PREFECT_API_URL.value():
         raise TrainjobError(
@@ -35,20 +42,29 @@ def configured_server() -> Iterator[SyncPrefectClient]:
             yield client
     except httpx.HTTPStatusError as error:
         raise TrainjobError(_told(error.response)) from error
+    except (ObjectNotFound, ObjectAlreadyExists) as error:
+        if not isinstance(error.http_exc, httpx.HTTPStatusError):
+            raise
+        raise TrainjobError(_told(error.http_exc.response)) from error
+    except httpx.InvalidURL:
+        raise TrainjobError(  # without its cause, which may quote the password
+            f"asked for the Prefect server at {server_url()!r}, found that PREFECT_API_URL is no "
+            "url; write / and @ of a password as %2F and %40"
+        ) from None
     except httpx.TransportError as error:
         raise no_answer(error, "try again when it is back") from error
 
 
 def _told(response: httpx.Response) -> str:
-    url, status = PREFECT_API_URL.value(), HTTPStatus(response.status_code)
+    url, status = server_url(), HTTPStatus(response.status_code)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return (
             f"the Prefect server at {url!r} refuses who asks ({status} {status.phrase}); set "
             "PREFECT_API_AUTH_STRING to the one of the server"
         )
     asked = f"{response.request.method} {response.request.url.path}"
-    advice = "; the deployment may be of another version: register it anew, by `make register`"
+    advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
     return (
         f"the Prefect server at {url!r} answered {asked} with {status} {status.phrase}: "
-        f"{response.text[:_MAX_ANSWER_CHARS]}{advice if status in _REFUSED else ''}"
+        f"{response.text[:_MAX_ANSWER_CHARS]}{advice}"
     )

@@ -15,6 +15,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Scheduled
+from prefect.types import BANNED_CHARACTERS
 
 from flows.runs import FLOW
 from trainjob.errors import TrainjobError
@@ -104,11 +105,30 @@ def deployment_named(client: SyncPrefectClient, name: str, why: str) -> Deployme
 
 
 def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
-    """Return the deployment ``training-job/NAME``; None if there is none."""
+    """Return the deployment ``training-job/NAME``; None if there is none.
+
+    Raises:
+        TrainjobError: If no deployment can have the name.
+    """
     try:
-        return client.read_deployment_by_name(f"{FLOW}/{name}")
+        return client.read_deployment_by_name(f"{FLOW}/{deployment_name(name)}")
     except ObjectNotFound:
         return None
+
+
+def deployment_name(text: str) -> str:
+    """Return the name of a deployment that was given as ``NAME`` or ``training-job/NAME``.
+
+    Raises:
+        TrainjobError: If no deployment can have the name.
+    """
+    name = text.removeprefix(f"{FLOW}/")
+    if not name or any(character in name for character in BANNED_CHARACTERS):
+        raise TrainjobError(
+            f"asked for the deployment {text!r}, found a name that no deployment can have; give "
+            f"one without {' '.join(BANNED_CHARACTERS)}, or '{FLOW}/' and such a one"
+        )
+    return name
 
 
 def deployment_of(client: SyncPrefectClient, run: FlowRun) -> DeploymentResponse | None:

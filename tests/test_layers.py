@@ -92,6 +92,7 @@ BESIDE_RANKS = (
     "folder_growth",
     "liveness",
     "processes",
+    "rank_files",
     "stacks",
     "supervisor",
     "user_script",

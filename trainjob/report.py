@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trainjob.algorithm import ScriptAlgorithm
 from trainjob.failure import Failure
@@ -77,6 +77,7 @@ class RunReport:
         command: What every rank executed, as typed in a terminal.
         error: Why the run failed; absent if it did not.
         store: Name of the store that the urls of the job belong to.
+        output_urls: Where each output of the job goes, by channel: also those that are not there.
         attempts: The attempts to train, in order.
         failure: What failed first, if it was a rank, the launcher or the supervisor.
         saved: What is in the stores when the run did not end well, or what is missing there; one
@@ -101,6 +102,7 @@ class RunReport:
     metrics: tuple[MetricSummary, ...] = ()
     notes: tuple[str, ...] = ()
     used: tuple[str, ...] = ()
+    output_urls: dict[str, str] = field(default_factory=dict)
 
     def verify_commands(self) -> list[str]:
         """Return the command that proves each output again, as typed in a terminal."""

@@ -19,7 +19,7 @@ from trainjob.events import (
     Saved,
     StageFailed,
 )
-from trainjob.job import TrainingJob
+from trainjob.job import TrainingJob, url_of_run
 from trainjob.launch.failure import Explained
 from trainjob.metrics.summary import MetricSummary
 from trainjob.registry.registry import Registry
@@ -160,6 +160,7 @@ class RunRecord:
     def report(self, state: str, error: BaseException | str | None) -> RunReport:
         """Return the report of the run that ends in `state`, with the error if it failed."""
         logs = self.workspace.logs
+        outputs = self.job.outputs if self.job else ()
         return RunReport(
             job=self.name,
             run_id=self.run_id,
@@ -176,6 +177,7 @@ class RunRecord:
             saved=tuple(map(saved_line, self._saved.values())),
             metrics=self._metrics,
             notes=tuple(dict.fromkeys(self._notes)),
+            output_urls={channel.name: url_of_run(channel.url, self.run_id) for channel in outputs},
         )
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running
@@ -121,13 +121,17 @@ def test_an_unknown_pool_is_told_with_those_that_there_are(
     assert pool in error
 
 
+def worker_of(pool: str) -> "subprocess.Popen[bytes]":
+    """Start a process that has what is known of a worker from outside: the words it began with."""
+    waits = [sys.executable, "-c", "import signal; signal.pause()"]
+    return subprocess.Popen([*waits, "worker", "start", "--pool", pool])
+
+
 def test_a_worker_is_stopped_when_nothing_runs_any_more(
     pool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployments.drain._POLL_S", 0.05)
-    # What is known of a worker from outside: the words that it was started with.
-    waits = [sys.executable, "-c", "import signal; signal.pause()", "worker", "start"]
-    worker = subprocess.Popen(waits)
+    worker = worker_of(pool)
 
     code = main([pool, "--stop", str(worker.pid)])
 
@@ -136,13 +140,52 @@ def test_a_worker_is_stopped_when_nothing_runs_any_more(
     assert f"worker {worker.pid} has stopped" in capsys.readouterr().out
 
 
-def test_a_process_that_is_no_worker_is_not_stopped_and_nothing_is_paused(
+def test_a_worker_of_another_pool_is_not_stopped_and_nothing_is_paused(
     client: SyncPrefectClient, pool: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([pool, "--stop", str(os.getpid())]) == 1
+    with worker_of("another") as worker:
+        code = main([pool, "--stop", str(worker.pid)])
+        is_alive = worker.poll() is None
+        worker.kill()
+
+    assert (code, is_alive) == (1, True)
+    assert f"prefect worker start --pool {pool}" in capsys.readouterr().err
+    assert not client.read_work_pool(pool).is_paused
+
+
+@pytest.mark.parametrize("pid", [str(os.getpid()), "0", "99999999999999999999"])
+def test_a_process_that_is_no_worker_is_not_stopped_and_nothing_is_paused(
+    client: SyncPrefectClient, pool: str, capsys: pytest.CaptureFixture[str], pid: str
+) -> None:
+    assert main([pool, "--stop", pid]) == 1
 
     assert "asked to stop the worker" in capsys.readouterr().err
     assert not client.read_work_pool(pool).is_paused
+
+
+def test_pools_are_resumed_by_name_only(
+    client: SyncPrefectClient, pool: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.update_work_pool(pool, WorkPoolUpdate(is_paused=True))
+
+    with pytest.raises(SystemExit, match="2"):
+        main(["--resume"])
+
+    assert "needs the names" in capsys.readouterr().err
+    assert client.read_work_pool(pool).is_paused
+
+
+def test_a_pool_that_is_deleted_meanwhile_is_told_in_a_sentence(
+    client: SyncPrefectClient,
+    pool: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deployments.drain._known", lambda _client, _wanted: ["deleted"])
+
+    assert main([pool]) == 1
+
+    assert "404" in capsys.readouterr().err
 
 
 def test_without_a_server_it_says_which_variable_names_it(
@@ -151,7 +194,7 @@ def test_without_a_server_it_says_which_variable_names_it(
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert main([]) == 1
 
-    assert "PREFECT_API_URL not set" in capsys.readouterr().err
+    assert "PREFECT_API_URL is not set" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer_is_named_without_its_password(

@@ -23,18 +23,37 @@ pathlib.Path(sys.argv[1], "ready").touch()
 signal.pause()
 """
 STAYS = SAVES + "signal.pause()\n"
+LINGERS = (
+    SAVES
+    + """
+import time
+while not pathlib.Path(sys.argv[1]).with_name("follows").joinpath("ready").exists():
+    time.sleep(0.01)
+"""
+)
+REFILLS = """
+import pathlib, subprocess, sys
+command = [sys.executable, "-c"]
+lingers = subprocess.Popen([*command, *sys.argv[1:]])
+for place in ("leaves", "follows"):
+    subprocess.run([*command, {job!r}, pathlib.Path(sys.argv[2]).with_name(place)])
+lingers.wait()
+"""
+"""A worker with one place for jobs that leave at once, and one for a job that takes its time."""
 
 
 @contextmanager
-def worker_with(job: str, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def worker_with(
+    job: str, folder: Path, worker: str = WORKER
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Start a process whose child runs this job, and end both."""
-    command = [sys.executable, "-c", WORKER, job, str(folder)]
-    with subprocess.Popen(command, start_new_session=True) as worker:
+    command = [sys.executable, "-c", worker, job, str(folder)]
+    with subprocess.Popen(command, start_new_session=True) as process:
         try:
             wait_until((folder / "ready").exists)
-            yield worker
+            yield process
         finally:
-            subprocess.run(["pkill", "-KILL", "-s", str(worker.pid)], check=False)
+            subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
 
 
 def test_a_job_is_asked_once_and_has_left_when_it_returns(tmp_path: Path) -> None:
@@ -44,6 +63,21 @@ def test_a_job_is_asked_once_and_has_left_when_it_returns(tmp_path: Path) -> Non
         assert worker.wait(PATIENCE_S) == 0  # it waited for its child
     assert code == 0
     assert (tmp_path / "asked").read_text() == "once "
+
+
+def test_a_job_that_takes_the_place_of_one_that_left_is_not_asked(tmp_path: Path) -> None:
+    lingers, leaves, follows = (tmp_path / name for name in ("lingers", "leaves", "follows"))
+    for folder in (lingers, leaves, follows):
+        folder.mkdir()
+    with worker_with(LINGERS, lingers, REFILLS.format(job=SAVES)) as worker:
+        wait_until((leaves / "ready").exists)
+
+        code = main([str(worker.pid), "--timeout", "20"])
+
+    assert code == 0
+    assert (leaves / "asked").exists()
+    assert (follows / "ready").exists()
+    assert not (follows / "asked").exists()
 
 
 def test_a_job_that_stays_is_told_after_the_timeout(

@@ -2,18 +2,24 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import pytest
+import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
-from prefect.workers.process import ProcessJobConfiguration
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from deployments.work_pools import KINDS, POOLS, Kind, PoolName, base_job_template
 
 _C = TypeVar("_C", bound=BaseJobConfiguration)
+ROOT = Path(__file__).parents[2]
+DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())[
+    "deployments"
+]
 IMAGE = "registry.example.com/trainjob:1"
 CARDS = {"gpu": "nvidia.com/gpu", "npu": "huawei.com/Ascend910"}
 
@@ -27,28 +33,49 @@ def server_that_nobody_asks() -> Iterator[None]:
 
 def configured(configuration: type[_C], kind: Kind, pool: PoolName, **variables: Any) -> _C:
     """Return what a worker of the pool would start for a run."""
-    template = base_job_template(kind, pool, IMAGE)
+    return made_from(base_job_template(kind, pool, IMAGE), configuration, variables)
+
+
+def made_from(template: dict[str, Any], configuration: type[_C], variables: dict[str, Any]) -> _C:
+    """Return what a worker would start for a run by this template."""
     # Prefect's decorator of this method hides what it returns.
     made = cast(_C, asyncio.run(configuration.from_template_and_values(template, variables)))
     made.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="digits-1"))
     return made
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_a_process_knows_what_the_automations_count_on(pool: PoolName) -> None:
-    made = configured(ProcessJobConfiguration, "process", pool)
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda found: found["name"])
+def test_a_run_knows_what_the_automations_count_on_whatever_template_its_pool_has(
+    deployment: dict[str, Any],
+) -> None:
+    variables = deployment["work_pool"]["job_variables"]
+    template = ProcessWorker.get_default_base_job_template()
+
+    made = made_from(template, ProcessJobConfiguration, variables)
 
     assert made.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert made.env["PREFECT_CLIENT_MAX_RETRIES"] == "9"
     assert made.env["PREFECT_LOGGING_EXTRA_LOGGERS"] == "trainjob"
 
 
 def test_what_a_deployment_says_of_the_environment_is_added_to_that_of_its_pool() -> None:
-    env = {"PREFECT_CLIENT_MAX_RETRIES": "2", "MINE": "1"}
+    env = {"TRAINJOB_WORKDIR": "/data", "MINE": "1"}
 
-    made = configured(ProcessJobConfiguration, "process", "cpu", env=env)
+    made = configured(BaseJobConfiguration, "docker", "npu", env=env)
 
-    assert (made.env["MINE"], made.env["PREFECT_CLIENT_MAX_RETRIES"]) == ("1", "2")
-    assert made.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert (made.env["MINE"], made.env["TRAINJOB_WORKDIR"]) == ("1", "/data")
+    assert made.env["TRAINJOB_HOME"] == "/opt/trainjob"
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_containers_of_a_machine_see_one_anothers_claims_to_cards(pool: PoolName) -> None:
+    fields = base_job_template("docker", pool)["variables"]["properties"]
+    shared = [PurePosixPath(volume.split(":")[1]) for volume in fields["volumes"]["default"]]
+
+    made = configured(BaseJobConfiguration, "docker", pool)
+
+    claims = PurePosixPath(made.env["TRAINJOB_CARDS_DIR"] or "")
+    assert [folder for folder in shared if claims.is_relative_to(folder)]
 
 
 def test_a_process_template_says_all_that_a_process_can_be_told() -> None:
@@ -74,7 +101,7 @@ def test_a_container_has_room_to_talk_and_the_cards_of_its_pool(pool: PoolName) 
 
     container = made.container_create_kwargs
     assert (made.image, container["shm_size"], container["init"]) == (IMAGE, "2g", True)
-    gpus = [{"driver": "nvidia", "count": 1, "capabilities": [["gpu"]]}]
+    gpus = [{"driver": "nvidia", "count": -1, "capabilities": [["gpu"]]}]
     assert container.get("device_requests") == (gpus if pool == "gpu" else None)
     assert container.get("runtime") == ("ascend" if pool == "npu" else None)
     assert made.env.get("ASCEND_VISIBLE_DEVICES") == ("0" if pool == "npu" else None)

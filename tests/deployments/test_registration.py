@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 
+from deployments import register
 from deployments.automations import automations
 from deployments.work_pools import POOLS
 
@@ -50,3 +51,11 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
     assert "deployment training-job/npu" in things
     assert {line.split()[0] for line in first} <= {"created", "left"}
     assert {line.split()[0] for line in second} == {"left"}
+
+
+def test_an_image_is_for_the_pools_that_are_named_or_for_all() -> None:
+    named = {spec.name: spec.image for spec in register._pools({"gpu": "kubernetes"}, "mine:2")}
+    unnamed = {spec.name: spec.image for spec in register._pools({}, "mine:2")}
+
+    assert named == {"cpu": None, "gpu": "mine:2", "npu": None}
+    assert unnamed == dict.fromkeys(POOLS, "mine:2")

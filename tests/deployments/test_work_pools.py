@@ -75,7 +75,7 @@ def test_a_template_of_an_older_release_is_brought_up_to_date(
     client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = copytree(work_pools._FOLDER, tmp_path / "pools")
-    text = (older / "process.yaml").read_text().replace('"30"', '"60"', 1)
+    text = (older / "process.yaml").read_text().replace("default: true", "default: false", 1)
     (older / "process.yaml").write_text(text)
     with monkeypatch.context() as release:
         release.setattr(work_pools, "_FOLDER", older)
@@ -85,11 +85,21 @@ def test_a_template_of_an_older_release_is_brought_up_to_date(
 
     assert change.verb == "changed"
     fields = client.read_work_pool("cpu").base_job_template["variables"]["properties"]
-    assert fields["env"]["default"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert fields["stream_output"]["default"] is True
 
 
 def test_a_pool_that_a_worker_made_before_us_gets_our_template(client: SyncPrefectClient) -> None:
     client.create_work_pool(WorkPoolCreate(name="cpu", type="process"))
+
+    change = ensure_pool(client, CPU)
+
+    assert change.verb == "changed"
+    assert ensure_pool(client, CPU).verb == "left"
+
+
+def test_a_pool_that_a_person_made_in_the_ui_gets_our_template(client: SyncPrefectClient) -> None:
+    offered = client.read_worker_metadata()["prefect"]["process"]["default_base_job_configuration"]
+    client.create_work_pool(WorkPoolCreate(name="cpu", type="process", base_job_template=offered))
 
     change = ensure_pool(client, CPU)
 

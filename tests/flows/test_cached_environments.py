@@ -49,6 +49,20 @@ def test_ls_shows_environments_and_what_is_in_them(
     ]
 
 
+def test_what_a_crash_spoiled_is_shown_and_removed(
+    made: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoiled = environments_folder().published / ("0" * 32)
+    spoiled.mkdir()
+    (spoiled / MARKER).write_text("")
+
+    assert main(["cache", "ls"]) == 0
+    assert "broken" in capsys.readouterr().out
+    assert main(["cache", "prune", "--all"]) == 0
+
+    assert not spoiled.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "left"),
     [

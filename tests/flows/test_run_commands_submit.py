@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.__main__ import main
-from flows.algorithm_deployment import MADE_FROM_ALGORITHM
+from flows.schedules import MADE_FROM_ALGORITHM, MADE_HERE
 from flows.submitting import path_warnings
 from flows.training_job import training_job
 from tests.jobs import make_job
@@ -168,9 +168,62 @@ def test_schedule_makes_a_deployment_that_is_listed_replaced_and_deleted(
     assert capsys.readouterr().out == "no schedules\n"
 
 
+def test_a_schedule_that_is_replaced_keeps_its_deployment(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    """A run of it that goes on is started again from there, if its process is killed."""
+    file = job_file(tmp_path)
+    assert main(["schedule", file, "--cron", "0 3 * * *"]) == 0
+    before = client.read_deployment_by_name("training-job/relative")
+    client.pause_deployment(before.id)
+    run = client.create_flow_run_from_deployment(before.id)
+
+    assert main(["schedule", file, "--cron", "0 4 * * *"]) == 0
+
+    after = client.read_deployment_by_name("training-job/relative")
+    assert after.id == before.id == client.read_flow_run(run.id).deployment_id
+    assert [item.schedule.model_dump()["cron"] for item in after.schedules] == ["0 4 * * *"]
+    assert not after.paused
+    capsys.readouterr()
+    assert main(["schedule", "delete", "relative"]) == 0
+    assert "runs that have begun stay" in capsys.readouterr().out
+
+
+def test_what_a_schedule_is_made_from_does_not_make_it_another_thing(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    base = client.read_deployment_by_name("training-job/cpu")
+    client.update_deployment(base.id, DeploymentUpdate(tags=["lab", MADE_FROM_ALGORITHM]))
+
+    assert main(["schedule", job_file(tmp_path), "--cron", "0 3 * * *"]) == 0
+
+    made = client.read_deployment_by_name("training-job/relative")
+    client.delete_deployment(made.id)
+    assert made.tags == ["lab", MADE_HERE]
+
+
+def test_a_pool_may_be_named_as_prefect_names_its_deployment(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    run = submitted(client, capsys, "submit", job_file(tmp_path), "--pool", "training-job/cpu")
+
+    assert run.work_pool_name == "cpu"
+
+
+@pytest.mark.parametrize("name", ["a/b", "50%", "", "training-job/"])
+def test_a_name_that_no_deployment_can_have_is_one_message(
+    client: SyncPrefectClient, tmp_path: Path, capsys, name: str
+) -> None:
+    assert main(["submit", job_file(tmp_path), "--pool", name]) == 1
+
+    assert "found a name that no deployment can have" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["more", "--cron", "0 3 * * *"], "found 'more' after it"),
+        (["--cron", "0 3 * * *", "--name", "50%"], "found a name that no deployment can have"),
         (["--cron", "61 * * * *"], "asked for the schedule '61 * * * *'"),
         (["--cron", "0 3 * * *", "--timezone", "Mars/North"], "'Mars/North'"),
         (["--cron", "0 3 * * *", "--name", "cpu"], "this command has not made"),
