@@ -172,32 +172,44 @@ EngineName = Annotated[Line, AfterValidator(_engine_text)]
 def _framework(text: str) -> tuple[Framework | None, str | None]:
     for framework, word in _WORDS.items():
         if match := _find(text, word):
-            number = match["number"]
-            # openi:cuda111_python37_pytorch191 is the name of an image, which has no dots.
-            is_image = number is not None and re.fullmatch(r"\d{3}", number)
-            return framework, ".".join(number) if is_image else number
+            return framework, _framework_version(match["number"]) if match["number"] else None
     return None, None
 
 
 def _find(text: str, word: str) -> re.Match[str] | None:
-    """Find a word by itself, and the number behind it."""
-    number = r"(?:[\s_/-]*(?P<number>\d+(?:\.\d+)*))?"
-    return re.search(rf"(?<![a-z0-9])(?:{word}){number}(?![a-z])", text)
+    """Find a word by itself, and the number behind it: all of it, so none in ``cuda11x``."""
+    number = r"(?:[\s_/-]*(?P<number>\d+(?:\.\d+)*)(?![a-z0-9.]))?"
+    return re.search(rf"(?<![a-z0-9])(?:{word})(?![a-z]){number}", text)
 
 
-def _number(text: str, word: str, spelled: Callable[[str], str]) -> str | None:
+def _number(text: str, word: str, spelled: Callable[[str], str | None]) -> str | None:
     match = _find(text, word)
     return spelled(match["number"]) if match and match["number"] else None
 
 
-def _python_version(number: str) -> str:
-    """Return ``3.12`` of ``312``."""
-    return f"{number[0]}.{number[1:]}" if re.fullmatch(r"[23]\d{1,2}", number) else number
+# openi:cuda111_python37_pytorch191 is the name of an image, which has no dots. What can be read in
+# two ways is left out, since a wrong reading would be told as a difference.
 
 
-def _cuda_version(number: str) -> str:
-    """Return ``11.1`` of ``111``."""
-    return f"{number[:2]}.{number[2]}" if re.fullmatch(r"\d{3}", number) else number
+def _framework_version(number: str) -> str | None:
+    """Return ``1.9.1`` of ``191``; None of ``113``, which is 1.13 as well."""
+    if len(number) == 1 or "." in number:
+        return number
+    return ".".join(number) if re.fullmatch(r"\d(?:\d|[03-9]\d)", number) else None
+
+
+def _python_version(number: str) -> str | None:
+    """Return ``3.12`` of ``312``; None of ``3106``."""
+    if len(number) == 1 or "." in number:
+        return number
+    return f"{number[0]}.{number[1:]}" if re.fullmatch(r"[23]\d{1,2}", number) else None
+
+
+def _cuda_version(number: str) -> str | None:
+    """Return ``11.1`` of ``111``, and ``9.2`` of ``92``; None of ``1241``."""
+    if "." in number or re.fullmatch(r"1?\d", number):
+        return number
+    return f"{number[:-1]}.{number[-1]}" if re.fullmatch(r"\d{2,3}", number) else None
 
 
 def _version_in_front(text: str) -> str | None:

@@ -20,8 +20,12 @@ _SIZE = re.compile(
     r"(?:\s+(?P<card>[a-z0-9](?:[\w .-]*[\w.-])?)\s*\*\s*(?P<cards>\d{1,6}))?",
     re.IGNORECASE | re.ASCII,
 )
-_NPU_CARD = re.compile(r"ascend|npu|snt\d|d?[39]10(?!\d)", re.IGNORECASE)
-"""Huawei's names for its cards: Ascend 910B, Snt9b, D910, 310P."""
+_NPU_CARD = re.compile(
+    r"(?<![a-z0-9])(?:ascend|atlas|huawei|npu|snt\d)|^d?[39]10(?!\d)", re.IGNORECASE
+)
+"""Huawei's names for its cards: Ascend 910B, Atlas 800, Snt9b, D910, 310P. A number alone says it
+at the start: others make cards such as NVS 310.
+"""
 
 
 class Flavor(Spec):
@@ -68,7 +72,7 @@ class Flavor(Spec):
         """The kind of device that its cards are; None: it has none, and ranks may use any."""
         if self.card is None:
             return None
-        return "npu" if _NPU_CARD.match(self.card) else "cuda"
+        return "npu" if _NPU_CARD.search(self.card) else "cuda"
 
     def __str__(self) -> str:
         """Return how people name it."""

@@ -23,6 +23,7 @@ from trainjob.profiles import GivenAs, ProfileName
 from trainjob.registry.folder import registry_of_machine
 from trainjob.registry.references import resolve_references
 from trainjob.registry.registry import Registry
+from trainjob.resource_rules import without_guessed_device
 from trainjob.resources import Resources
 from trainjob.spec import ContentFingerprint, EnvValue, InputUrl, Line, Name, Spec
 
@@ -269,7 +270,8 @@ class TrainingJob(Spec):
         try:
             job = cls.model_validate(plain)
         except ValidationError as error:
-            raise JobError(source, [*problems, *problems_of(error, cls, plain)]) from error
+            problems += problems_of(error, cls, plain)
+            raise JobError(source, without_guessed_device(problems, data)) from error
         if problems:
             raise JobError(source, problems)
         return job

@@ -42,8 +42,8 @@ class RequirementLine:
 
     @property
     def is_unread_file(self) -> bool:
-        """Whether it includes a file that is not there to be read."""
-        return _INCLUDES.fullmatch(self.text) is not None
+        """Whether it includes a file that is not there to be read; pip itself reads a url."""
+        return _INCLUDES.fullmatch(self.text) is not None and "://" not in self.text
 
     @property
     def is_editable(self) -> bool:

@@ -3,7 +3,8 @@
 Called by `trainjob.job_rules`; the machine is looked at elsewhere (`trainjob.launch.preflight`).
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from trainjob.errors import Problem
 from trainjob.values import counted
@@ -16,6 +17,23 @@ if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
 def resource_problems(job: "TrainingJob") -> list[Problem]:
     """Return what of the resources cannot stand together, or is not for the algorithm."""
     return [*_flavor_problems(job.resources), *_constraint_problems(job)]
+
+
+def without_guessed_device(problems: Sequence[Problem], data: Any) -> list[Problem]:
+    """Leave out what is wrong with the device, if a wrong flavor would have said which it is.
+
+    Args:
+        problems: All problems of a job.
+        data: Its keys and values, as they were given.
+    """
+    resources = data.get("resources") if isinstance(data, dict) else None
+    is_asked = isinstance(resources, dict) and "device" in resources
+    is_flavor_wrong = any(
+        problem.field.startswith("resources.flavor") and not problem.id.startswith("constraint-")
+        for problem in problems
+    )
+    is_guessed = is_flavor_wrong and not is_asked
+    return [p for p in problems if not (is_guessed and p.id == "constraint-device")]
 
 
 def _flavor_problems(resources: "Resources") -> list[Problem]:

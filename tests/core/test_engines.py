@@ -48,6 +48,16 @@ PYTHON_HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
             Engine("pytorch", "1.9.1", python="3.7", cuda="11.1", device="cuda"),
         ),
         ("pytorch", Engine("pytorch")),
+        ("pytorch21", Engine("pytorch", "2.1")),
+        # 1.13 or 1.1.3, 1.13.1 or 1.1.31: what cannot be told is not said.
+        ("openi:cuda102_pytorch113", Engine("pytorch", cuda="10.2", device="cuda")),
+        ("pytorch1131", Engine("pytorch")),
+        ("torch2.3-cuda11x", Engine("pytorch", "2.3", device="cuda")),
+        (
+            "torch2.3-py310-cuda92",
+            Engine("pytorch", "2.3", python="3.10", cuda="9.2", device="cuda"),
+        ),
+        ("mindspore_2.0.0rc1-py3106", Engine("mindspore")),
     ],
 )
 def test_an_engine_is_read_as_its_product_writes_it(text: str, expected: Engine) -> None:

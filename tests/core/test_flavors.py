@@ -54,6 +54,9 @@ def test_a_flavor_is_cores_and_memory(text: str) -> None:
         ("24c96g Snt9b*1", "Snt9b", 1, "npu"),
         ("24c96g 910*1", "910", 1, "npu"),
         ("24c96g 9100*1", "9100", 1, "cuda"),
+        ("8c40g Huawei Ascend 910B*1", "Huawei Ascend 910B", 1, "npu"),
+        ("24c96g Atlas 800 910B*8", "Atlas 800 910B", 8, "npu"),
+        ("8c40g NVIDIA NVS 310*1", "NVIDIA NVS 310", 1, "cuda"),
         ("4c8g", None, 0, None),
     ],
 )

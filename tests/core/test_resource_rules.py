@@ -87,6 +87,20 @@ def test_what_the_algorithm_cannot_use_is_refused(
     assert (problem.level, problem.id) == ("error", rule)
 
 
+@pytest.mark.parametrize("flavor", ["8C40G V1OO", {"cores": 8, "card": "V100", "cards": 1}])
+def test_a_wrong_flavor_says_nothing_of_the_device(flavor: Any) -> None:
+    problem = only_problem(given({"devices": ["cuda"]}, flavor=flavor))
+
+    assert problem.field.startswith("resources.flavor")
+
+
+def test_a_device_that_was_asked_for_is_judged_beside_a_wrong_flavor() -> None:
+    with pytest.raises(JobError) as raised:
+        TrainingJob.parse(given({"devices": ["cuda"]}, flavor="V1OO", device="cpu"))
+
+    assert [p.field for p in raised.value.problems] == ["resources.flavor", "resources.device"]
+
+
 def test_several_machines_are_refused_where_the_algorithm_knows_one() -> None:
     job = TrainingJob.parse(given({"distributed": False}))
     # Jobs of several machines are not read so far.

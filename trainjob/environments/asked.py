@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 import sys
 import sysconfig
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -17,7 +18,8 @@ from trainjob.storage.local_tree import digest_file, list_folder
 from trainjob.storage.manifest import FileRecord, fingerprint
 
 _FIELD = "environment.requirements"
-_FORMAT = 1
+_PLACE_OF_PACKAGES = re.compile(r"-f|--find-links|-i|--index-url|--extra-index-url")
+_FORMAT = 2
 """Changes when environments are made in another way."""
 
 
@@ -59,13 +61,22 @@ def requirements_problems(code_dir: Path) -> list[Problem]:
         do = f"put {FILE} at the top of the code, or write requirements: false"
         return [Problem(_FIELD, "true", f"no {FILE} in the code", do)]
     problems = []
-    if find_spec("pip") is None:
+    if not _has_pip():
         do = "install it on this machine, such as with python -m ensurepip"
         problems.append(Problem(_FIELD, "true", f"no pip in {sys.prefix!r}", do))
     kept = kept_versions()
     for line in requirement_lines(code_dir):
         problems += _problems_of(line, kept)
     return problems
+
+
+def _has_pip() -> bool:
+    """Tell whether pip is installed; to look for the module makes setuptools patch distutils."""
+    try:
+        version("pip")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _problems_of(line: RequirementLine, kept: dict[str, str]) -> list[Problem]:
@@ -92,7 +103,8 @@ def _may_be_in_code(line: RequirementLine) -> bool:
     """Tell whether a line may name a file of the code, such as ``./wheels/x.whl``."""
     if line.requirement is not None:
         return "file:" in line.text
-    return "://" not in line.text
+    is_place = not line.is_option or _PLACE_OF_PACKAGES.match(line.text) is not None
+    return is_place and "://" not in line.text
 
 
 def _content(code_dir: Path) -> str:

@@ -7,23 +7,26 @@ sandbox if the job has one.
 import json
 import os
 import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainjob.environments.asked import Asked
-from trainjob.environments.folder import MARKER
+from trainjob.environments.folder import MARKER, size_of
 from trainjob.environments.worker import kept_versions, site_folders
 from trainjob.errors import RequirementsFailed, RequirementsUnavailable
 from trainjob.launch.environment import is_of_machine, search_path
 from trainjob.launch.launch import Mount
 from trainjob.launch.sandbox import sandbox_argv
 from trainjob.requirements_file import FILE
+from trainjob.storage.cache.removal import destroy
 from trainjob.workspace import Workspace
 
 _PIP = (
@@ -40,6 +43,7 @@ _UNREACHABLE = re.compile(
     r"connection broken by|Temporary failure in name resolution|Read timed out"
     r"|Connection (?:refused|reset|aborted)|HTTP error 5\d\d|Network is unreachable"
 )
+_WRITING = 0o222
 _SHOWN_LINES = 20
 _POLL_S = 0.1
 
@@ -51,7 +55,8 @@ def build_environment(target: Path, asked: Asked, workspace: Workspace, *, sandb
         target: Where it is made; scripts in it name this path, see `move_scripts`.
         asked: What is installed.
         workspace: The run for which it is made.
-        sandbox: Whether what pip builds sees the code, the environment and programs alone.
+        sandbox: Whether what pip builds sees a copy of the code, the environment and programs
+            alone.
 
     Raises:
         RequirementsFailed: With the last lines of pip; `RequirementsUnavailable` if the place of
@@ -67,15 +72,19 @@ def build_environment(target: Path, asked: Asked, workspace: Workspace, *, sandb
     kept = (f"{name}=={version}\n" for name, version in kept_versions().items())
     constraints.write_text("".join(kept), encoding="utf-8")
     python = target / "bin" / "python"
-    requirements = asked.code_dir / FILE
     argv = [str(python), "-P", "-c", _PIP, "install", *_OPTIONS, "--progress-bar", "off"]
-    argv += ["--requirement", str(requirements), "--constraint", str(constraints)]
-    if sandbox:
-        argv = [*_sandbox(target, asked, workspace, python), *argv]
+    argv += ["--requirement", FILE, "--constraint", str(constraints)]
     log = workspace.logs / "requirements.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    if code := _run(argv, asked.code_dir, _environment(python, workspace, sandbox=sandbox), log):
+    with _copied(asked.code_dir, workspace) as copy:
+        if sandbox:
+            argv = [*_sandbox(target, asked, copy, workspace, python), *argv]
+        code = _run(argv, copy, _environment(python, workspace, sandbox=sandbox), log)
+    if code:
         raise _failure(code, log)
+    if (target / "bin").is_symlink():  # through which scripts elsewhere would be changed
+        what = f"asked for what {FILE} names, found its folder bin replaced by a link"
+        raise RequirementsFailed(f"{what}; correct what it builds\n  ({log})")
     _write_marker(target, site, asked)
 
 
@@ -90,12 +99,48 @@ def move_scripts(made: Path, target: Path) -> None:
             script.write_bytes(content.replace(os.fsencode(made), os.fsencode(target)))
 
 
-def _sandbox(target: Path, asked: Asked, workspace: Workspace, python: Path) -> list[str]:
+def protect(root: Path) -> None:
+    """Take the right to write from everything in an environment; what can be run stays so.
+
+    Links are left as they are, wherever they lead. Of the folder itself the right stays: moving a
+    folder takes it (rename(2)).
+    """
+    for path, _, names, folder in os.fwalk(root):
+        for name in names:
+            with suppress(OSError):  # a link
+                how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+                _take_writing(os.open(name, how, dir_fd=folder))
+        if Path(path) != root:
+            _take_writing(os.dup(folder))
+
+
+def _take_writing(opened: int) -> None:
+    try:
+        os.fchmod(opened, stat.S_IMODE(os.fstat(opened).st_mode) & ~_WRITING)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _copied(code_dir: Path, workspace: Workspace) -> Iterator[Path]:
+    """Copy the code for pip, which builds a package in its folder and leaves there what it made."""
+    copy = workspace.private / "code"
+    destroy(copy)
+    try:
+        shutil.copytree(code_dir, copy, symlinks=True)
+        yield copy
+    finally:
+        destroy(copy)
+
+
+def _sandbox(
+    target: Path, asked: Asked, copy: Path, workspace: Workspace, python: Path
+) -> list[str]:
     home = Path("~").expanduser()
     mounts = [
         Mount("/tmp", workspace.private / "tmp"),  # noqa: S108 - that of the sandbox
         Mount(str(home), workspace.private / "home"),
-        Mount(str(asked.code_dir), asked.code_dir, is_read_only=True),
+        Mount(str(asked.code_dir), copy),
         Mount(str(target), target),
     ]
     for name in (*_SETTINGS_OF_PIP, os.environ.get("PIP_CONFIG_FILE", "")):
@@ -160,11 +205,17 @@ def _failure(code: int, log: Path) -> RequirementsFailed:
 
 
 def _write_marker(target: Path, site: Path, asked: Asked) -> None:
-    sizes = (p.lstat().st_size for p in target.rglob("*") if not p.is_dir())
     facts = {
         "lines": asked.lines,
         "num_packages": len(list(site.glob("*.dist-info"))),
-        "size_bytes": sum(sizes),
+        "size_bytes": size_of(target),
         "python": sys.version,
     }
-    (target / MARKER).write_text(json.dumps(facts), encoding="utf-8")
+    marker = target / MARKER
+    # What pip built could write here: a link of this name would lead the write elsewhere.
+    marker.unlink(missing_ok=True)
+    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(marker, how, 0o644), "w", encoding="utf-8") as file:
+        json.dump(facts, file)
+        file.flush()
+        os.fsync(file.fileno())

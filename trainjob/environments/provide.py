@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.environments.asked import Asked, asked_by, requirements_problems
-from trainjob.environments.build import build_environment, move_scripts
+from trainjob.environments.build import build_environment, move_scripts, protect
 from trainjob.environments.folder import (
     Environment,
     environments_folder,
@@ -23,7 +23,7 @@ from trainjob.errors import RequirementsFailed, RequirementsUnavailable
 from trainjob.job import TrainingJob
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.owner import Owner
-from trainjob.storage.cache.removal import destroy
+from trainjob.storage.cache.removal import destroy, remove
 from trainjob.storage.failures import local_failures
 from trainjob.values import counted, format_size
 from trainjob.workspace import Workspace
@@ -83,12 +83,12 @@ def holding_environment(job: TrainingJob, workspace: Workspace) -> Iterator[None
         return
     folder = environments_folder()
     key = workspace.environment.resolve().name if workspace.environment.is_symlink() else ""
-    with using(folder, key) as found:
-        if found is not None:
-            yield
-            return
-    with using(folder, provide_environment(job, workspace).root.name):
-        yield
+    while True:  # another process may remove it before it is used
+        with using(folder, key) as found:
+            if found is not None:
+                yield
+                return
+        key = provide_environment(job, workspace).root.name
 
 
 def _made(
@@ -96,6 +96,7 @@ def _made(
 ) -> tuple[Environment, bool]:
     """Make an environment, or take the one that another process makes meanwhile, and say which."""
     folder.prepare()
+    folder.empty_trash()
     with folder.alone(asked.key, lambda: find_environment(folder, asked.key) is not None):
         if found := find_environment(folder, asked.key):
             return found, True
@@ -112,11 +113,14 @@ def _made(
 def _published(folder: Cache, key: str, incoming: Path) -> Environment:
     target = folder.published / key
     move_scripts(incoming, target)
+    protect(incoming)
     try:
         incoming.rename(target)
-    except OSError:  # where there are no locks, another process may have been faster
+    except OSError:
+        # A broken one is there; or, where there are no locks, another process was faster.
         if find_environment(folder, key) is None:
-            raise
+            remove(target, folder.trash)
+            incoming.rename(target)
     made = find_environment(folder, key)
     if made is None:
         what = f"asked for the environment {key}, found it removed as soon as it was made"

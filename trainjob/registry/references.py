@@ -78,15 +78,31 @@ def resolve_references(data: Any, registry: Registry) -> Resolved:
     return Resolved(resolved, tuple(problems))
 
 
-def _stores_of(versions: Iterable[Record]) -> dict[str, str]:
-    """Return the stores that versions were registered with, each with one such version."""
-    return {v.store: f"{v.kind} {v}" for v in versions if v.store is not None}
+def _stores_of(versions: Iterable[Record]) -> dict[str | None, str]:
+    """Return the stores that versions were registered with, each with one such version.
+
+    None is the AWS_* environment, with which an ``s3://`` url was read where no store was named.
+    """
+    return {
+        v.store: f"{v.kind} {v}"
+        for v in versions
+        if v.store is not None or _url_of(v).startswith("s3://")
+    }
 
 
-def _store_problems(stores: Mapping[str, str]) -> list[Problem]:
+def _url_of(version: Record) -> str:
+    if isinstance(version, SavedAlgorithm):
+        return version.definition.code.url
+    return cast(SavedDataset | SavedModel, version).url
+
+
+def _store_problems(stores: Mapping[str | None, str]) -> list[Problem]:
     if len(stores) < 2:
         return []
-    found = " and ".join(f"{store!r} of {version}" for store, version in stores.items())
+    found = " and ".join(
+        f"{'the AWS_* environment' if store is None else repr(store)} of {version}"
+        for store, version in stores.items()
+    )
     do = "set store to the one that reaches all urls of the job"
     return [Problem("store", "one store for the whole job", found, do)]
 

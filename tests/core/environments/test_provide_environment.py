@@ -1,9 +1,11 @@
 """Environments with what requirements.txt asks for: made once, shared, never in part."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -15,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.environments.wheels import make_nosy_source, make_wheel
+from tests.core.environments.wheels import make_nosy_source, make_source, make_wheel
 from tests.jobs import make_job
+from tests.waiting import PATIENCE_S
 from trainjob.environments.asked import asked_by, requirements_problems
 from trainjob.environments.folder import (
+    MARKER,
     environments,
     environments_folder,
     remove_environment,
@@ -117,6 +121,23 @@ def test_wheels_in_the_code_are_installed_and_count(make_run: MakeRun) -> None:
     assert not requirements_problems(run.code)
 
 
+def test_files_at_a_url_may_be_included(make_run: MakeRun) -> None:
+    lines = "-c https://example.org/c.txt\n-r https://example.org/r.txt\n"
+
+    assert not requirements_problems(make_run(lines).code)
+
+
+def test_other_code_with_requirements_from_elsewhere_has_the_same_environment(
+    make_run: MakeRun,
+) -> None:
+    run = make_run("--pre\n--no-binary tool\ntool @ https://example.org/x.whl\n")
+    before = asked_by(run.code).key
+
+    (run.code / "train.py").write_text("print()\n")
+
+    assert asked_by(run.code).key == before
+
+
 def test_of_two_runs_at_once_one_installs_and_both_have_it(
     make_run: MakeRun, job: TrainingJob
 ) -> None:
@@ -204,6 +225,136 @@ def test_an_environment_is_kept_while_a_run_uses_it_and_made_again_when_it_is_go
     assert environments(folder)[0].root == root
 
 
+def test_a_run_waits_for_who_looks_whether_an_environment_is_used(
+    make_run: MakeRun, job: TrainingJob
+) -> None:
+    run, folder = make_run("tool==1.0\n"), environments_folder()
+    root = provide_environment(job, run).root
+    begins, ends = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with holding_environment(job, run):
+            begins.set()
+            ends.wait()
+
+    # As `is_used` and `remove_environment` do, for a moment.
+    opened = os.open(root, os.O_RDONLY)
+    fcntl.flock(opened, fcntl.LOCK_EX)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    began_before = begins.wait(0.2)
+    os.close(opened)
+    began = begins.wait(PATIENCE_S)
+    [made] = environments(folder)
+    was_used, was_removed = made.is_used(), remove_environment(folder, made)
+    ends.set()
+    thread.join()
+
+    assert (began_before, began) == (False, True)
+    assert (was_used, was_removed) == (True, False)
+
+
+def test_an_environment_that_is_gone_is_neither_used_nor_an_error(
+    make_run: MakeRun, job: TrainingJob
+) -> None:
+    folder = environments_folder()
+    provide_environment(job, make_run("tool==1.0\n"))
+    [made] = environments(folder)
+
+    assert remove_environment(folder, made)
+    assert not made.is_used()
+    assert not remove_environment(folder, made)
+    assert not environments(folder)
+
+
+@pytest.mark.parametrize("marker", ["", "[]"])
+def test_what_is_there_of_an_environment_that_a_crash_spoiled_gives_way(
+    make_run: MakeRun, job: TrainingJob, marker: str
+) -> None:
+    run = make_run("tool==1.0\n")
+    spoiled = environments_folder().published / asked_by(run.code).key
+    spoiled.mkdir(parents=True)
+    (spoiled / MARKER).write_text(marker)
+
+    provided = provide_environment(job, run)
+
+    assert provided.root == spoiled
+    assert say(run, "import tool; print(tool.version)") == "1.0"
+
+
+def test_nothing_can_be_written_into_an_environment_and_it_is_removed_all_the_same(
+    make_run: MakeRun, job: TrainingJob
+) -> None:
+    root = provide_environment(job, make_run("tool==1.0\n")).root
+    [site] = root.glob("lib/python*/site-packages")
+    python = Path(sys.executable).resolve()
+
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o222 for path in (site, root / "bin")} == {0}
+    assert not [p for p in site.rglob("*") if not p.is_symlink() and p.stat().st_mode & 0o222]
+    assert python.stat().st_mode & 0o200  # to which bin/python leads
+    [made] = environments(environments_folder())
+    assert remove_environment(environments_folder(), made)
+    assert not root.exists()
+    assert not list(environments_folder().trash.iterdir())
+
+
+def test_what_was_left_half_removed_goes_and_what_others_made_stays(
+    make_run: MakeRun, job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = environments_folder()
+    folder.prepare()
+    (folder.incoming / "foreign").mkdir()
+    (folder.trash / "half").mkdir()
+    monkeypatch.setattr("trainjob.storage.cache.folder._TRASH_S", -1.0)  # in place of an hour
+
+    provide_environment(job, make_run("tool==1.0\n"))
+
+    assert [left.name for left in folder.incoming.iterdir()] == ["foreign"]
+    assert not (folder.trash / "half").exists()
+
+
+def test_a_package_of_the_code_is_built_in_a_copy_of_it(
+    make_run: MakeRun, job: TrainingJob
+) -> None:
+    run = make_run("./own\n")
+    make_source(run.code / "own", "pathlib.Path('build').mkdir()")
+
+    provide_environment(job, run)
+
+    assert say(run, "import own; print(own.__name__)") == "own"
+    assert sorted(p.name for p in (run.code / "own").iterdir()) == ["backend.py", "pyproject.toml"]
+    assert not (run.private / "code").exists()
+
+
+@pytest.mark.skipif(bool(_WHY_NO_SANDBOX), reason=" ".join(_WHY_NO_SANDBOX))
+def test_a_build_in_a_sandbox_writes_in_its_tree_and_leads_no_write_out_of_it(
+    make_run: MakeRun, job: TrainingJob, tmp_path: Path
+) -> None:
+    precious = tmp_path / "home" / "precious"
+    precious.write_text("mine")
+    link = f"os.symlink({str(precious)!r}, os.path.join(os.environ['VIRTUAL_ENV'], {MARKER!r}))"
+    run = make_run("./own\n")
+    make_source(run.code / "own", f"pathlib.Path('build').mkdir(); {link}")
+
+    root = provide_environment(job.model_copy(update={"sandbox": True}), run).root
+
+    assert precious.read_text() == "mine"
+    assert not (root / MARKER).is_symlink()
+    assert say(run, "import own; print(own.__name__)") == "own"
+
+
+def test_a_build_that_puts_a_link_in_place_of_bin_is_refused(
+    make_run: MakeRun, job: TrainingJob, tmp_path: Path
+) -> None:
+    elsewhere = str(tmp_path / "elsewhere")
+    move = f"os.rename(bin, {elsewhere!r}); os.symlink({elsewhere!r}, bin)"
+    run = make_run("./own\n")
+    make_source(run.code / "own", f"bin = os.environ['VIRTUAL_ENV'] + '/bin'; {move}")
+
+    with pytest.raises(RequirementsFailed, match="found its folder bin replaced by a link"):
+        provide_environment(job, run)
+
+
 @pytest.mark.skipif(bool(_WHY_NO_SANDBOX), reason=" ".join(_WHY_NO_SANDBOX))
 def test_what_pip_builds_for_a_job_in_a_sandbox_sees_no_secret(
     make_run: MakeRun, job: TrainingJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -224,6 +375,7 @@ def test_what_pip_builds_for_a_job_in_a_sandbox_sees_no_secret(
     ("requirements", "asked", "found"),
     [
         (None, "true", "no requirements.txt in the code"),
+        ("-c no.txt\n", "-c no.txt (requirements.txt:1)", "no such file in the code"),
         ("-e .\n", "-e . (requirements.txt:1)", "an editable install"),
         ("-r ../x\n", "-r ../x (requirements.txt:1)", "no such file in the code"),
         (

@@ -24,33 +24,47 @@ def make_wheel(folder: Path, name: str, version: str, body: str = "", entry: str
     return wheel
 
 
-def make_nosy_source(folder: Path, secret: Path) -> None:
-    """Write a source tree whose build looks for a secret, and says in its module what it saw."""
+def make_source(folder: Path, act: str) -> None:
+    """Write a source tree, named like its folder, whose build does `act`.
+
+    Args:
+        folder: Where it is made.
+        act: Statements; they may set `text`, what the module that is built says.
+    """
     folder.mkdir(parents=True)
     (folder / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
-    (folder / "backend.py").write_text(
-        textwrap.dedent(f"""\
-            import os, pathlib, zipfile
+    backend = _BACKEND.replace("NAME", folder.name).replace("    ACT", textwrap.indent(act, "    "))
+    (folder / "backend.py").write_text(backend)
 
-            def build_wheel(directory, settings=None, metadata=None):
-                try:
-                    seen = pathlib.Path({str(secret)!r}).read_text()
-                except OSError as error:
-                    seen = type(error).__name__
-                names = [name for name in os.environ if name.startswith("AWS_")]
-                name, info = "nosy-1.0-py3-none-any.whl", "nosy-1.0.dist-info"
-                with zipfile.ZipFile(pathlib.Path(directory, name), "w") as archive:
-                    archive.writestr("nosy.py", f"seen, names = {{seen!r}}, {{names!r}}")
-                    archive.writestr(
-                        f"{{info}}/METADATA", "Metadata-Version: 2.1\\nName: nosy\\nVersion: 1.0\\n"
-                    )
-                    archive.writestr(
-                        f"{{info}}/WHEEL",
-                        "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
-                    )
-                    archive.writestr(f"{{info}}/RECORD", "")
-                return name
-            """)
-    )
+
+def make_nosy_source(folder: Path, secret: Path) -> None:
+    """Write a source tree whose build looks for a secret, and says in its module what it saw."""
+    look = f"""\
+        try:
+            seen = pathlib.Path({str(secret)!r}).read_text()
+        except OSError as error:
+            seen = type(error).__name__
+        names = [name for name in os.environ if name.startswith("AWS_")]
+        text = f"seen, names = {{seen!r}}, {{names!r}}"
+        """
+    make_source(folder, textwrap.dedent(look))
+
+
+_BACKEND = """\
+import os, pathlib, zipfile
+
+def build_wheel(directory, settings=None, metadata=None):
+    text = ""
+    ACT
+    name, info = "NAME-1.0-py3-none-any.whl", "NAME-1.0.dist-info"
+    with zipfile.ZipFile(pathlib.Path(directory, name), "w") as archive:
+        archive.writestr("NAME.py", text)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: NAME\\nVersion: 1.0\\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return name
+"""

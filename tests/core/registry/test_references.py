@@ -340,10 +340,11 @@ def test_a_labelling_type_and_a_format_are_found_in_any_spelling(registry) -> No
 
 def test_a_job_reads_a_version_with_the_store_that_it_was_registered_with(registry) -> None:
     add_dataset(registry, "kept", store="minio")
+    add_algorithm(registry, "beside", store="minio")
     inputs = [{"name": "data_url", "dataset": "kept"}]
 
-    job = TrainingJob.parse(job_of(inputs=inputs))
-    other = TrainingJob.parse(job_of(inputs=inputs, store="mirror"))
+    job = TrainingJob.parse(job_of(algorithm="beside", inputs=inputs))
+    other = TrainingJob.parse(job_of(algorithm="beside", inputs=inputs, store="mirror"))
 
     assert (job.store, other.store) == ("minio", "mirror")
     assert TrainingJob.parse(job.model_dump(mode="json")) == job
@@ -359,6 +360,21 @@ def test_versions_of_two_stores_need_the_word_of_the_job(registry) -> None:
         "'minio' of dataset kept@1; set store to the one that reaches all urls of the job"
     ]
     assert TrainingJob.parse(job | {"store": "minio"}).store == "minio"
+
+
+def test_a_version_read_without_a_store_counts_as_one_more(registry) -> None:
+    add_dataset(registry, "kept", store="minio")
+    add_dataset(registry, "near", url="/data/near/")
+    inputs = [{"name": "data_url", "dataset": "kept"}, {"name": "ckpt_url", "dataset": "digits@2"}]
+    of_a_folder = [inputs[0], {"name": "ckpt_url", "dataset": "near"}]
+    code = {"kind": "script", "code": {"url": "/code"}, "boot_file": "train.py"}
+
+    assert problems_in(job_of(algorithm=code, inputs=inputs)) == [
+        "store: asked for one store for the whole job, found 'minio' of dataset kept@1 and the "
+        "AWS_* environment of dataset digits@2; set store to the one that reaches all urls of the "
+        "job"
+    ]
+    assert TrainingJob.parse(job_of(algorithm=code, inputs=of_a_folder)).store == "minio"
 
 
 def test_the_rules_of_a_saved_algorithm_hold(registry) -> None:
