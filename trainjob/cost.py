@@ -22,15 +22,16 @@ class Cost:
 def cost_of(job: TrainingJob) -> Cost | None:
     """Return what `job` costs; None: its flavor has no price, or it has no flavor.
 
-    The worst case is that of the training, which ``limits.auto_stop`` ends, restarts included. To
-    stage data and to upload results takes its time beside that.
+    The worst case is that of the training, which ``limits.auto_stop`` ends, restarts included, and
+    ``limits.grace`` after that. To stage data and to upload results takes its time beside that.
     """
     resources, auto_stop = job.resources, job.limits.auto_stop
     if resources.flavor is None or resources.flavor.price_per_hour is None:
         return None
     per_hour = resources.flavor.price_per_hour * resources.nodes
-    hours = None if auto_stop is None else auto_stop.total_seconds() / 3600
-    return Cost(per_hour, None if hours is None else per_hour * hours)
+    if auto_stop is None:
+        return Cost(per_hour, None)
+    return Cost(per_hour, per_hour * (auto_stop + job.limits.grace).total_seconds() / 3600)
 
 
 def cost_text(job: TrainingJob) -> str | None:
@@ -45,8 +46,9 @@ def cost_text(job: TrainingJob) -> str | None:
     rate = f"{_amount(cost.per_hour)} an hour for {nodes} of {flavor}"
     if cost.worst_case is None or auto_stop is None:
         return f"{rate}; without limits.auto_stop there is no worst case"
-    stop = format_duration(auto_stop)
-    return f"{rate}; at most {_amount(cost.worst_case)} for the training, which stops after {stop}"
+    stop, grace = format_duration(auto_stop), format_duration(job.limits.grace)
+    most = f"at most {_amount(cost.worst_case)} for the training"
+    return f"{rate}; {most}, which is stopped after {stop} and then has {grace} to save"
 
 
 def _amount(number: float) -> str:

@@ -15,18 +15,18 @@ def job(auto_stop: str = "off", **flavor: Any) -> TrainingJob:
             "name": "x",
             "algorithm": {"code": {"url": "c"}, "boot_file": "t.py"},
             "resources": {"flavor": sized},
-            "limits": {"auto_stop": auto_stop},
+            "limits": {"auto_stop": auto_stop, "grace": "30m"},
         }
     )
 
 
-def test_the_worst_case_is_the_rate_until_auto_stop() -> None:
+def test_the_worst_case_is_the_rate_until_the_training_has_ended() -> None:
     priced = job("1h30m", price_per_hour=12.5)
 
-    assert cost_of(priced) == Cost(per_hour=12.5, worst_case=18.75)
+    assert cost_of(priced) == Cost(per_hour=12.5, worst_case=25)
     assert cost_text(priced) == (
-        "12.50 an hour for 1 machine of 8c40g V100*1; at most 18.75 for the training, which stops "
-        "after 1h30m"
+        "12.50 an hour for 1 machine of 8c40g V100*1; at most 25.00 for the training, which is "
+        "stopped after 1h30m and then has 30m to save"
     )
 
 
@@ -35,8 +35,8 @@ def test_every_machine_of_a_job_costs() -> None:
     # Jobs of several machines are not read so far.
     two = one.model_copy(update={"resources": one.resources.model_copy(update={"nodes": 2})})
 
-    assert cost_of(two) == Cost(per_hour=6, worst_case=12)
-    assert str(cost_text(two)).startswith("6.00 an hour for 2 machines of 8c40g V100*1; at most 12")
+    assert cost_of(two) == Cost(per_hour=6, worst_case=15)
+    assert str(cost_text(two)).startswith("6.00 an hour for 2 machines of 8c40g V100*1; at most 15")
 
 
 def test_without_auto_stop_there_is_no_worst_case() -> None:

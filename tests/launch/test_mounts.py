@@ -374,3 +374,12 @@ def test_a_bubblewrap_that_may_not_run_here_is_not_used(tmp_path: Path, source: 
     [problem] = mount_problems((Mount(f"{source}/value/data", source),), str(tmp_path))
 
     assert problem.found.startswith("a bubblewrap that may not run here (bwrap: no permission)")
+
+
+def test_a_bubblewrap_that_failed_once_is_tried_again(tmp_path: Path) -> None:
+    tool = tmp_path / "bwrap"
+    tool.write_text('#!/bin/sh\n[ -e "$0.tried" ] && exit 0\ntouch "$0.tried"\nexit 1\n')
+    tool.chmod(0o755)
+
+    assert find_bwrap(str(tmp_path))[0] is None
+    assert find_bwrap(str(tmp_path)) == (str(tool), "")

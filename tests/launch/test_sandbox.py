@@ -16,7 +16,7 @@ import pytest
 from tests.launch.conftest import marked_processes, read_record
 from tests.waiting import wait_until
 from trainjob.errors import LaunchError, TrainingFailed
-from trainjob.launch.environment import search_path
+from trainjob.launch.environment import rank_environment, search_path
 from trainjob.launch.launch import Launch, Mount
 from trainjob.launch.sandbox import SHOWN_ENV, sandbox_argv, sandbox_problems
 from trainjob.launch.training import Control, run_training
@@ -372,3 +372,56 @@ def test_a_machine_that_refuses_sandboxes_is_told_of(tmp_path: Path) -> None:
         "a bubblewrap that may not run here (bwrap: No permissions to create new namespace)"
     )
     assert "sandbox: false" in problem.do
+
+
+ONCE_BUSY = """#!/bin/sh
+[ -e "$0.was-busy" ] && exit 0
+touch "$0.was-busy"
+exit 1
+"""
+
+
+def test_a_machine_that_was_too_busy_once_is_asked_again(tmp_path: Path) -> None:
+    tool = tmp_path / "bwrap"
+    tool.write_text(ONCE_BUSY)
+    tool.chmod(0o755)
+
+    assert sandbox_problems(str(tmp_path))
+    assert sandbox_problems(str(tmp_path)) == []
+    tool.with_name("bwrap.was-busy").unlink()
+    assert sandbox_problems(str(tmp_path)) == []
+
+
+@needs_sandbox
+def test_a_folder_that_cannot_be_made_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    source = tmp_path / "file" / "folder"
+
+    with pytest.raises(LaunchError, match=r"asked to show .*file/folder.*, found: Not a directory"):
+        sandbox_argv((Mount("/data", source),), search_path(os.environ), folder=tmp_path)
+
+
+def test_variables_that_name_what_a_sandbox_does_not_show_are_not_passed_on(
+    make_sandboxed: Callable[..., Launch], home: Path
+) -> None:
+    shown = {
+        "CUDA_HOME": "/usr/local/cuda",
+        "HOME": str(home),
+        "LD_LIBRARY_PATH": "/scratch/lib:/usr/lib",
+        "NCCL_DEBUG": "INFO",
+        "TORCH_HOME": f"{home}/torch",
+        "TRITON_CACHE_DIR": "/tmp/triton",
+    }
+    hidden = {
+        "PYTHONPYCACHEPREFIX": "/scratch/pycache",
+        "TORCHINDUCTOR_CACHE_DIR": "/scratch/inductor",
+        "CUDA_CACHE_PATH": "/scratch/cuda",
+    }
+    given = make_sandboxed("", env={"CUDA_CACHE_PATH": "/scratch/cuda"})
+
+    environment = rank_environment(make_sandboxed(""), shown | hidden)
+
+    assert shown.items() <= environment.items()
+    assert not hidden.keys() & environment.keys()
+    assert rank_environment(given, hidden)["CUDA_CACHE_PATH"] == "/scratch/cuda"
+    assert hidden.items() <= rank_environment(replace(given, is_sandboxed=False), hidden).items()

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainjob.launch.devices import VISIBLE_VARIABLES
 from trainjob.launch.launch import Device, Launch
 from trainjob.launch.machine import num_cores
+from trainjob.launch.sandbox import shows
 
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|XDG_CACHE_HOME"
@@ -59,7 +60,7 @@ def rank_environment(
     inherited = {name: value for name, value in base.items() if _INHERITED.fullmatch(name)}
     inherited.pop("OMP_NUM_THREADS", None)  # of the worker; only the job's own counts
     if launch.is_sandboxed:
-        inherited = {n: value for n, value in inherited.items() if n not in _PLACES_OF_WORKER}
+        inherited = {n: value for n, value in inherited.items() if _is_shown(launch, n, value)}
         inherited["TMPDIR"] = "/tmp"  # noqa: S108 - that of the sandbox
     if launch.python is not None:
         inherited["VIRTUAL_ENV"] = str(launch.python.parent.parent)
@@ -105,6 +106,18 @@ def search_path(base: Mapping[str, str], python: Path | None = None) -> str:
     own = [str(path.parent) for path in (python, Path(sys.executable)) if path is not None]
     folders = base.get("PATH", os.defpath).split(os.pathsep)
     return os.pathsep.join([*own, *(folder for folder in folders if folder not in own)])
+
+
+def _is_shown(launch: Launch, name: str, value: str) -> bool:
+    """Tell whether what a variable names, if that is a place, is one in the sandbox.
+
+    A cache whose folder is not there could not be made on a root that is only read.
+    """
+    if name in _PLACES_OF_WORKER:
+        return False
+    return not value.startswith("/") or any(
+        shows(path, launch.mounts, launch.python) for path in value.split(os.pathsep)
+    )
 
 
 def _of_launcher(launch: Launch, port: int | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from trainjob.launch.folder_growth import FolderGrowth
 from trainjob.launch.processes import Process, descendants, read_process
+from trainjob.launch.rank_files import open_rank_file, write_rank_file
 from trainjob.launch.stacks import (
     DEVICE_CALLS,
     LEAVING_CALLS,
@@ -210,7 +211,7 @@ class Liveness:
 
     def _rank(self, number: int) -> _Rank:
         try:
-            begin = json.loads((self._records_dir / f"begin-{number}.json").read_bytes())
+            begin = json.loads(self._read(f"begin-{number}.json"))
         except (OSError, ValueError):
             return _Rank(number, begun=False, stub=0, program=0, is_there=False)
         has_ended = (self._records_dir / f"exit-{number}.json").exists()
@@ -225,10 +226,8 @@ class Liveness:
             for rank in ranks
         ]
         told = {"quiet_s": now - quiet.since, "behind": rank_behind(said), "ranks": said}
-        file = self._records_dir / "stall.json"
         with suppress(OSError):  # a full disk may be why nothing goes on
-            file.with_suffix(".tmp").write_text(json.dumps(told), encoding="utf-8")
-            file.with_suffix(".tmp").replace(file)
+            write_rank_file(self._records_dir / "stall.json", json.dumps(told))
         self.stalled.set()
 
     def _say_rank(self, rank: _Rank, stack: Stack | None, *, computes: bool) -> dict[str, Any]:
@@ -247,9 +246,13 @@ class Liveness:
 
     def _last_step(self, number: int) -> int | None:
         try:
-            return int((self._records_dir / _step_name(number)).read_bytes())
+            return int(self._read(_step_name(number)))
         except (OSError, ValueError):
             return None
+
+    def _read(self, name: str) -> bytes:
+        with open_rank_file(self._records_dir / name) as record:
+            return record.read()
 
 
 def rank_behind(ranks: list[dict[str, Any]]) -> int | None:

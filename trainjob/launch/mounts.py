@@ -11,20 +11,17 @@ run that was killed is replaced.
 import fcntl
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from trainjob.errors import LaunchError, Problem
+from trainjob.launch.bubblewrap import INSTALL_BWRAP, refusal
 from trainjob.launch.launch import Mount
 from trainjob.launch.waiting import wait_for_supervisor
 from trainjob.workspace import Workspace, workspaces_dir
 
-_TRY_TIMEOUT_S = 10.0
 _MAX_WORDS = 8990  # MAX_ARGS in bubblewrap.c is 9000
-INSTALL_BWRAP = "install bubblewrap (apt-get install bubblewrap), which needs no root to run"
 
 
 @contextmanager
@@ -70,26 +67,13 @@ def mount_problems(mounts: Sequence[Mount], search_path: str) -> list[Problem]:
     return problems
 
 
-@cache
 def find_bwrap(search_path: str) -> tuple[str | None, str]:
     """Return bubblewrap if it works here, and otherwise what is found instead."""
     path = shutil.which("bwrap", path=search_path)
     if path is None:
         return None, "no bubblewrap"
-    try:
-        # Some kernels and containers forbid what it needs, and only trying shows it.
-        done = subprocess.run(
-            [path, "--dev-bind", "/", "/", "--", "true"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TRY_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return None, f"a bubblewrap that does not run ({error})"
-    if done.returncode:
-        return None, f"a bubblewrap that may not run here ({done.stderr.strip()})"
+    if found := refusal([path, "--dev-bind", "/", "/", "--", "true"]):
+        return None, f"a bubblewrap that may not run here ({found})"
     return path, ""
 
 

@@ -5,11 +5,15 @@ never by the file. A progress bar that rewrites its line arrives as its last sta
 it goes on, as what it shows from time to time.
 """
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from trainjob.launch.hidden import without_secrets
+from trainjob.launch.rank_files import open_rank_file
 
 _CHUNK_BYTES = 4 * 2**20
 _MAX_LINE_BYTES = 2**20
@@ -46,14 +50,18 @@ class LogTail:
         Of a line that is rewritten for long, its state is returned every five seconds.
         Who falls far behind is taken close to the end, with a line that says what was left out.
         """
-        size = self._path.stat().st_size if self._path.exists() else 0
-        notice = self._skip(size) if size - self._offset > _MAX_BEHIND_BYTES else []
+        notice: list[str] = []
         lines: list[str] = []
-        if size > self._offset:
-            ended, newline, partial = (self._partial + self._next_chunk()).rpartition(b"\n")
-            lines = _lines(ended) if newline else []
-            self._partial = _folded(partial)
-        self.has_more = self._offset < size
+        self.has_more = False
+        with suppress(FileNotFoundError), open_rank_file(self._path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size - self._offset > _MAX_BEHIND_BYTES:
+                notice = self._skip(file, size)
+            if size > self._offset:
+                ended, newline, partial = (self._partial + self._next_chunk(file)).rpartition(b"\n")
+                lines = _lines(ended) if newline else []
+                self._partial = _folded(partial)
+            self.has_more = self._offset < size
         is_too_long = len(self._partial) > _MAX_LINE_BYTES
         if self._partial and (is_too_long or (is_final and not self.has_more)):
             lines.append(_text(self._partial))
@@ -81,19 +89,17 @@ class LogTail:
         self._shown_state, self._state_at = state, now + _STATE_INTERVAL_S
         return [state]
 
-    def _next_chunk(self) -> bytes:
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            chunk = file.read(_CHUNK_BYTES)
+    def _next_chunk(self, file: BinaryIO) -> bytes:
+        file.seek(self._offset)
+        chunk = file.read(_CHUNK_BYTES)
         self._offset += len(chunk)
         return chunk
 
-    def _skip(self, size: int) -> list[str]:
+    def _skip(self, file: BinaryIO, size: int) -> list[str]:
         """Go on close to the end, at the start of a line if there is one."""
         num_before = self._offset - len(self._partial)
-        with self._path.open("rb") as file:
-            file.seek(size - _KEPT_BYTES)
-            rest = file.read(_KEPT_BYTES)
+        file.seek(size - _KEPT_BYTES)
+        rest = file.read(_KEPT_BYTES)
         self._offset = size - len(rest) + rest.find(b"\n") + 1
         self._partial = b""
         skipped = self._offset - num_before
@@ -104,12 +110,12 @@ def last_lines(path: Path, count: int, end: int | None = None) -> tuple[str, ...
     """Return the last lines of a file, long ones cut.
 
     Args:
-        path: The file; one that is missing has no lines.
+        path: The file; one that is missing, or not ours any more, has no lines.
         count: How many lines at most.
         end: Read up to this offset instead of the end of the file.
     """
     try:
-        with path.open("rb") as file:
+        with open_rank_file(path) as file:
             stop = file.seek(0, 2) if end is None else end
             start = max(0, stop - _TAIL_BYTES)
             file.seek(start)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainjob.launch.rank_files import open_rank_file
+
 LAUNCH_ERROR = "trainjob.LaunchError"
 """Type of an error record whose program could not even be started (`bootstrap` writes it)."""
 
@@ -79,6 +81,7 @@ def _read_rank(records_dir: Path, rank: int) -> RankRecords:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        with open_rank_file(file) as opened:
+            return json.loads(opened.read())
     except (OSError, ValueError):  # not there, or a script has written into it
         return None

@@ -9,15 +9,13 @@ Processes keep their numbers and the network is that of the machine; see decisio
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 from trainjob.errors import LaunchError, Problem
+from trainjob.launch.bubblewrap import INSTALL_BWRAP, refusal
 from trainjob.launch.launch import Device, Launch, Mount
-from trainjob.launch.mounts import INSTALL_BWRAP
 from trainjob.workspace import workspaces_dir
 
 SHOWN_ENV = "TRAINJOB_SANDBOX_SHOWS"
@@ -46,7 +44,6 @@ _PATHS_IN_ENV = (
     *("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", SHOWN_ENV),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"),
 )
-_TRY_TIMEOUT_S = 10.0
 
 _Placed = tuple[str, tuple[str, ...]]
 """A path, and the words that put something there."""
@@ -94,8 +91,7 @@ def sandbox_argv(
     if problems := sandbox_problems(search_path):
         raise LaunchError("\n".join(map(str, problems)))
     for mount in mounts:
-        if not mount.source.exists():
-            mount.source.mkdir(parents=True)
+        _make(mount)
     bwrap = str(shutil.which("bwrap", path=search_path))
     return _argv(bwrap, mounts, folder=folder, device=device, python=python)
 
@@ -106,7 +102,8 @@ def sandbox_problems(search_path: str) -> list[Problem]:
     if bwrap is None:
         do = f"{INSTALL_BWRAP}, or write sandbox: false"
         return [Problem("sandbox", "true", "no bubblewrap", do)]
-    if found := _refusal(bwrap):
+    argv = _argv(bwrap, (), folder=Path("/"), device="cpu", python=None)
+    if found := refusal([*argv, sys.executable, "-I", "-S", "-c", ""]):
         do = (
             "let the worker's user make user namespaces (docker run --security-opt "
             "seccomp=unconfined; a sysctl or an AppArmor profile of the distribution), or write "
@@ -116,23 +113,28 @@ def sandbox_problems(search_path: str) -> list[Problem]:
     return []
 
 
-@cache
-def _refusal(bwrap: str) -> str | None:
-    """Return why Python does not run in a sandbox here, which only trying shows, or None."""
-    argv = _argv(bwrap, (), folder=Path("/"), device="cpu", python=None)
+def shows(path: str, mounts: Sequence[Mount], python: Path | None) -> bool:
+    """Tell whether a path lies in what a sandbox shows; the device does not matter.
+
+    Args:
+        path: An absolute path; there need be nothing.
+        mounts: What is shown beside the system.
+        python: A Python in a virtual environment, which is shown too.
+    """
+    places = [place for place, _ in (*_system(), *_settings(), *_programs(python))]
+    places += ["/proc", "/sys", "/dev", *(mount.target for mount in mounts)]
+    return any(Path(path).is_relative_to(place) for place in places)
+
+
+def _make(mount: Mount) -> None:
     try:
-        done = subprocess.run(
-            [*argv, sys.executable, "-I", "-S", "-c", ""],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TRY_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else None
+        if not mount.source.exists():
+            mount.source.mkdir(parents=True)
+    except OSError as error:
+        raise LaunchError(
+            f"asked to show {str(mount.source)!r} as {mount.target}, found: {error.strerror}; "
+            "have it made so that the worker's user can read it"
+        ) from error
 
 
 def _argv(

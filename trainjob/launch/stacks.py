@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from trainjob.launch.rank_files import empty_rank_file, open_rank_file
+
 _TIMEOUT_S = 1.0
 _POLL_S = 0.001
 _MAX_CHARS = 20_000
@@ -70,7 +72,7 @@ def take_stacks(stubs: Mapping[int, int], records_dir: Path) -> dict[int, Stack]
     files = {rank: records_dir / f"stacks-{rank}.txt" for rank in stubs}
     for rank, stub in stubs.items():
         with contextlib.suppress(OSError):
-            os.truncate(files[rank], 0)
+            empty_rank_file(files[rank])
             os.kill(stub, signal.SIGUSR2)
     deadline = time.monotonic() + _TIMEOUT_S
     sizes: dict[int, int] = {}
@@ -141,7 +143,8 @@ def _size(file: Path) -> int:
 
 def _read(file: Path) -> str:
     try:
-        text = file.read_bytes().decode("utf-8", "replace")
+        with open_rank_file(file) as opened:
+            text = opened.read().decode("utf-8", "replace")
     except OSError:
         return ""
     return text if len(text) <= _MAX_CHARS else _main_thread(text)[:_MAX_CHARS]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from trainjob.launch.rank_files import open_rank_file
 from trainjob.values import format_duration
 
 _FRAME = re.compile(
@@ -87,7 +88,8 @@ class Stall:
 def read_stall(records_dir: Path) -> Stall | None:
     """Return what the supervisor wrote of a training that stood still, or None."""
     try:
-        said = json.loads((records_dir / "stall.json").read_text(encoding="utf-8"))
+        with open_rank_file(records_dir / "stall.json") as opened:
+            said = json.loads(opened.read())
         ranks = tuple(StalledRank(**rank) for rank in said["ranks"])
         return Stall(quiet_s=said["quiet_s"], behind=said["behind"], ranks=ranks)
     except (OSError, ValueError, LookupError, TypeError):  # not there, or cut short by a full disk

@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from trainjob.launch.liveness import Liveness
 from trainjob.launch.processes import descendants, read_process, signal_all
+from trainjob.launch.rank_files import open_rank_file, write_rank_file
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -159,7 +160,7 @@ class Supervisor:
         is_heard = any(map(self._listens, running))
         if self._kill_at == _NEVER and is_heard:
             with contextlib.suppress(OSError):
-                Path(self._order["stop_file"]).touch()
+                write_rank_file(Path(self._order["stop_file"]), "")
             # Stubs keep it from those that do not handle it.
             signal_all((self._began[rank]["pid"] for rank in running), signal.SIGUSR1)
         self._end_within(grace_s, ask_s=grace_s * _REQUEST_SHARE if is_heard else 0.0)
@@ -297,8 +298,7 @@ class Supervisor:
         """Write a record, complete or not at all."""
         file = self._records_dir / f"{event}.json"
         with contextlib.suppress(OSError):  # a full disk must not keep us from our work
-            file.with_suffix(".tmp").write_text(json.dumps(fields), encoding="utf-8")
-            file.with_suffix(".tmp").replace(file)
+            write_rank_file(file, json.dumps(fields))
 
 
 def _reap(launcher: int | None = None) -> int | None:
@@ -328,7 +328,8 @@ def _read_json(file: str) -> Any:
     if not os.access(file, os.F_OK):  # a tenth of the time of Path, at every look at every rank
         return None
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        with open_rank_file(Path(file)) as opened:
+            return json.loads(opened.read())
     except (OSError, ValueError):  # a script has written into it
         return None
 

@@ -6,6 +6,7 @@ import select
 from pathlib import Path
 
 from trainjob.launch.processes import read_process
+from trainjob.launch.rank_files import open_rank_file
 
 
 def wait_for_supervisor(records_dir: Path, timeout_s: float) -> bool:
@@ -19,7 +20,8 @@ def wait_for_supervisor(records_dir: Path, timeout_s: float) -> bool:
         Whether it has ended.
     """
     try:
-        record = json.loads((records_dir / "supervisor.json").read_text(encoding="utf-8"))
+        with open_rank_file(records_dir / "supervisor.json") as opened:
+            record = json.loads(opened.read())
         process = os.pidfd_open(record["pid"])
     except (OSError, ValueError):
         return True

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,7 +92,7 @@ def copy_file(file: Path, entry: Entry, copy: BinaryIO | None, meter: Meter) -> 
     """
     digest = hashlib.sha256()
     try:
-        with file.open("rb") as source:
+        with open_listed(file, entry) as source:
             while chunk := source.read(_CHUNK_BYTES):
                 check_deadline(str(file))
                 digest.update(chunk)
@@ -103,6 +104,23 @@ def copy_file(file: Path, entry: Entry, copy: BinaryIO | None, meter: Meter) -> 
     except FileNotFoundError as error:
         raise changed(file) from error
     return FileRecord(entry.path, entry.size_bytes, digest.hexdigest())
+
+
+def open_listed(file: Path, entry: Entry) -> BufferedReader:
+    """Open a file to read if it is the very one that was listed; who calls closes it.
+
+    A script that still runs may have put a link in its place, to what is not to be copied.
+
+    Raises:
+        TreeChanged: If it is another one.
+        FileNotFoundError: If there is none any more.
+    """
+    # Without O_NONBLOCK, a pipe would be waited for.
+    opened = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if os.fstat(opened.fileno()).st_ino != _inode_of(entry):
+        opened.close()
+        raise changed(file)
+    return opened
 
 
 def digest_file(file: Path) -> str:
@@ -119,6 +137,10 @@ def version_of(file: Path) -> str:
 def mtime_ns_of(entry: Entry) -> int:
     """Return when a listed file of this machine was last written, in nanoseconds."""
     return int(entry.version.split("-")[1])
+
+
+def _inode_of(entry: Entry) -> int:
+    return int(entry.version.split("-")[2])
 
 
 def changed(file: Path) -> TreeChanged:

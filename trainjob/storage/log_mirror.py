@@ -15,7 +15,7 @@ from trainjob.storage.deadline import check_deadline
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry
 from trainjob.storage.live_tree import Look, is_temporary, look_at
-from trainjob.storage.local_tree import changed
+from trainjob.storage.local_tree import changed, open_listed
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.masking import Masked
 from trainjob.storage.read_back import read_back
@@ -111,9 +111,7 @@ class LogMirror:
 
     def _send(self, store: Store, entry: Entry, *, is_final: bool) -> bool:
         """Send a file up to the size that it had; return whether it still was there."""
-        text = Masked(
-            _read(self._source / entry.path, entry.size_bytes), self._secrets, is_whole=is_final
-        )
+        text = Masked(_read(self._source / entry.path, entry), self._secrets, is_whole=is_final)
         self._journal.forget([entry.path])
         try:
             record = store.upload_chunks(entry.path, text)
@@ -146,10 +144,11 @@ def _is_small_enough(entry: Entry) -> bool:
     return _RECORDS not in entry.path.split("/") or entry.size_bytes <= _MAX_RECORD_BYTES
 
 
-def _read(file: Path, size_bytes: int) -> Iterator[bytes]:
-    """Yield the first bytes of a file."""
+def _read(file: Path, entry: Entry) -> Iterator[bytes]:
+    """Yield the bytes that a file had when it was listed."""
+    size_bytes = entry.size_bytes
     try:
-        with file.open("rb") as opened:
+        with open_listed(file, entry) as opened:
             while size_bytes and (chunk := opened.read(min(size_bytes, _CHUNK_BYTES))):
                 check_deadline(str(file))
                 size_bytes -= len(chunk)

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ from trainjob.errors import (
 )
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry
-from trainjob.storage.local_tree import changed, digest_file, version_of
+from trainjob.storage.local_tree import changed, open_listed, version_of
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.s3_client import S3Client, each
@@ -192,8 +193,9 @@ class Transfer:
 
     async def _send(self, file: Path, entry: Entry) -> str:
         """Send one file and return the sha256 that it had before."""
-        sha256 = await asyncio.to_thread(digest_file, file)
-        with file.open("rb") as opened:
+        with open_listed(file, entry) as opened:
+            sha256 = await asyncio.to_thread(_sha256, opened)
+            opened.seek(0)
             if entry.size_bytes > MULTIPART_BYTES:
                 await self._send_parts(opened, entry)
             else:
@@ -250,6 +252,10 @@ class Transfer:
 
     def _url(self, entry: Entry) -> str:
         return f"s3://{self._bucket}/{self._prefix}{entry.path}"
+
+
+def _sha256(opened: BufferedReader) -> str:
+    return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _parts_of(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -64,3 +64,34 @@ def test_a_run_without_metrics_has_no_folder(tmp_path: Path, output_dir: Path) -
     publish_metrics(tmp_path / "absent", output_dir)
 
     assert [path.name for path in output_dir.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_nothing_is_written_by_way_of_links_of_the_script(
+    when: str, metrics_dir: Path, output_dir: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    published = output_dir / "metrics" / "metrics.jsonl"
+    if when == "before":
+        published.parent.mkdir()
+    else:
+        publish_metrics(metrics_dir, output_dir)
+        published.unlink()
+    published.symlink_to(elsewhere)
+
+    publish_metrics(metrics_dir, output_dir)
+
+    assert not elsewhere.exists()
+    assert published.is_symlink()
+
+
+def test_a_folder_of_metrics_that_is_a_link_is_left_alone(
+    metrics_dir: Path, output_dir: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (output_dir / "metrics").symlink_to(elsewhere)
+
+    publish_metrics(metrics_dir, output_dir)
+
+    assert list(elsewhere.iterdir()) == []

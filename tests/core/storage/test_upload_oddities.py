@@ -6,9 +6,12 @@ import socket
 import pytest
 
 from trainjob.errors import UnsafeKey
+from trainjob.storage.local_tree import list_folder
+from trainjob.storage.meter import Meter
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
 from trainjob.storage.stage import stage_tree
+from trainjob.storage.store import open_store
 from trainjob.storage.upload import upload_tree
 
 
@@ -252,3 +255,26 @@ def test_the_message_names_some_of_very_many_and_the_receipt_all(upload, outputs
         upload()
 
     assert list(read_receipt(place.url, place.settings).left_out) == names
+
+
+@pytest.mark.parametrize("instead", ["link", "pipe"])
+def test_what_takes_the_place_of_a_file_that_was_looked_at_is_not_sent(
+    instead, outputs, any_place, tmp_path
+):
+    files = list_folder(outputs).files
+    secret = tmp_path / "credentials"
+    secret.write_bytes(b"secrets")
+    model = outputs / "model.pt"
+    model.unlink()
+    if instead == "link":
+        model.symlink_to(secret)
+    else:
+        os.mkfifo(model)
+
+    changed: list[str] = []
+    with open_store(any_place.url, any_place.settings) as store:
+        sent = store.upload(outputs, files, Meter(None, files), changed)
+
+    assert changed == ["model.pt"]
+    assert [record.path for record in sent] == ["logs/metrics.json"]
+    assert any_place.paths() == ["logs/metrics.json"]

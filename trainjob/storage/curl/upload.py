@@ -137,7 +137,8 @@ class _Upload:
         """Return the content of a small file; None if it is not the one that was listed."""
         try:
             # Not a Path and not a file object: this is done ten thousand times.
-            opened = os.open(f"{self._source}/{entry.path}", os.O_RDONLY)
+            # Without O_NONBLOCK, a pipe in its place would be waited for.
+            opened = os.open(f"{self._source}/{entry.path}", os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
