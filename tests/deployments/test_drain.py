@@ -153,7 +153,9 @@ def test_a_worker_of_another_pool_is_not_stopped_and_nothing_is_paused(
     assert not client.read_work_pool(pool).is_paused
 
 
-@pytest.mark.parametrize("pid", [str(os.getpid()), "0", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "pid", [str(os.getpid()), "0", "99999999999999999999"], ids=["another", "none", "too-great"]
+)
 def test_a_process_that_is_no_worker_is_not_stopped_and_nothing_is_paused(
     client: SyncPrefectClient, pool: str, capsys: pytest.CaptureFixture[str], pid: str
 ) -> None:
