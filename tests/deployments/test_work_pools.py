@@ -22,10 +22,15 @@ CPU = PoolSpec("cpu")
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
     """Give a client of a server without pools of ours."""
     with get_client(sync_client=True) as client:
+        _delete_pools(client)  # of other tests on the same server
         yield client
-        for pool in client.read_work_pools():
-            if pool.name in POOLS:
-                client.delete_work_pool(pool.name)
+        _delete_pools(client)
+
+
+def _delete_pools(client: SyncPrefectClient) -> None:
+    for pool in client.read_work_pools():
+        if pool.name in POOLS:
+            client.delete_work_pool(pool.name)
 
 
 def changed_by_hand(client: SyncPrefectClient) -> WorkPool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -117,6 +117,7 @@ class Story:
     folder: Path
     run_id: str
     bucket: str | None = None
+    last_message: str = ""
 
     @property
     def workspace(self) -> Path:
@@ -149,11 +150,11 @@ class Story:
         wait_until(lambda: "Saved: " in self.message or self.state.is_failed())
         return self
 
-    def last_message(self) -> str:
-        """Return the message in which the run stays, after its worker had its word too."""
+    def with_last_message(self) -> "Story":
+        """Keep the message in which the run stays, after its worker had its word too."""
         with suppress(AssertionError):
-            wait_until(lambda: "Saved: " in self.message, timeout_s=5)
-        return self.message
+            wait_until(lambda: "Saved: " in self.message)
+        return replace(self, last_message=self.message)
 
 
 class SlowStore:
@@ -271,6 +272,11 @@ def told(telling: Telling) -> Stories:
             "denied": tell(telling.cancelled_in_upload, "denied"),
         }
         wait([server, worker, *cancelled.values()])
+        # Before the server is killed: an event that it loses lets an automation have its word, too.
+        cancelled = {
+            name: tell(story.result().with_last_message) for name, story in cancelled.items()
+        }
+        wait(cancelled.values())
         restarted = tell(lambda: telling.server_restarted(server.result()))
         wait([restarted])
         killed = tell(lambda: telling.worker_killed(worker.result()))
@@ -287,7 +293,7 @@ def test_a_run_that_is_cancelled_while_it_trains_saves_what_there_is(stories: St
     assert verify_receipt(out, None).problems == ()
     assert read_receipt(out, None).state == "Cancelled"
     assert stored_steps(story.folder / "checkpoints")[-1] == stopped_at
-    for told_of in (story.last_message(), page_of(story.run_id, "cancelled")):
+    for told_of in (story.last_message, page_of(story.run_id, "cancelled")):
         assert "MISSING" not in told_of
         assert out in told_of
         assert str(story.folder / "checkpoints") in told_of
@@ -304,7 +310,7 @@ def test_a_run_that_is_cancelled_while_it_uploads_is_finished_by_another_process
     assert verify_receipt(url, s3.settings).problems == ()
     files = {file.path for file in read_receipt(url, s3.settings).files}
     assert files >= {"model.txt", "starts.txt"}
-    for told_of in (story.last_message(), page_of(story.run_id, "uploading")):
+    for told_of in (story.last_message, page_of(story.run_id, "uploading")):
         assert "MISSING" not in told_of
         assert f"train_url: {len(files)} files" in told_of
         assert f"at {url}" in told_of
@@ -318,7 +324,7 @@ def test_a_run_that_is_cancelled_and_cannot_upload_says_what_is_missing(stories:
     left = story.workspace / "outputs" / "train_url"
     assert (left / "model.txt").read_text() == "3"
     assert stored_steps(story.folder / "checkpoints")[-1] == 3
-    for told_of in (story.last_message(), page_of(story.run_id, "denied")):
+    for told_of in (story.last_message, page_of(story.run_id, "denied")):
         assert "train_url: 0 files" in told_of
         assert "MISSING" in told_of
         assert str(left) in told_of
