@@ -6,13 +6,12 @@ that can.
 """
 
 import argparse
-import os
 import signal
 import sys
 import time
 from collections.abc import Collection, Sequence
-from contextlib import suppress
-from pathlib import Path
+
+from trainjob.launch.processes import descendants, signal_all
 
 LEAVE_TIMEOUT_S = 60.0
 """How long running jobs may take to save and leave."""
@@ -53,22 +52,15 @@ def let_jobs_leave(workers: Collection[int], timeout_s: float = LEAVE_TIMEOUT_S)
     """
     deadline = time.monotonic() + timeout_s
     asked = _children(workers)
-    for pid in asked:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+    signal_all(asked, signal.SIGTERM)
     while (left := asked & _children(workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
 
 
 def _children(parents: Collection[int]) -> set[int]:
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(ppid) in parents and state != "Z":
-                found.add(int(stat.parent.name))
-    return found
+    below = descendants(*parents).values()
+    return {process.pid for process in below if process.parent in parents}
 
 
 if __name__ == "__main__":
