@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from blocks.object_store import load_settings
 from flows.check_text import findings_markdown
-from tasks.report import artifact_key
+from tasks.artifacts import artifact_key
 from trainjob.check.checking import Findings, check_job
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob

@@ -20,15 +20,10 @@ import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterKey,
-)
 from prefect.runtime import task_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from tasks.report import artifact_key
+from tasks.artifacts import artifact_key, write_artifact
 from trainjob.background import background_thread, growing_pause_s
 from trainjob.events import AttemptEnded, AttemptStarted, Event, listening
 from trainjob.metrics.summary import MetricSummary, format_value
@@ -250,38 +245,17 @@ class _Artifacts:
         """
         if self._shown.get(kind) == (data, description):
             return
-        # Whatever goes wrong: the next time it is looked for, so that none is there twice.
-        known = self._ids.pop(kind, None) or self._find(client, kind)
-        if known:
-            # As `update_artifact` does, but without an event that holds the data once more.
-            content = {"data": data, "description": description}
-            client.request("PATCH", "/artifacts/{id}", json=content, path_params={"id": known})
-        else:
-            known = client.create_artifact(
-                ArtifactCreate(
-                    key=self._key(kind),
-                    type=form,
-                    data=data,
-                    description=description,
-                    flow_run_id=self._flow_run_id,
-                    task_run_id=self._task_run_id,
-                )
-            ).id
-        self._ids[kind] = known
-        self._shown[kind] = (data, description)
-
-    def _key(self, kind: str) -> str:
-        return artifact_key(self._job_name, kind)
-
-    def _find(self, client: SyncPrefectClient, kind: str) -> UUID | None:
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(
-                key=ArtifactFilterKey(any_=[self._key(kind)]),
-                flow_run_id=ArtifactFilterFlowRunId(any_=[self._flow_run_id]),
-            ),
-            limit=1,
+        artifact = ArtifactCreate(
+            key=artifact_key(self._job_name, kind),
+            type=form,
+            data=data,
+            description=description,
+            flow_run_id=self._flow_run_id,
+            task_run_id=self._task_run_id,
         )
-        return found[0].id if found else None
+        # Whatever goes wrong: the next time it is looked for, so that none is there twice.
+        self._ids[kind] = write_artifact(client, artifact, self._ids.pop(kind, None))
+        self._shown[kind] = (data, description)
 
 
 def _progress_text(status: TrainingStatus, ending: str) -> str:

@@ -1,7 +1,6 @@
 """Leave the report of a run beside it: a page for the Prefect UI, and its values for programs."""
 
 import json
-import re
 from uuid import UUID
 
 from prefect import task
@@ -10,6 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from pydantic import TypeAdapter
 
+from tasks.artifacts import artifact_key, write_artifact
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport, report_markdown
 
@@ -17,11 +17,6 @@ RESULT_TYPE = "json"
 """Type of the artifact that holds the report as values; a run has one such, the latest counts."""
 
 _REPORT = TypeAdapter(RunReport)
-
-
-def artifact_key(job: str, kind: str = "job") -> str:
-    """Return the key that the artifacts of a job have in common: letters, digits and dashes."""
-    return f"{kind}-{re.sub('[^a-z0-9]+', '-', job.lower()).strip('-')}"
 
 
 @task(
@@ -60,5 +55,5 @@ def write_report(result: RunReport, job: TrainingJob | None) -> None:
         flow_run_id=UUID(result.run_id),
     )
     with get_client(sync_client=True) as client:
-        client.create_artifact(page)
-        client.create_artifact(values)
+        write_artifact(client, page)
+        write_artifact(client, values)

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from deployments import register
 from deployments.automations import automations
 from deployments.work_pools import POOLS
+from tests.pools import delete_pools
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +27,9 @@ def registered(server: str) -> list[str]:
 def test_registering_again_leaves_everything_and_what_a_person_switched_on(
     prefect_server: str,
 ) -> None:
-    first = registered(prefect_server)
     with get_client(sync_client=True) as client:
+        delete_pools(client)
+        first = registered(prefect_server)
         nightly = client.read_deployment_by_name("training-job/nightly")
         [schedule] = nightly.schedules
         client.update_deployment_schedule(nightly.id, schedule.id, active=True)
@@ -40,8 +42,7 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
         for deployment in client.read_deployments():
             if (deployment.entrypoint or "").startswith("flows."):
                 client.delete_deployment(deployment.id)
-        for pool in POOLS:
-            client.delete_work_pool(pool)
+        delete_pools(client)
     assert not schedule.active
     assert (kept.active, kept.id) == (True, schedule.id)
     things = [line[9:] for line in first]

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import WorkPool
 from deployments import work_pools
 from deployments.register import main
 from deployments.work_pools import KINDS, POOLS, Kind, PoolName, PoolSpec, ensure_pool
+from tests.pools import delete_pools
 from trainjob.errors import TrainjobError
 
 IMAGE = "registry.example.com/trainjob:1"
@@ -22,15 +23,9 @@ CPU = PoolSpec("cpu")
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
     """Give a client of a server without pools of ours."""
     with get_client(sync_client=True) as client:
-        _delete_pools(client)  # of other tests on the same server
+        delete_pools(client)  # of other tests on the same server
         yield client
-        _delete_pools(client)
-
-
-def _delete_pools(client: SyncPrefectClient) -> None:
-    for pool in client.read_work_pools():
-        if pool.name in POOLS:
-            client.delete_work_pool(pool.name)
+        delete_pools(client)
 
 
 def changed_by_hand(client: SyncPrefectClient) -> WorkPool:

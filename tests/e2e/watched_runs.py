@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 )
 
 from flows.training_job import training_job
-from tasks.report import artifact_key
+from tasks.artifacts import artifact_key
 from tests.jobs import make_job
 from tests.processes import marked_processes
 from trainjob.checkpoint_folder import complete_checkpoints

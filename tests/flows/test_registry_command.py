@@ -14,7 +14,7 @@ from prefect.artifacts import Artifact
 
 from flows.__main__ import main
 from flows.training_job import training_job
-from tasks.report import artifact_key
+from tasks.artifacts import artifact_key
 from tests.jobs import COPY_SCRIPT
 from trainjob.storage.receipt import verify_receipt
 

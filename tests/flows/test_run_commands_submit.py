@@ -16,6 +16,7 @@ from flows.schedules import MADE_FROM_ALGORITHM, MADE_HERE
 from flows.submitting import path_warnings
 from flows.training_job import training_job
 from tests.jobs import make_job
+from tests.pools import delete_pools
 from trainjob.job import TrainingJob
 
 
@@ -36,6 +37,7 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
         )
         yield found
         found.delete_deployment(base)
+        delete_pools(found)
 
 
 def job_file(folder: Path, **changes: Any) -> str:

@@ -11,7 +11,7 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 
 from flows.training_job import training_job
-from tasks.report import artifact_key
+from tasks.artifacts import artifact_key
 from tests.jobs import make_job
 from trainjob.errors import JobError, TrainingFailed
 from trainjob.events import Event, StageFailed, listening
