@@ -15,7 +15,7 @@ from trainjob.errors import LaunchError, TrainingFailed, TrainjobError
 from trainjob.events import AttemptEnded, AttemptStarted, emit
 from trainjob.job import TrainingJob
 from trainjob.launch.failure import Explained
-from trainjob.launch.launch import Lease
+from trainjob.launch.launch import CoreLease, Lease
 from trainjob.launch.training import Control, TrainingResult, run_training
 from trainjob.limits import Limits
 from trainjob.metrics.recorder import MetricsRecorder
@@ -53,6 +53,7 @@ class Attempts:
         num_processes: How many processes of the run there were before, on whatever machine.
         credentials: What only the environment of the ranks may hold.
         lease: The cards of the ranks.
+        core_lease: The cores of the ranks.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Attempts:
         num_processes: int = 0,
         credentials: Mapping[str, str] | None = None,
         lease: Lease | None = None,
+        core_lease: CoreLease | None = None,
     ) -> None:
         self._job = job
         self._workspace = workspace
@@ -77,6 +79,7 @@ class Attempts:
         self._recorder = recorder
         self._credentials = credentials
         self._lease = lease
+        self._core_lease = core_lease
         self._num_restarts = num_restarts
         self._first_attempt = max(num_processes, num_restarts)
         self._trained_s = workspace.trained_s() if num_restarts else 0.0
@@ -111,6 +114,7 @@ class Attempts:
             attempt=attempt,
             trained_s=self._trained_s,
             lease=self._lease,
+            core_lease=self._core_lease,
         )
         emit(AttemptStarted(attempt, resumed_from))
         begun = time.monotonic()

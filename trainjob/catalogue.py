@@ -14,10 +14,11 @@ from typing import Any, Literal
 import yaml
 
 Ending = Literal[
-    "exception", "exit", "signal", "stalled", "start", "launcher", "supervisor", "flow"
+    "exception", "exit", "signal", "stalled", "memory", "start", "launcher", "supervisor", "flow"
 ]
-"""How an attempt ended: a rank raised, left with a code or was killed; the training stalled; the
-launcher failed before the ranks began; launcher, supervisor or flow process died under them."""
+"""How an attempt ended: a rank raised, left with a code or was killed; the training stalled or took
+more memory than its flavor has; the launcher failed before the ranks began; launcher, supervisor or
+flow process died under them."""
 
 _FILE = Path(__file__).with_name("failure_catalogue.yaml")
 _MAX_SEARCHED_CHARS = 20_000

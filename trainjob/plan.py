@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trainjob.algorithm import ScriptAlgorithm
 from trainjob.job import TrainingJob
-from trainjob.launch.launch import Launch, Lease
+from trainjob.launch.launch import CoreLease, Launch, Lease
 from trainjob.parameters import parameter_argv, parameter_environment
 from trainjob.places import (
     argument_places,
@@ -66,6 +66,7 @@ def launch_of(
     attempt: int,
     trained_s: float = 0.0,
     lease: Lease | None = None,
+    core_lease: CoreLease | None = None,
 ) -> Launch:
     """Return everything the launch of an attempt needs.
 
@@ -77,8 +78,9 @@ def launch_of(
         attempt: Which attempt of the run this is, counted from 0.
         trained_s: How long earlier attempts trained, which counts for ``limits.auto_stop``.
         lease: The cards of the run.
+        core_lease: Its cores.
     """
-    limits, resources = job.limits, job.resources
+    limits, resources, flavor = job.limits, job.resources, job.resources.flavor
     outputs = (workspace.output_dir(channel.name) for channel in job.outputs)
     return Launch(
         run_id=run_id,
@@ -90,7 +92,7 @@ def launch_of(
         log_dir=workspace.attempt_logs(attempt),
         env=program.env,
         device=resources.device,
-        cores=resources.flavor.cores if resources.flavor else None,
+        cores=flavor.cores if flavor else None,
         auto_stop_s=limits.auto_stop.total_seconds() - trained_s if limits.auto_stop else None,
         grace_s=limits.grace.total_seconds(),
         stall_s=limits.stall.total_seconds() if limits.stall else None,
@@ -100,6 +102,8 @@ def launch_of(
         is_sandboxed=job.sandbox,
         python=workspace.environment / "bin" / "python" if job.environment.requirements else None,
         lease=lease,
+        core_lease=core_lease,
+        memory_bytes=flavor.memory_gib * 2**30 if flavor else None,
     )
 
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trainjob.algorithm import ScriptAlgorithm
+from trainjob.cost import amount, cost_text
 from trainjob.failure import Failure
 from trainjob.failure_card import card_markdown
 from trainjob.job import TrainingJob
 from trainjob.metrics.summary import TABLE_HEAD, MetricSummary, table_rows
+from trainjob.spent import Spent
 from trainjob.values import format_size
 
 GOOD_ENDS = ("Completed", "AutoStopped", "TargetReached")
@@ -53,7 +55,8 @@ class AttemptReport:
         seconds: How long it trained; None if its process did not live to say so.
         outcome: How it ended, in one line.
         resumed_from: Step of the checkpoint that it went on from.
-        logs: Folder of its logs on the machine that trained.
+        logs: Folder of its logs on the machine that trained; empty if that is another one, and
+            nothing else is known of the attempt.
     """
 
     number: int
@@ -85,6 +88,7 @@ class RunReport:
         metrics: Last and best values of the metrics.
         notes: What a person should know beside, one line each.
         used: The saved versions that the run used, as ``KIND NAME@VERSION``.
+        spent: How long it had its devices and what that cost; None: none of its stages began.
     """
 
     job: str
@@ -103,6 +107,7 @@ class RunReport:
     notes: tuple[str, ...] = ()
     used: tuple[str, ...] = ()
     output_urls: dict[str, str] = field(default_factory=dict)
+    spent: Spent | None = None
 
     def verify_commands(self) -> list[str]:
         """Return the command that proves each output again, as typed in a terminal."""
@@ -150,14 +155,20 @@ def _outputs(report: RunReport) -> list[str]:
     return [*table, "", "Prove them again:", "", *_code_block("\n".join(report.verify_commands()))]
 
 
+def _start_of(attempt: AttemptReport) -> str:
+    if attempt.resumed_from is not None:
+        return f"step {attempt.resumed_from}"
+    return "the start" if attempt.logs else "unknown"
+
+
 def _attempts(report: RunReport) -> list[str]:
     rows = [
         (
             str(attempt.number + 1),
-            "the start" if attempt.resumed_from is None else f"step {attempt.resumed_from}",
+            _start_of(attempt),
             "unknown" if attempt.seconds is None else f"{attempt.seconds:.1f} s",
             attempt.outcome,
-            f"`{attempt.logs}`",
+            f"`{attempt.logs}`" if attempt.logs else "-",
         )
         for attempt in report.attempts
     ]
@@ -165,15 +176,25 @@ def _attempts(report: RunReport) -> list[str]:
 
 
 def _stages(report: RunReport) -> list[str]:
-    rows = [(s.name, f"{s.seconds:.1f} s", s.summary) for s in report.stages]
-    total_s = sum(s.seconds for s in report.stages)
-    return _table(("stage", "time", "what it did"), [*rows, ("together", f"{total_s:.1f} s", "")])
+    spent, total_s = report.spent, sum(stage.seconds for stage in report.stages)
+    rows = [(stage.name, f"{stage.seconds:.1f} s", stage.summary) for stage in report.stages]
+    rows.append(("together", f"{total_s:.1f} s", ""))
+    if spent is None or spent.cost is None:
+        return _table(("stage", "time", "what it did"), rows)
+    costs = [amount(spent.by_stage.get(stage.name, 0.0)) for stage in report.stages]
+    priced = [
+        (name, time, cost, summary)
+        for (name, time, summary), cost in zip(rows, [*costs, amount(spent.cost)], strict=True)
+    ]
+    return _table(("stage", "time", "cost", "what it did"), priced)
 
 
 def _facts(report: RunReport, job: TrainingJob | None) -> list[tuple[str, str]]:
     facts = _facts_of_job(job) if job else []
     if report.used:
         facts.append(("saved versions", ", ".join(f"`{version}`" for version in report.used)))
+    if report.spent:
+        facts.append(("took", str(report.spent)))
     if report.logs:
         facts.append(("logs on the machine", f"`{report.logs}`"))
     return [*facts, ("run", f"`{report.run_id}`")]
@@ -186,6 +207,8 @@ def _facts_of_job(job: TrainingJob) -> list[tuple[str, str]]:
     return [
         ("code", f"`{algorithm.code.url}`{ref}, `{program}`"),
         ("ranks", f"{job.world_size} by {job.launcher} on {job.resources.device}"),
+        *([("flavor", str(flavor))] if (flavor := job.resources.flavor) else []),
+        *([("costs", costs)] if (costs := cost_text(job)) else []),
         *((f"input {channel.name}", f"`{channel.url}`") for channel in job.inputs),
     ]
 

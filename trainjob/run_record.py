@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from trainjob.launch.failure import Explained
 from trainjob.metrics.summary import MetricSummary
 from trainjob.registry.registry import Registry
 from trainjob.report import AttemptReport, OutputReport, RunReport, StageReport
+from trainjob.spent import Spent, spent_by
 from trainjob.storage.failures import local_failures
 from trainjob.values import counted, format_size
 from trainjob.versions import installed_versions
@@ -59,6 +61,7 @@ class RunRecord:
     _saved: dict[str, Saved] = field(default_factory=dict)
     _metrics: tuple[MetricSummary, ...] = ()
     _notes: list[str] = field(default_factory=list)
+    _attempt_since: float | None = None
 
     @property
     def workspace(self) -> Workspace:
@@ -71,8 +74,10 @@ class RunRecord:
             case StageFailed() if not event.will_retry:
                 self.stages.append(StageReport(event.stage, event.seconds, "failed"))
             case AttemptStarted():
+                self._attempt_since = time.monotonic()
                 self._keep(_begun(event, self.workspace))
             case AttemptEnded():
+                self._attempt_since = None
                 self._keep(_ended(event, self.attempts[-1]))
             case Saved():
                 self._saved[event.label] = event
@@ -83,10 +88,17 @@ class RunRecord:
             case _:
                 pass
 
-    def take_over(self) -> None:
-        """Take the attempts that an earlier process of the run made on this machine."""
+    def take_over(self, restarts: int) -> None:
+        """Take the attempts that earlier processes of the run made.
+
+        Args:
+            restarts: How many there were at least: those of another machine left nothing here.
+        """
         with suppress(FileNotFoundError):
             self.attempts = _ATTEMPTS.validate_json(self._attempts_file.read_bytes())
+        known = {attempt.number: attempt for attempt in self.attempts}
+        elsewhere = {n: _elsewhere(n) for n in range(restarts) if n not in known}
+        self.attempts = [row for _, row in sorted((known | elsewhere).items())]
 
     def read_job(
         self,
@@ -94,7 +106,7 @@ class RunRecord:
         source: str,
         registry: Registry | None = None,
     ) -> TrainingJob:
-        """Return the job, with the saved versions that an earlier process of the run found.
+        """Return the job, with the saved versions and flavor that an earlier process found.
 
         Args:
             given: The job, or its keys and values.
@@ -107,15 +119,16 @@ class RunRecord:
         if isinstance(given, TrainingJob):
             return given
         with suppress(FileNotFoundError):
-            return TrainingJob.parse(json.loads(self._job_file.read_bytes()), source)
+            return TrainingJob.restored(json.loads(self._job_file.read_bytes()), source)
         return TrainingJob.parse(given, source, registry)
 
     def keep_job(self) -> None:
-        """Keep a job that names saved versions: the latest one may be another after a restart."""
-        if self.job and self.job.saved_versions and not self._job_file.exists():
+        """Keep a job whose saved versions or flavor may be others when it is read again."""
+        job = self.job
+        if job and (job.saved_versions or job.resources.flavor) and not self._job_file.exists():
             partial = self._job_file.with_suffix(".part")
             with local_failures(str(self._job_file)):
-                partial.write_text(self.job.model_dump_json(), encoding="utf-8")
+                partial.write_text(job.model_dump_json(), encoding="utf-8")
                 partial.replace(self._job_file)
 
     @property
@@ -178,7 +191,16 @@ class RunRecord:
             metrics=self._metrics,
             notes=tuple(dict.fromkeys(self._notes)),
             output_urls={channel.name: url_of_run(channel.url, self.run_id) for channel in outputs},
+            spent=self._spent(),
         )
+
+    def _spent(self) -> Spent | None:
+        if self.job is None or not self.stages:
+            return None
+        attempts = [attempt.seconds for attempt in self.attempts]
+        if self._attempt_since is not None:  # of a stopped run, another process sees the end
+            attempts[-1] = time.monotonic() - self._attempt_since
+        return spent_by(self.job, {stage.name: stage.seconds for stage in self.stages}, attempts)
 
 
 def saved_line(saved: Saved) -> str:
@@ -197,6 +219,11 @@ def _begun(event: AttemptStarted, workspace: Workspace) -> AttemptReport:
     """Return the row of an attempt as it is to stay if nobody can say how it ended."""
     logs = str(workspace.attempt_logs(event.attempt))
     return AttemptReport(event.attempt, None, "its process was ended", event.resumed_from, logs)
+
+
+def _elsewhere(number: int) -> AttemptReport:
+    """Return the row of an attempt that was made on another machine, or before it trained."""
+    return AttemptReport(number, None, "nothing of it is on this machine", None, "")
 
 
 def _ended(event: AttemptEnded, begun: AttemptReport) -> AttemptReport:

@@ -5,7 +5,7 @@ outputs; metrics are recorded; a target that is reached stops the training.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -16,6 +16,7 @@ from trainjob.handover import hand_over
 from trainjob.job import TrainingJob, url_of_run
 from trainjob.launch.card_leases import leased_cards
 from trainjob.launch.card_usage import noting_card_usage
+from trainjob.launch.core_leases import leased_cores
 from trainjob.launch.hidden import hiding
 from trainjob.launch.launch import Lease
 from trainjob.launch.training import Control
@@ -48,6 +49,7 @@ def train_job(
     run_id: str,
     num_restarts: int,
     num_processes: int = 0,
+    secrets: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train until it ends well or cannot be helped.
 
@@ -59,6 +61,7 @@ def train_job(
         run_id: The run.
         num_restarts: How often the training was started again by earlier processes of the run.
         num_processes: How many processes of the run there were before.
+        secrets: Variables for the environment of the ranks whose values nobody may see.
 
     Raises:
         TrainingFailed: The last attempt failed.
@@ -69,14 +72,15 @@ def train_job(
     if num_restarts and not workspace.next_attempt():
         _bring_back_outputs(job, workspace, settings, run_id)
     _bring_back_checkpoints(job, workspace, settings, run_id)
-    mirrors = mirrors_of(job, workspace, settings, run_id)
-    are_needed = any(channel.needs_credentials for channel in job.inputs)
-    credentials = access_environment(settings) if are_needed else {}
+    secrets = secrets or {}
+    mirrors = mirrors_of(job, workspace, settings, run_id, secrets.values())
+    credentials, hidden = _known_to_ranks(job, settings, secrets)
     with ExitStack() as stack:
-        if are_needed:
-            stack.enter_context(hiding(secrets_of(settings)))
+        stack.enter_context(hiding(hidden))
         sync = stack.enter_context(_saving(mirrors))
         lease = stack.enter_context(_cards_of(job, run_id))
+        flavor = job.resources.flavor
+        cores = leased_cores(flavor.cores if flavor else None, run_id=run_id)
         control = Control(on_interrupt=partial(_leave_saving_to_another, sync))
         stack.enter_context(_stopping_at_target(job, control))
         stack.callback(lambda: emit(MetricsSummarised(recorder.summary())))
@@ -91,6 +95,7 @@ def train_job(
             num_processes=num_processes,
             credentials=credentials,
             lease=lease,
+            core_lease=stack.enter_context(cores),
         )
         try:
             trained = attempts.run()
@@ -99,6 +104,15 @@ def train_job(
             raise
         recorder.write_plot(job.name)
         return trained
+
+
+def _known_to_ranks(
+    job: TrainingJob, settings: StoreSettings, secrets: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that only the ranks get, and what of them is hidden in what they say."""
+    if not any(channel.needs_credentials for channel in job.inputs):
+        return dict(secrets), secrets_of(StoreSettings(), secrets.values())
+    return {**access_environment(settings), **secrets}, secrets_of(settings, secrets.values())
 
 
 def _leave_saving_to_another(sync: Sync) -> None:

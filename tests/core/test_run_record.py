@@ -48,7 +48,7 @@ def test_attempts_of_a_killed_process_are_taken_over() -> None:
     killed.note(AttemptStarted(1, 40))
     record = RunRecord("r1", "digits")
 
-    record.take_over()
+    record.take_over(2)
     record.note(AttemptStarted(2, 80))
     record.note(AttemptEnded(2, 1.0, "finished", None, False, "/l"))
 
@@ -58,6 +58,23 @@ def test_attempts_of_a_killed_process_are_taken_over() -> None:
         (1, None, "its process was ended", 40),
         (2, 1.0, "every rank finished", 80),
     ]
+
+
+def test_an_attempt_on_another_machine_has_a_row() -> None:
+    record = RunRecord("r1", "digits", TrainingJob.parse(JOB))
+    record.workspace.root.mkdir(parents=True)
+
+    record.take_over(2)
+    record.note(AttemptStarted(2, 80))
+
+    report = record.report("Failed", None)
+    assert [(row.number, row.outcome) for row in report.attempts] == [
+        (0, "nothing of it is on this machine"),
+        (1, "nothing of it is on this machine"),
+        (2, "its process was ended"),
+    ]
+    page = report_markdown(report, record.job)
+    assert "| 1 | unknown | unknown | nothing of it is on this machine | - |" in page
 
 
 def test_an_attempt_that_was_broken_off_says_so() -> None:

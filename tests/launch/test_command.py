@@ -62,6 +62,17 @@ def test_mpirun_of_open_mpi_leaves_all_cores_to_every_rank(launch):
     assert " ".join(argv) == f"/usr/bin/mpirun --oversubscribe --bind-to none -n 2 {RANK}"
 
 
+def test_msrun_starts_all_ranks_on_loopback_and_waits_for_them(launch):
+    argv = launcher_argv(replace(launch, launcher="msrun"), port=23456)
+
+    assert " ".join(argv) == (
+        "/venv/bin/python -P -m mindspore.parallel.cluster.run --worker_num 2 "
+        "--local_worker_num 2 --master_addr 127.0.0.1 --master_port 23456 "
+        "--log_dir /run/logs/records/msrun --join True --tail_worker_log 2 "
+        "python3 -u /lib/bootstrap.py /run/logs/records/order.json"
+    )
+
+
 def test_words_of_the_program_never_meet_the_parser_of_a_launcher(launch):
     hostile = replace(launch, launcher="mpi", program=("train.py", ":", "-n", "9"))
 

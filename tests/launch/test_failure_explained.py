@@ -17,6 +17,7 @@ from trainjob.launch.failure import (
     TrainingStalled,
     training_error,
 )
+from trainjob.launch.hidden import hiding
 from trainjob.launch.records import RankRecords
 from trainjob.launch.stall import StalledRank
 from trainjob.launch.supervision import Finished
@@ -280,3 +281,25 @@ def test_a_stack_that_ends_in_our_own_code_names_the_line_of_the_user():
     rank = StalledRank(0, 1, None, "is idle", 0.0, stack)
 
     assert rank.where == "train.py:7 main"
+
+
+def test_a_secret_that_the_headline_would_cut_is_hidden_first(make_launch):
+    message = "x" * 295 + "key-of-job"
+
+    with hiding(["key-of-job"]):
+        found = failure_of(make_launch, ranks((error(message), ended())))
+
+    assert found.headline == f"rank 0 of 1 failed: ValueError: {'x' * 295}*** (exit code 1)"
+
+
+def test_the_name_of_a_failure_repeats_no_secret(make_launch):
+    message = "No module named 'key-of-job'"
+
+    with hiding(["key-of-job"]):
+        found = failure_of(
+            make_launch, ranks((error(message, kind="ModuleNotFoundError"), ended()))
+        )
+
+    assert found.rule is not None
+    assert "***" in found.rule.meaning + found.rule.next_step
+    assert "key-of-job" not in repr(found)

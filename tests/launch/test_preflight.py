@@ -71,6 +71,15 @@ def test_mpi_without_mpi4py_names_the_extra(monkeypatch):
     ]
 
 
+def test_msrun_without_mindspore_names_the_extra(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+
+    assert messages(job(launcher="msrun")) == [
+        "launcher: asked for msrun, found no mindspore in this Python; install it with "
+        "pip install 'trainjob[msrun]' (in a checkout: pip install -e '.[msrun]')"
+    ]
+
+
 def test_a_command_needs_mpirun_but_not_mpi4py(monkeypatch, only_on_path):
     put_mpirun(only_on_path, "mpirun", "HYDRA build details")
     for module in (preflight, mpi):
@@ -197,3 +206,25 @@ def test_a_folder_of_the_profile_that_cannot_be_had_is_told(only_on_path, monkey
         f"profile: asked for the folder {taken}, found no bubblewrap, and something else there; "
         "install bubblewrap (apt-get install bubblewrap), which needs no root to run"
     ]
+
+
+def test_a_machine_that_cannot_hold_ranks_to_their_flavor_warns(monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "num_cores", lambda: 4)
+    monkeypatch.setattr(preflight, "can_choose_cores", lambda count: False)
+    monkeypatch.setenv("TRAINJOB_CGROUP", str(tmp_path))
+
+    found = launch_problems(job(resources={"flavor": "1c1g"}))
+
+    assert [(problem.id, problem.level) for problem in found] == [
+        ("limits-cores", "warning"),
+        ("limits-memory", "warning"),
+    ]
+    assert "asked for 1 of 4 cores, found that processes here may not choose" in str(found[0])
+    assert f"a cgroup of 1 GiB below {str(tmp_path)!r}, found none there" in str(found[1])
+
+
+def test_a_job_without_a_flavor_needs_no_limits(monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "can_choose_cores", lambda count: False)
+    monkeypatch.setenv("TRAINJOB_CGROUP", str(tmp_path))
+
+    assert messages(job()) == []

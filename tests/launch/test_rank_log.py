@@ -4,6 +4,7 @@ import pytest
 
 from tests.clock import Clock
 from trainjob.launch import rank_log
+from trainjob.launch.hidden import hiding, lines_without_secrets
 from trainjob.launch.rank_log import LogTail, last_lines
 
 
@@ -187,3 +188,74 @@ def test_last_lines_are_cut(log):
 
 def test_a_missing_log_has_no_lines(log):
     assert last_lines(log, 20) == ()
+
+
+@pytest.mark.parametrize("start", range(10, 24))
+def test_a_line_that_is_handed_out_in_pieces_is_not_cut_within_a_secret(log, monkeypatch, start):
+    monkeypatch.setattr(rank_log, "_MAX_LINE_BYTES", 20)
+    monkeypatch.setattr(rank_log, "_CHUNK_BYTES", 30)
+    line = b"x" * start + b"key-of-job" + b"y" * (50 - start)
+    append(log, line + b"\nend\n")
+    tail = LogTail(log)
+
+    with hiding(["key-of-job"]):
+        pieces = tail.read()
+        while tail.has_more:
+            pieces += tail.read()
+        shown = lines_without_secrets(pieces)
+
+    assert "".join(shown) == line.decode().replace("key-of-job", "***") + "end"
+
+
+def test_a_line_in_pieces_whose_end_looks_like_a_secret_is_whole_in_the_end(log, monkeypatch):
+    monkeypatch.setattr(rank_log, "_MAX_LINE_BYTES", 20)
+    append(log, b"x" * 21 + b"key-of")
+    tail = LogTail(log)
+
+    with hiding(["key-of-job"]):
+        first, last = tail.read(), tail.read(is_final=True)
+
+    assert (first, last) == (["x" * 21], ["key-of"])
+
+
+def test_a_state_that_may_end_in_the_half_of_a_secret_waits_for_the_rest(log):
+    clock = Clock()
+    tail = LogTail(log, clock)
+
+    with hiding(["key-of-job"]):
+        assert read_after(tail, clock, log, 0.0, b"\rlogin") == []
+        assert read_after(tail, clock, log, 9.0, b"\rlogin key-of") == []
+        assert read_after(tail, clock, log, 1.0, b"-job as me") == ["login key-of-job as me"]
+
+
+@pytest.mark.parametrize("start", range(20, 32))
+def test_who_goes_on_close_to_the_end_does_not_begin_within_a_secret(log, monkeypatch, start):
+    monkeypatch.setattr(rank_log, "_MAX_BEHIND_BYTES", 50)
+    monkeypatch.setattr(rank_log, "_KEPT_BYTES", 40)
+    rest = b"x" * start + b"key-of-job" + b"y" * (60 - start)
+    append(log, b"z" * 100 + rest)
+
+    with hiding(["key-of-job"]):
+        _, line = lines_without_secrets(LogTail(log).read(is_final=True))
+
+    assert set(line) <= set("xy*")
+    assert line.endswith("y" * 20)
+
+
+@pytest.mark.parametrize("start", range(20, 32))
+def test_a_last_line_that_is_cut_does_not_begin_within_a_secret(log, monkeypatch, start):
+    monkeypatch.setattr(rank_log, "_TAIL_BYTES", 40)
+    append(log, b"z" * 100 + b"x" * start + b"key-of-job" + b"y" * (60 - start))
+
+    with hiding(["key-of-job"]):
+        (line,) = last_lines(log, 3)
+
+    assert set(line) <= set("xy*")
+    assert line.endswith("y" * 20)
+
+
+def test_a_secret_of_many_lines_is_hidden_in_the_last_lines(log):
+    append(log, b"begin {\nkey\n} end\n")
+
+    with hiding(["{\nkey\n}"]):
+        assert last_lines(log, 3) == ("begin *** end",)

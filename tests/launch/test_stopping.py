@@ -241,8 +241,10 @@ def test_a_daemon_that_hides_does_not_outlive_a_killed_supervisor(
                 # Nothing of the run is in its environment.
                 os.execve("/bin/sleep", ["sleep", "60"], {})
             os._exit(0)
-        with open("daemon", "wb") as file:
+        name = "daemon-" + os.environ["RANK"]
+        with open(name + ".part", "wb") as file:
             file.write(os.read(read, 20))
+        os.rename(name + ".part", name)
         print("ready", flush=True)
         time.sleep(60)
     """
@@ -251,8 +253,10 @@ def test_a_daemon_that_hides_does_not_outlive_a_killed_supervisor(
     with pytest.raises(TrainingFailed, match="the supervisor of the run died"):
         run_until(launch, "ready", lambda: os.kill(pid_of(launch, "supervisor.py"), signal.SIGKILL))
 
-    daemon = Path("/proc", (launch.code_dir / "daemon").read_text())
-    wait_until(lambda: not daemon.exists())
+    # The supervisor may be killed before the other rank has one.
+    daemons = [Path("/proc", file.read_text()) for file in launch.code_dir.glob("daemon-?")]
+    assert daemons
+    wait_until(lambda: not any(daemon.exists() for daemon in daemons))
 
 
 @pytest.mark.parametrize(("launcher", "world_size"), HOW)

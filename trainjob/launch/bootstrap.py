@@ -40,6 +40,10 @@ def main() -> NoReturn:
     parent = os.getppid()
     order_file = Path(sys.argv[1])
     order = json.loads(order_file.read_text(encoding="utf-8"))
+    if os.environ.get("MS_ROLE") == "MS_SCHED" and order["launcher"] == "msrun":
+        script = Path(__file__).with_name("msrun_scheduler.py")
+        words = [sys.executable, "-P", "-u", str(script), str(order_file), str(parent)]
+        os.execv(sys.executable, words)  # noqa: S606 - no shell is wanted
     os.environ.update(_rank_variables(order["launcher"], os.environ))
     records = Records(order_file.parent, int(os.environ["RANK"]))
     os.environ["TRAINJOB_PROGRESS_FILE"] = str(records.path("progress", "jsonl"))
@@ -130,6 +134,10 @@ def _rank_variables(launcher: str, environ: Mapping[str, str]) -> dict[str, str]
     """Return one set of variables from what each launcher says in its own words."""
     if launcher == "torchrun":
         return {}
+    if launcher == "msrun":
+        rank, size = environ["RANK_ID"], environ["RANK_SIZE"]
+        ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+        return ranks | {"GROUP_RANK": "0"}
     if "OMPI_COMM_WORLD_RANK" in environ:
         names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
         local_names = ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")

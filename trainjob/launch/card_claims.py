@@ -1,13 +1,16 @@
-"""The claims of runs to cards of this machine, as files that the kernel frees (flock(2)).
+"""The claims of runs to cards and cores of this machine, as files that the kernel frees (flock(2)).
 
 A claim is a file in a folder that all runs of the machine share. It says what a run wants and what
 it got, and it counts as long as a process has it open and locked: however that process ends, the
-claim ends with it. Used by `trainjob.launch.card_leases`, which decides who gets what.
+claim ends with it. Used by `trainjob.launch.card_leases` and
+`trainjob.launch.core_leases`, which decide who gets what.
 """
 
+import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +26,7 @@ FOLDER_ENV = "TRAINJOB_CARDS_DIR"
 _FOLDER = Path("/tmp/trainjob-cards")  # noqa: S108 - nothing in it is secret, nor trusted for more
 _FOLDER_MODE = 0o1777
 _FILE_MODE = 0o644
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,9 @@ class Claim:
     Attributes:
         run: Its id.
         pid: The process that made the claim.
-        count: How many cards it wants.
-        among: Names of the cards that would do.
-        has: Names of the cards that it has; none while it waits.
+        count: How many cards or cores it wants.
+        among: Names of those that would do.
+        has: Names of those that it has; none while it waits.
     """
 
     run: str
@@ -47,11 +51,16 @@ class Claim:
 class Claims:
     """The claims of this machine.
 
+    Args:
+        patience_s: How long to wait while another process has them to itself, which is short unless
+            that is stopped; None: for ever.
+
     Raises:
         LaunchError: By every method, if the folder cannot be used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float | None = None) -> None:
+        self._patience_s = patience_s
         chosen = os.environ.get(FOLDER_ENV)
         self._folder = Path(chosen).absolute() if chosen else _FOLDER
 
@@ -81,10 +90,25 @@ class Claims:
             self._make_folder()
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX)
+                self._lock(folder)
                 yield
             finally:
                 os.close(folder)
+
+    def _lock(self, folder: int) -> None:
+        if self._patience_s is None:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            return
+        give_up_at = time.monotonic() + self._patience_s
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= give_up_at:
+                    raise TimeoutError(errno.ETIMEDOUT, "that it is locked for long") from None
+                time.sleep(_POLL_S)
+            else:
+                return
 
     def living(self) -> dict[int, Claim]:
         """Return the claims that count by their numbers, in order, and remove those that are void.
@@ -127,9 +151,9 @@ class Claims:
             yield
         except OSError as error:
             raise LaunchError(
-                f"asked for a claim to cards in {str(self._folder)!r}, found {error.strerror}; let "
-                "every user who trains on this machine write there (mode 1777), or have all of "
-                f"them set {FOLDER_ENV} to another folder of this machine"
+                f"asked for a claim to cards or cores in {str(self._folder)!r}, found "
+                f"{error.strerror}; let every user who trains on this machine write there (mode "
+                f"1777), or have all of them set {FOLDER_ENV} to another folder of this machine"
             ) from error
 
 
@@ -159,7 +183,7 @@ class HeldClaim:
     claim: Claim
 
     def take(self, names: tuple[str, ...]) -> None:
-        """Note which cards the run has from now on; to be called in `Claims.alone`."""
+        """Note which of them the run has from now on; to be called in `Claims.alone`."""
         self.claim = replace(self.claim, has=names)
         self.write()
 

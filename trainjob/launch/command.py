@@ -12,14 +12,18 @@ from trainjob.launch.mpi import Mpirun
 
 _BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 _MPICH = Mpirun(path="mpirun", family="mpich")
+_MSRUN_PORT = 8118
 
 
-def launcher_argv(launch: Launch, mpirun: Mpirun | None = None) -> list[str]:
+def launcher_argv(
+    launch: Launch, mpirun: Mpirun | None = None, port: int | None = None
+) -> list[str]:
     """Return the command that starts all ranks of `launch`.
 
     Args:
         launch: What to start.
         mpirun: Which mpirun to use if the launcher is mpi; None: the one of MPICH on PATH.
+        port: A free port for the scheduler of msrun; None: the one that msrun would take.
     """
     python = str(launch.python or sys.executable)
     rank = [python, "-u", str(_BOOTSTRAP), str(launch.order_file)]
@@ -27,6 +31,9 @@ def launcher_argv(launch: Launch, mpirun: Mpirun | None = None) -> list[str]:
         return [*_torchrun(launch, python), *rank]
     if launch.launcher == "mpi":
         return [*_mpirun(launch, mpirun or _MPICH), *rank]
+    if launch.launcher == "msrun":
+        # It takes no other program than this name; PATH has the folder of ours first.
+        return [*_msrun(launch, python, port or _MSRUN_PORT), "python3", *rank[1:]]
     return rank
 
 
@@ -56,3 +63,16 @@ def _mpirun(launch: Launch, mpirun: Mpirun) -> list[str]:
         return [mpirun.path, "--oversubscribe", "--bind-to", "none", *number]
     # fork: what else hydra finds on the machine (ssh, a batch system) has no part in one node.
     return [mpirun.path, "-launcher", "fork", *number]
+
+
+def _msrun(launch: Launch, python: str, port: int) -> list[str]:
+    number = str(launch.world_size)
+    return [
+        *(python, "-P", "-m", "mindspore.parallel.cluster.run"),
+        *("--worker_num", number, "--local_worker_num", number),
+        *("--master_addr", "127.0.0.1", "--master_port", str(port)),
+        *("--log_dir", str(launch.records_dir / "msrun")),
+        *("--join", "True"),
+        # The log of no rank: ours are elsewhere. Otherwise it starts a tail for each.
+        *("--tail_worker_log", number),
+    ]

@@ -35,6 +35,7 @@ class MemoryEvents:
         peak_bytes: The most memory that our cgroup ever used.
         limit_bytes: The most that it may use.
         at_s: When, on the monotonic clock.
+        group: The cgroup that was asked; None: that of this process.
     """
 
     oom_kills: int | None
@@ -42,6 +43,7 @@ class MemoryEvents:
     peak_bytes: int | None
     limit_bytes: int
     at_s: float
+    group: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,14 @@ class Evidence:
     oom_killed: bool = False
 
 
-def memory_events(mount: Path = _MOUNT) -> MemoryEvents:
-    """Return the kernel's account of memory for our cgroup, to compare with a later one."""
-    folder = _cgroup(mount)
+def memory_events(mount: Path = _MOUNT, group: Path | None = None) -> MemoryEvents:
+    """Return the kernel's account of memory for a cgroup, to compare with a later one.
+
+    Args:
+        mount: Where the cgroups are.
+        group: That of the ranks alone; None: our own, in which they are too.
+    """
+    folder = group or _cgroup(mount)
     kills, limit, peak = None, memory_bytes(), None
     if folder is not None:
         # Version 2 of cgroups, then version 1.
@@ -62,12 +69,12 @@ def memory_events(mount: Path = _MOUNT) -> MemoryEvents:
         if kills is None:
             kills = _field(folder / "memory.oom_control", "oom_kill")
         old_limit = _field(folder / "memory.stat", "hierarchical_memory_limit")
-        limit = min(limit, old_limit or limit)
+        limit = min(limit, old_limit or limit, _number(folder / "memory.max") or limit)
         peak = _number(folder / "memory.peak") or _number(folder / "memory.max_usage_in_bytes")
     of_machine = kills is None
     if of_machine:
         kills = _field(_VMSTAT, "oom_kill")
-    return MemoryEvents(kills, of_machine, peak, limit, time.monotonic())
+    return MemoryEvents(kills, of_machine, peak, limit, time.monotonic(), group)
 
 
 def memory_evidence(before: MemoryEvents | None, *, was_killed: bool) -> Evidence:
@@ -79,7 +86,7 @@ def memory_evidence(before: MemoryEvents | None, *, was_killed: bool) -> Evidenc
     """
     if before is None:
         return Evidence()
-    now = memory_events()
+    now = memory_events(group=before.group)
     if before.oom_kills is None or now.oom_kills is None:
         return Evidence()
     kills = now.oom_kills - before.oom_kills

@@ -10,20 +10,23 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainjob.catalogue import Ending, Signs, find_rule
+from trainjob.catalogue import Ending, Rule, Signs, find_rule
 from trainjob.errors import LaunchError, TrainingFailed, TrainjobError
 from trainjob.failure import Failure
+from trainjob.launch.endings import OFTEN_MEMORY, ending, signal_name, signal_of
 from trainjob.launch.evidence import MemoryEvents, disk_evidence, memory_evidence
 from trainjob.launch.hidden import without_secrets
 from trainjob.launch.launch import Launch
+from trainjob.launch.over_memory import OverMemory, read_over_memory
 from trainjob.launch.rank_log import last_lines
 from trainjob.launch.records import LAUNCH_ERROR, ErrorRecord, RankRecords
 from trainjob.launch.stall import Stall, read_stall
 from trainjob.launch.supervision import Finished
+from trainjob.values import format_size
 
 _NUM_LAST_LINES = 20
 _NUM_SEARCHED_LINES = 60
@@ -33,15 +36,6 @@ _CONSEQUENCE = re.compile(
     r"|[Tt]imed out (?:waiting|after)|wait timeout|connectFullMesh|remote worker"
     r"|\bNCCL\b|\bHCCL\b|\bMPI_ERR_|DistNetworkError|DistStoreError"
 )
-_OFTEN_MEMORY = "often out of memory"
-_SIGNAL_HINTS = {
-    "SIGKILL": _OFTEN_MEMORY,
-    "SIGSEGV": "invalid memory access in native code",
-    "SIGBUS": "often a full /dev/shm or disk",
-    "SIGABRT": "native code gave up",
-    "SIGILL": "an instruction that this processor does not have",
-    "SIGTERM": "which did not come from this run",
-}
 _MAY_PASS: frozenset[Ending] = frozenset({"signal", "stalled", "launcher", "supervisor", "flow"})
 """Endings that another try may not have, unless a rule of the catalogue says otherwise."""
 
@@ -99,8 +93,11 @@ def training_error(
             is told from any other.
     """
     told = _Told(launch, before)
+    ranks = [_without_secrets(rank) for rank in ranks]
     if finished is not None and finished.reason == "stalled":
         return TrainingStalled(_stalled(told))
+    if finished is not None and finished.reason == "memory":
+        return RankFailed(_over_memory(told))
     failed = first_failure(ranks)
     if failed and failed.error and failed.error.type == LAUNCH_ERROR:
         return StartFailed(_not_started(told, failed, failed.error))
@@ -109,6 +106,14 @@ def training_error(
         if above or failed is None:
             return above
     return RankFailed(_rank_failed(told, failed))
+
+
+def _without_secrets(rank: RankRecords) -> RankRecords:
+    """Return what is known of a rank as it may be told, before headlines and rules cut from it."""
+    if rank.error is None:
+        return rank
+    message, traceback = map(without_secrets, (rank.error.message, rank.error.traceback))
+    return replace(rank, error=replace(rank.error, message=message, traceback=traceback))
 
 
 def first_failure(ranks: Sequence[RankRecords]) -> RankRecords | None:
@@ -186,18 +191,24 @@ class _Told:
             stall: What all ranks were doing.
         """
         launch = self.launch
-        evidence = memory_evidence(self.before, was_killed=_signal_of(code) == "SIGKILL")
+        evidence = memory_evidence(self.before, was_killed=signal_of(code) == "SIGKILL")
+        limit_bytes = launch.memory_bytes if launch.memory_group and evidence.oom_killed else None
         # A launcher that is killed says nothing of the ranks, whose signals the rules are about.
-        signal_name = None if rank is None else _signal_of(code)
+        signal_told = None if rank is None else signal_of(code)
         if evidence.oom_killed:
-            headline = headline.replace(f"({_OFTEN_MEMORY})", "(out of memory)")
+            headline = headline.replace(f"({OFTEN_MEMORY})", "(out of memory)")
         disk = disk_evidence(launch.log_dir)
         disk_full = (disk,) if disk else ()
         # On a full disk no record of a rank's end can be written, as if its launcher had died.
         says = (*texts, *disk_full) if rank is not None else (*disk_full, *texts)
-        rule = find_rule(Signs(ended, says, signal_name, evidence.oom_killed))
+        signs = Signs(ended, says, signal_told, evidence.oom_killed)
+        rule = find_rule(signs)
+        if limit_bytes and _tells_of_memory(ended, rule):
+            ended = "memory"
+            rule = find_rule(replace(signs, ended=ended))
+            headline += f"; the ranks took all {format_size(limit_bytes)} that their flavor has"
         return Failure(
-            headline=without_secrets(headline),
+            headline=headline,
             ended=ended,
             rank=rank,
             world_size=launch.world_size,
@@ -205,8 +216,8 @@ class _Told:
             node=socket.gethostname(),
             time=_utc(time_ns),
             exit_code=None if code is None or code < 0 else code,
-            signal=None if code is None or code >= 0 else _signal_name(-code),
-            traceback=without_secrets(traceback),
+            signal=None if code is None or code >= 0 else signal_name(-code),
+            traceback=traceback,
             last_lines=last_lines(log_file, _NUM_LAST_LINES, log_end) if log_file else (),
             log_file=log_file,
             log_files=_log_files(launch),
@@ -215,6 +226,17 @@ class _Told:
             evidence=(*evidence.lines, *disk_full),
             stall=stall,
         )
+
+
+def _tells_of_memory(ended: Ending, rule: Rule | None) -> bool:
+    """Tell whether a failure comes from the kernel's kill of a process of the ranks' own cgroup.
+
+    It mostly kills one below a rank, such as a DataLoader worker, and the rank raises what the rule
+    knows. Supervisor and flow process are in no such cgroup.
+    """
+    if ended in ("exception", "exit"):
+        return rule is not None and rule.oom_killed
+    return ended in ("signal", "launcher")
 
 
 def _utc(time_ns: float | None) -> str:
@@ -238,7 +260,7 @@ def _not_started(told: _Told, rank: RankRecords, error: ErrorRecord) -> Failure:
 def _rank_failed(told: _Told, rank: RankRecords) -> Failure:
     error, log_file = rank.error, told.launch.rank_log(rank.rank)
     code = error.code if error else rank.exit.code if rank.exit else -signal.SIGKILL
-    ended: Ending = "signal" if _signal_of(code) else "exit"
+    ended: Ending = "signal" if signal_of(code) else "exit"
     if error and error.type != "SystemExit":
         ended = "exception"
     log_end = error.log_offset if error else None
@@ -278,7 +300,7 @@ def _failure_above_ranks(
     texts: tuple[str, ...] = ()
     code: int | None = None
     if finished is None:
-        who, how = "the supervisor of the run", f"died ({_OFTEN_MEMORY})"
+        who, how = "the supervisor of the run", f"died ({OFTEN_MEMORY})"
     elif finished.reason == "stopped":
         who, how = "the supervisor of the run", "was asked by a signal to stop it"
     elif finished.reason == "orphaned":
@@ -289,7 +311,7 @@ def _failure_above_ranks(
     else:
         code = finished.code
         ended = "launcher" if any_began or code < 0 else "start"
-        who, how = f"the launcher ({told.launch.launcher})", _ending(code)
+        who, how = f"the launcher ({told.launch.launcher})", ending(code)
         # What it wrote before it was killed is not why.
         texts = ("\n".join(last_lines(log_file, _NUM_SEARCHED_LINES)),) if code > 0 else ()
     when = "before the ranks had ended, and they with it" if any_began else "before any rank began"
@@ -305,39 +327,20 @@ def _stalled(told: _Told) -> Failure:
     return told.failure(stall.headline, "stalled", (), rank=rank, log_file=log_file, stall=stall)
 
 
+def _over_memory(told: _Told) -> Failure:
+    limit_bytes = told.launch.memory_bytes or 0
+    over = read_over_memory(told.launch.records_dir) or OverMemory(limit_bytes, limit_bytes, {})
+    log_file = None if over.most is None else told.launch.rank_log(over.most)
+    return told.failure(over.headline, "memory", (), rank=over.most, log_file=log_file)
+
+
 def _headline(rank: RankRecords, launch: Launch, code: int) -> str:
     first = " first" if launch.world_size > 1 else ""
     who = f"rank {rank.rank} of {launch.world_size}"
     error = rank.error
     if error is None:
-        return f"{who} {_ending(code, first)}"
+        return f"{who} {ending(code, first)}"
     kind = "" if error.type == "SystemExit" else error.type
     said = error.message.strip().partition("\n")[0][:_MAX_HEADLINE_CHARS]
     text = ": ".join(part for part in (kind, said) if part) or "sys.exit"
     return f"{who} failed{first}: {text} (exit code {error.code})"
-
-
-def _ending(code: int, first: str = "") -> str:
-    """Return how a process ended as the rest of a sentence."""
-    if code < 0:
-        name = _signal_name(-code)
-        hint = _SIGNAL_HINTS.get(name)
-        return f"was killed{first} by {name}" + (f" ({hint})" if hint else "")
-    of_signal = _signal_of(code)
-    return f"failed{first} with exit code {code}" + (f", as after {of_signal}" if of_signal else "")
-
-
-def _signal_of(code: int | None) -> str | None:
-    """Return the signal that an exit code stands for: one a shell reports is 128 + its number."""
-    if code is None:
-        return None
-    if code < 0:
-        return _signal_name(-code)
-    return _signal_name(code - 128) if 128 < code <= 128 + 64 else None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

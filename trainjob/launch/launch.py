@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Launcher = Literal["single", "torchrun", "mpi"]
+Launcher = Literal["single", "torchrun", "mpi", "msrun"]
 Device = Literal["cpu", "cuda", "npu"]
 
 
@@ -54,6 +54,21 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class CoreLease:
+    """Cores that the ranks of a run compute on (`trainjob.launch.core_leases`).
+
+    Attributes:
+        cores: Their numbers, in ascending order.
+        claim: A file descriptor; while a process has it open, other runs choose other cores.
+        shared_with: The runs that some of the cores had before, since too few were free.
+    """
+
+    cores: tuple[int, ...]
+    claim: int
+    shared_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """One attempt of a run on this machine.
 
@@ -79,6 +94,9 @@ class Launch:
             (`trainjob.launch.sandbox`).
         python: The Python of the ranks and their launcher; None: that of this process.
         lease: The cards of the ranks; None: they have those that the environment leaves visible.
+        core_lease: The cores that they compute on; None: any of the machine.
+        memory_bytes: The most memory that they may take together; None: that of the machine.
+        memory_group: The cgroup that holds them to it; None: the supervisor watches.
     """
 
     run_id: str
@@ -100,6 +118,14 @@ class Launch:
     is_sandboxed: bool = False
     python: Path | None = None
     lease: Lease | None = None
+    core_lease: CoreLease | None = None
+    memory_bytes: int | None = None
+    memory_group: Path | None = None
+
+    @property
+    def claims(self) -> tuple[int, ...]:
+        """The file descriptors that have to stay open until the last rank has ended."""
+        return tuple(lease.claim for lease in (self.lease, self.core_lease) if lease)
 
     @property
     def records_dir(self) -> Path:

@@ -7,9 +7,11 @@ from importlib.util import find_spec
 from trainjob.algorithm import ScriptAlgorithm
 from trainjob.errors import Problem
 from trainjob.job import TrainingJob
+from trainjob.launch.core_leases import can_choose_cores
 from trainjob.launch.devices import VISIBLE_VARIABLES, num_devices
 from trainjob.launch.environment import search_path
 from trainjob.launch.machine import memory_bytes, num_cores
+from trainjob.launch.memory_group import GROUP_ENV, group_place
 from trainjob.launch.mounts import mount_problems
 from trainjob.launch.mpi import NoMpirun, find_mpirun
 from trainjob.launch.sandbox import sandbox_problems
@@ -33,6 +35,7 @@ def launch_problems(job: TrainingJob) -> list[Problem]:
         *_launcher_problems(job),
         *_device_problems(job),
         *_flavor_problems(job),
+        *_limit_problems(job),
         *view,
     ]
 
@@ -41,15 +44,21 @@ def _launcher_problems(job: TrainingJob) -> list[Problem]:
     if job.launcher == "torchrun" and find_spec("torch") is None:
         found = "no torch in this Python"
         return [Problem("launcher", "torchrun", found, "install it with pip install torch")]
+    if job.launcher == "msrun" and find_spec("mindspore") is None:
+        return [Problem("launcher", "msrun", "no mindspore in this Python", _install("msrun"))]
     if job.launcher == "mpi":
         return _mpi_problems(job)
     return []
 
 
+def _install(extra: str) -> str:
+    in_checkout = f"in a checkout: pip install -e '.[{extra}]'"
+    return f"install it with pip install 'trainjob[{extra}]' ({in_checkout})"
+
+
 def _mpi_problems(job: TrainingJob) -> list[Problem]:
     if isinstance(job.algorithm, ScriptAlgorithm) and find_spec("mpi4py") is None:
-        do = "install it with pip install 'trainjob[mpi]' (in a checkout: pip install -e '.[mpi]')"
-        return [Problem("launcher", "mpi", "no mpi4py in this Python", do)]
+        return [Problem("launcher", "mpi", "no mpi4py in this Python", _install("mpi"))]
     mpirun = find_mpirun()
     if isinstance(mpirun, NoMpirun):
         return [Problem("launcher", "mpi", mpirun.found, mpirun.do)]
@@ -95,3 +104,23 @@ def _flavor_problems(job: TrainingJob) -> list[Problem]:
     do = "use a smaller flavor, or a bigger machine"
     machine = f"{' and '.join(found)} on this machine"
     return [Problem("resources.flavor", repr(str(flavor)), machine, do)]
+
+
+def _limit_problems(job: TrainingJob) -> list[Problem]:
+    """Find what keeps the ranks from being held to their flavor; they run all the same."""
+    flavor, field = job.resources.flavor, "resources.flavor"
+    if flavor is None:
+        return []
+    problems = []
+    cores = num_cores()
+    if cores > flavor.cores and not can_choose_cores(flavor.cores):
+        asked = f"{flavor.cores} of {cores} cores"
+        found = "that processes here may not choose their cores"
+        do = "allow sched_setaffinity, such as in the seccomp profile; until then ranks use all"
+        problems.append(Problem(field, asked, found, do, id="limits-cores", level="warning"))
+    if os.environ.get(GROUP_ENV) and group_place(os.environ) is None:
+        asked = f"a cgroup of {flavor.memory_gib} GiB below {os.environ[GROUP_ENV]!r}"
+        found = "none there whose memory this user may divide"
+        do = f"correct {GROUP_ENV}, see docs/flavors.md; until then memory is watched"
+        problems.append(Problem(field, asked, found, do, id="limits-memory", level="warning"))
+    return problems

@@ -13,6 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+UNREADABLE = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
+"""What JSON that others have written leads to: other types, infinite numbers, endless depth."""
+
 
 def open_rank_file(file: Path) -> BinaryIO:
     """Open a file to read; who calls closes it.

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from trainjob.launch.hidden import without_secrets
+from trainjob.launch.hidden import hidden_texts
 from trainjob.launch.rank_files import open_rank_file
 
 _CHUNK_BYTES = 4 * 2**20
@@ -62,11 +62,18 @@ class LogTail:
                 lines = _lines(ended) if newline else []
                 self._partial = _folded(partial)
             self.has_more = self._offset < size
-        is_too_long = len(self._partial) > _MAX_LINE_BYTES
-        if self._partial and (is_too_long or (is_final and not self.has_more)):
+        if self._partial and is_final and not self.has_more:
             lines.append(_text(self._partial))
             self._partial = b""
+        elif len(self._partial) > _MAX_LINE_BYTES:
+            lines.append(self._piece())
         return [*notice, *self._without_shown(lines), *self._state()]
+
+    def _piece(self) -> str:
+        """Take what there is of a line that is too long, up to what may become a secret."""
+        secrets = hidden_texts()
+        piece, self._partial = secrets.masked_until(self._partial, secrets.open_end(self._partial))
+        return _text(piece)
 
     def _without_shown(self, lines: list[str]) -> list[str]:
         """Drop the end of a rewritten line if it was handed out as its state already."""
@@ -86,6 +93,8 @@ class LogTail:
         state = _text(self._partial)
         if now < self._state_at or state == self._shown_state:
             return []
+        if hidden_texts().open_end(self._partial) < len(self._partial):
+            return []  # the other half of a secret may follow
         self._shown_state, self._state_at = state, now + _STATE_INTERVAL_S
         return [state]
 
@@ -100,7 +109,7 @@ class LogTail:
         num_before = self._offset - len(self._partial)
         file.seek(size - _KEPT_BYTES)
         rest = file.read(_KEPT_BYTES)
-        self._offset = size - len(rest) + rest.find(b"\n") + 1
+        self._offset = size - len(rest) + (rest.find(b"\n") + 1 or _clear_start(rest))
         self._partial = b""
         skipped = self._offset - num_before
         return [f"[trainjob: {skipped:,} bytes of output are left out here; {self._path} has them]"]
@@ -122,10 +131,18 @@ def last_lines(path: Path, count: int, end: int | None = None) -> tuple[str, ...
             tail = file.read(stop - start)
     except FileNotFoundError:
         return ()
+    if start:  # somewhere in the middle of a line
+        tail = tail[tail.find(b"\n", 0, -1) + 1 or _clear_start(tail) :]
+    tail = hidden_texts().masked(tail)
     lines = tail.removesuffix(b"\n").split(b"\n") if tail else []
-    if start and len(lines) > 1:
-        del lines[0]  # cut somewhere in its middle
-    return tuple(_cut(without_secrets(_text(line))) for line in lines[-count:])
+    return tuple(_cut(_text(line)) for line in lines[-count:])
+
+
+def _clear_start(text: bytes) -> int:
+    """Return where a text that has lost its start may begin, so as not to show half a secret."""
+    secrets = hidden_texts()
+    _, rest = secrets.masked_until(text, secrets.overlap)
+    return len(text) - len(rest)
 
 
 def _folded(line: bytes) -> bytes:

@@ -24,7 +24,7 @@ from trainjob.launch.processes import descendants, signal_all
 
 _logger = logging.getLogger(__name__)
 
-Reason = Literal["finished", "auto_stop", "target", "stalled", "stopped", "orphaned"]
+Reason = Literal["finished", "auto_stop", "target", "stalled", "memory", "stopped", "orphaned"]
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _STOP, _TARGET, _KILL = b"s", b"t", b"k"
@@ -132,8 +132,8 @@ class _Supervisor:
                 stderr=log,
                 bufsize=0,
                 start_new_session=True,
-                # Cards stay ours until the supervisor has ended, also when this process has before.
-                pass_fds=(launch.lease.claim,) if launch.lease else (),
+                # Cards and cores stay ours until the supervisor has ended, also after this process.
+                pass_fds=launch.claims,
             )
         self._lifeline = cast("IO[bytes]", self._process.stdin)
         self._events = cast("IO[bytes]", self._process.stdout)

@@ -20,16 +20,17 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 # Run by path, it does not find this package by itself. Last, to hide nothing of Python's.
 sys.path.append(str(Path(__file__).parents[2]))
 
 from trainjob.launch.liveness import Liveness
+from trainjob.launch.memory_watch import MemoryWatch
 from trainjob.launch.processes import descendants, read_process, signal_all
 from trainjob.launch.rank_files import open_rank_file, write_rank_file
+from trainjob.launch.start import start
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.05
 _CALM_POLL_S = 0.5
@@ -50,44 +51,14 @@ def main() -> None:
     """Run the launcher of the order and everything below it to its end."""
     order_file = Path(sys.argv[1])
     order = json.loads(order_file.read_text(encoding="utf-8"))
-    if order["claim"] is not None:  # ours to keep open, and of nobody who outlives us
-        os.set_inheritable(order["claim"], False)
+    for claim in order["claims"]:  # ours to keep open, and of nobody who outlives us
+        os.set_inheritable(claim, False)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(order, order_file.parent)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, supervisor.note_signal)
-    supervisor.run(_start(order["argv"]))
-
-
-def _start(argv: list[str]) -> int:
-    """Start the launcher so that it dies with us, and return its pid."""
-    own_pid = os.getpid()
-    # What comes before the child has our handlers no more would be lost on it.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
-    pid = os.fork()
-    if pid:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return pid
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != own_pid:
-            os._exit(1)
-        _become(argv, mask)
-    except OSError as error:
-        sys.stderr.write(f"{argv[0]!r} cannot be started: {error.strerror}\n")
-    finally:
-        os._exit(127)
-
-
-def _become(argv: list[str], mask: set[int]) -> NoReturn:
-    for signum in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)
-    os.execvp(argv[0], argv)  # noqa: S606 - no shell is wanted
+    supervisor.run(start(order))
 
 
 class Supervisor:
@@ -125,10 +96,13 @@ class Supervisor:
         if self._order["stall_s"] is not None:
             liveness = Liveness(self._order, self._records_dir, launcher)
             liveness.start()
+        memory = self._watch_memory()
         while (status := _reap(launcher)) is None:
             self._listen()
             self._look_at_ranks()
             self._dismiss_ranks()
+            if memory is not None and memory.exceeded.is_set():
+                self._end_over_memory()
             if self._kill_at == _NEVER:
                 if auto_stop_at is not None and time.monotonic() >= auto_stop_at:
                     self.stop("auto_stop", self._order["grace_s"])
@@ -164,6 +138,21 @@ class Supervisor:
             # Stubs keep it from those that do not handle it.
             signal_all((self._began[rank]["pid"] for rank in running), signal.SIGUSR1)
         self._end_within(grace_s, ask_s=grace_s * _REQUEST_SHARE if is_heard else 0.0)
+
+    def _watch_memory(self) -> MemoryWatch | None:
+        """Watch what the ranks take, if they may take so much only and no cgroup sees to it."""
+        if self._order["memory_bytes"] is None or self._order["memory_group"] is not None:
+            return None
+        watch = MemoryWatch(self._order, self._records_dir)
+        self._ends.append(watch.wake)
+        watch.start()
+        return watch
+
+    def _end_over_memory(self) -> None:
+        """Kill all, as the kernel would: who saves now takes still more."""
+        if self._kill_at == _NEVER:  # otherwise it ends for another reason, and only sooner
+            self._decide("memory")
+        self._end_within(0.0)
 
     def _decide(self, reason: str) -> None:
         if reason in ("stopped", "target"):

@@ -9,18 +9,22 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from trainjob.errors import LaunchError
+from trainjob.events import Noted, emit
+from trainjob.launch.applied_limits import applied_limits
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment, search_path
 from trainjob.launch.evidence import memory_events
 from trainjob.launch.failure import first_failure, training_error
 from trainjob.launch.launch import Launch
+from trainjob.launch.memory_group import memory_group
 from trainjob.launch.mounts import mounted
 from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
 from trainjob.launch.output import following_output
+from trainjob.launch.over_memory import read_over_memory
 from trainjob.launch.records import RankRecords, read_records
 from trainjob.launch.sandbox import sandbox_of
 from trainjob.launch.supervision import Control, supervise
@@ -70,15 +74,28 @@ def run_training(
     """
     if not launch.code_dir.is_dir():
         raise LaunchError(f"asked to run in {str(launch.code_dir)!r}, found no such folder")
-    argv = launcher_argv(launch, _mpirun_of(launch))
-    environment = rank_environment(launch, os.environ, _free_port()) | dict(credentials or {})
-    memory = memory_events()
+    with memory_group(launch.memory_bytes, launch.run_id) as group:
+        limited = replace(launch, memory_group=group)
+        if applied := applied_limits(limited):
+            emit(Noted(applied))
+        return _run_limited(limited, control or Control(), credentials or {})
+
+
+def _run_limited(
+    launch: Launch, control: Control, credentials: Mapping[str, str]
+) -> TrainingResult:
+    port = _free_port()
+    argv = launcher_argv(launch, _mpirun_of(launch), port)
+    environment = rank_environment(launch, os.environ, port) | dict(credentials)
+    memory = memory_events(group=launch.memory_group)
     started = time.monotonic()
     with _view(launch) as showing:
         _write_order(launch, [*showing, *argv])
         with following_output(launch):
-            finished = supervise(launch, environment, control or Control())
+            finished = supervise(launch, environment, control)
     seconds = time.monotonic() - started
+    if finished is not None and finished.reason != "memory":
+        _tell_of_memory(launch)
     ranks = read_records(launch.records_dir, launch.world_size)
     error = training_error(launch, ranks, finished, memory)
     reason: StopReason = "finished"
@@ -91,6 +108,12 @@ def run_training(
     if error is not None and (reason == "finished" or not is_consequence):
         raise error
     return TrainingResult(reason, seconds)
+
+
+def _tell_of_memory(launch: Launch) -> None:
+    """Say of a training that was ending for another reason that it could not save for memory."""
+    if over := read_over_memory(launch.records_dir):
+        emit(Noted(f"{over.headline}; they were ended while they were stopping"))
 
 
 @contextmanager
@@ -137,7 +160,10 @@ def _write_order(launch: Launch, argv: list[str]) -> None:
         "watched_dirs": [str(folder.absolute()) for folder in launch.watched_dirs],
         "device": launch.device,
         "stop_file": str(launch.stop_file.absolute()),
-        "claim": launch.lease.claim if launch.lease else None,
+        "claims": launch.claims,
+        "cores": launch.core_lease.cores if launch.core_lease else None,
+        "memory_bytes": launch.memory_bytes,
+        "memory_group": str(launch.memory_group) if launch.memory_group else None,
     }
     launch.order_file.write_text(json.dumps(order), encoding="utf-8")
 
