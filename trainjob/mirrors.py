@@ -4,6 +4,7 @@ Whoever saves for a run makes the same mirrors from the same job, be it the proc
 the one that finishes a run which was stopped.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from trainjob.events import Saved
@@ -21,9 +22,21 @@ FLUSH_S = 900.0
 
 
 def mirrors_of(
-    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
+    job: TrainingJob,
+    workspace: Workspace,
+    settings: StoreSettings,
+    run_id: str,
+    secrets: Collection[str] = (),
 ) -> list[Mirror]:
-    """Return the mirrors of a run, that of which least may be lost first."""
+    """Return the mirrors of a run, that of which least may be lost first.
+
+    Args:
+        job: The job of the run.
+        workspace: Its folders.
+        settings: How to reach their stores.
+        run_id: The run.
+        secrets: What the ranks know beside the settings, and nobody may find in logs.
+    """
     mirrors: list[Mirror] = []
     if job.checkpoints:
         url = url_of_run(job.checkpoints.url, run_id)
@@ -45,7 +58,7 @@ def mirrors_of(
                 url,
                 settings,
                 run_id=run_id,
-                secrets=secrets_of(settings),
+                secrets=secrets_of(settings, secrets),
                 journal=workspace.journal("logs"),
             )
         )

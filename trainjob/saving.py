@@ -14,9 +14,11 @@ from trainjob.job import OutputChannel, TrainingJob, url_of_run
 from trainjob.metrics.publish import publish_metrics
 from trainjob.mirrors import FLUSH_S, mirrors_of, output_journal, saved_of
 from trainjob.report import OutputReport
+from trainjob.storage.log_mirror import LogMirror
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.receipt import OutputState
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.sync import Mirror
 from trainjob.storage.sync_thread import flush
 from trainjob.storage.upload import upload_tree
 from trainjob.workspace import Workspace
@@ -31,23 +33,44 @@ def save_checkpoints_and_logs(
     run_id: str,
     settings: StoreSettings,
     *,
+    secrets: Collection[str] = (),
     but: Collection[str] = (),
 ) -> None:
     """Make the last copies of checkpoints and logs, and emit `Saved` for each.
+
+    Logs of a job with secrets stay on the machine, with a note, if nobody knows any more what has
+    to be hidden in them: a block may hold another value by now than the ranks were given.
 
     Args:
         job: The job of the run.
         run_id: Which run's.
         settings: How to reach their stores.
+        secrets: As for `trainjob.mirrors.mirrors_of`: what the ranks were given.
         but: Labels of what is saved already.
     """
+    workspace = Workspace.of_run(run_id)
     mirrors = [
         mirror
-        for mirror in mirrors_of(job, Workspace.of_run(run_id), settings, run_id)
+        for mirror in mirrors_of(job, workspace, settings, run_id, secrets)
         if not isinstance(mirror, OutputMirror) and mirror.label not in but
     ]
+    if job.secrets and not secrets:
+        mirrors = [mirror for mirror in mirrors if not _is_left(mirror, workspace)]
     for report in flush(mirrors, FLUSH_S):
         emit(saved_of(report))
+
+
+def _is_left(mirror: Mirror, workspace: Workspace) -> bool:
+    """Tell whether a mirror would send logs, and note that they stay where they are."""
+    if not isinstance(mirror, LogMirror):
+        return False
+    emit(
+        Noted(
+            f"the logs are not sent to {mirror.url} any more: the process that knew the secrets of "
+            f"the run, which may be in them, is gone; they are in {workspace.logs}"
+        )
+    )
+    return True
 
 
 def add_metrics(job: TrainingJob, workspace: Workspace) -> None:

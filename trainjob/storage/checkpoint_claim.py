@@ -25,7 +25,7 @@ _NUM_LOOKS = 5
 class CheckpointClaim(BaseModel):
     """The run that saves to a checkpoint folder."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     """Version of this file's form."""

@@ -32,7 +32,7 @@ _NAME = re.compile(rf"{INDEXES}(\d{{8,}})-(.+)\.json")
 class SavedFile(BaseModel):
     """One file that was verified in the store."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     path: str
     """Where it is below the checkpoint folder of a run."""
@@ -58,7 +58,7 @@ class SavedFile(BaseModel):
 class CheckpointIndex(BaseModel):
     """The files of a checkpoint folder that count."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     """Version of this file's form."""

@@ -31,7 +31,7 @@ UNFINISHED_STATES: frozenset[OutputState] = frozenset({"Cancelled", "Failed"})
 class Receipt(BaseModel):
     """What a run wrote to one output. Facts of the run stand beside these fields."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     format: Literal[1] = 1
     """Version of this file's form."""

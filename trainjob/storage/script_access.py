@@ -4,8 +4,10 @@ Only for channels that are streamed; nothing of it is ever written to disk. Used
 `trainjob.training`.
 """
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
 
 from pydantic import SecretStr
 
@@ -37,6 +39,9 @@ _WHERE_CREDENTIALS_ARE = (
     "AWS_EC2_METADATA_DISABLED",
 )
 
+_MIN_LINE_CHARS = 8
+"""A shorter line of a secret, such as the bracket that ends JSON, tells nothing."""
+
 
 def access_environment(settings: StoreSettings) -> dict[str, str]:
     """Return the variables by which S3 clients find store and credentials.
@@ -61,10 +66,28 @@ def access_environment(settings: StoreSettings) -> dict[str, str]:
     return {name: os.environ[name] for name in _WHERE_CREDENTIALS_ARE if name in os.environ} | given
 
 
-def secrets_of(settings: StoreSettings) -> list[str]:
-    """Return what of the settings nobody may see."""
-    texts: Iterable[str | None] = map(_revealed, (settings.secret_key, settings.session_token))
-    return [text for text in texts if text]
+def secrets_of(settings: StoreSettings, others: Iterable[str] = ()) -> list[str]:
+    """Return what nobody may see of the settings and of other secrets, as programs may write it."""
+    texts = (*map(_revealed, (settings.secret_key, settings.session_token)), *others)
+    return list(dict.fromkeys(form for text in texts if text for form in _forms(text)))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield a secret and, since logs are read by lines, its lines, in all ways to write them."""
+    lines = (line for line in secret.splitlines() if len(line) >= _MIN_LINE_CHARS)
+    # A value that was pasted from a file ends in a newline, which programs take off.
+    for text in (secret, secret.strip(), *lines):
+        yield text
+        yield from (quote(text), quote(text, safe=""), quote_plus(text))
+        for as_literal in _escaped(text):
+            yield as_literal
+            yield from _escaped(as_literal)  # our own error-N.json has what a script has shown
+
+
+def _escaped(text: str) -> Iterator[str]:
+    """Yield a text as Python and JSON write it between quotes."""
+    yield from (repr(text)[1:-1], ascii(text)[1:-1])
+    yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

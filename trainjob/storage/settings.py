@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 class StoreSettings(BaseModel):
     """What it takes to reach an S3 store. Whatever is absent is left to botocore's usual chain."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     endpoint_url: str | None = None
     """Address of the store, such as `https://obs.cn-north-4.myhuaweicloud.com`; absent: AWS."""

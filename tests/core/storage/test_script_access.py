@@ -1,6 +1,10 @@
 """What a script that streams is given to reach the store by itself."""
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import botocore.session
 import pytest
@@ -71,3 +75,52 @@ def test_without_a_key_the_script_looks_where_this_process_looks(
 def test_the_secrets_of_settings() -> None:
     assert secrets_of(SETTINGS) == ["secret-of-job", "token-of-job"]
     assert secrets_of(StoreSettings()) == []
+
+
+def test_secrets_are_also_hidden_as_urls_and_logs_have_them() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQ/IBADANBg\n}"
+
+    hidden = secrets_of(StoreSettings(secret_key=SecretStr("a/b+c")), [key])
+
+    assert {"a/b+c", "a/b%2Bc", "a%2Fb%2Bc"} <= set(hidden)
+    assert {key, "-----BEGIN KEY-----", "MIIEvQ/IBADANBg"} <= set(hidden)
+    assert "}" not in hidden
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        repr,
+        ascii,
+        json.dumps,
+        partial(json.dumps, ensure_ascii=False),
+        lambda secret: json.dumps(f"cannot log in with {{'KEY': {secret!r}}}"),
+        lambda secret: json.dumps({"KEY": json.dumps(secret)}),
+        quote_plus,
+        str.strip,
+    ],
+    ids=["repr", "ascii", "json", "json-utf8", "json-of-repr", "json-of-json", "form", "stripped"],
+)
+@pytest.mark.parametrize(
+    "secret",
+    [
+        'pass"word\\1',
+        'it\'s a "word"',
+        "schlüssel-雪",
+        "from-a-file\n",
+        'one line-1\nand"line-2\n',
+    ],
+    ids=["quote", "quotes", "unicode", "pasted", "lines"],
+)
+def test_secrets_are_also_hidden_as_python_and_json_write_them(
+    write: Callable[[str], str], secret: str
+) -> None:
+    text = write(secret)
+
+    for form in sorted(secrets_of(StoreSettings(), [secret]), key=len, reverse=True):
+        text = text.replace(form, "***")
+
+    assert "word" not in text
+    assert "schl" not in text
+    assert "file" not in text
+    assert "line" not in text

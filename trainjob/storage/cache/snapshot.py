@@ -36,7 +36,7 @@ _FOREIGN_LEASE_S = 7 * 24 * 3600.0
 class Header(BaseModel):
     """What a snapshot says of itself."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     """Version of this file's form."""

@@ -20,9 +20,9 @@ PART_BYTES = 8 << 20
 _READ_BYTES = 512 << 10
 _DIGEST_BYTES = 64 << 20  # at a time, so that a thread does not outlive a stop by long
 _MAX_PIECES = 4
-"""Pieces of 16 KiB that are written at a time. Of more at once, Linux makes large folios, from blocks
-of 128 KiB and more, which a virtual machine may have given back to its host (free page reporting):
-to touch them again took 3 s/GB where blocks of up to 64 KiB took 1."""
+"""Pieces of 16 KiB that are written at a time. Of more at once, Linux makes large folios, from
+blocks of 128 KiB and more, which a virtual machine may have given back to its host (free page
+reporting): to touch them again took 3 s/GB where blocks of up to 64 KiB took 1."""
 
 
 class ArrivingFile:

@@ -1,0 +1,98 @@
+"""A machine of the tests: a real server and real workers as processes of their own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from tests.waiting import PATIENCE_S, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+class Machine:
+    """A server and a worker as processes of their own, which can be killed one by one.
+
+    Args:
+        folder: Where everything of it is: the home of Prefect, the runs, what the processes say.
+        env: What its processes have in their environment.
+
+    Attributes:
+        env: The whole environment of its processes, and of who sits in front of it.
+    """
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.folder = folder
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        self.env = {
+            **os.environ,
+            **env,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_SERVER_API_HOST": "127.0.0.1",
+            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "TRAINJOB_HOME": str(ROOT),
+            "TRAINJOB_WORKDIR": str(folder / "runs"),
+        }
+        self._others: list[subprocess.Popen[bytes]] = []
+        self.server = self._start_server()
+        register = [sys.executable, "-m", "deployments.register"]
+        subprocess.run(register, cwd=ROOT, env=self.env, check=True, capture_output=True)
+        self.worker = self._start_worker()
+
+    def restart_server(self) -> None:
+        self.server.kill()
+        self.server.wait()
+        self.server = self._start_server()
+
+    def add_worker(self) -> None:
+        """Start another worker of the same pool, and of the same name."""
+        self._others.append(self._start_worker())
+
+    def end(self) -> None:
+        processes = [*self._others, self.worker, self.server]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(PATIENCE_S)
+        for pid in processes_with(os.fsencode(self.folder)):  # finishers, which look out for long
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _start_server(self) -> "subprocess.Popen[bytes]":
+        server = self._start("prefect", "server", "start")
+        wait_until(self._is_healthy)
+        return server
+
+    def _start_worker(self) -> "subprocess.Popen[bytes]":
+        return self._start("prefect", "worker", "start", "--pool", "cpu", "--name", "worker")
+
+    def _start(self, *words: str) -> "subprocess.Popen[bytes]":
+        with (self.folder / f"{words[1]}.log").open("ab") as log:
+            command = [sys.executable, "-m", *words]
+            return subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+
+    def _is_healthy(self) -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.api_url}/health", timeout=5).is_success
+        return False
+
+
+def processes_with(word: bytes) -> list[int]:
+    """Return the processes that have the word on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if word in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
