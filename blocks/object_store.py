@@ -84,10 +84,11 @@ def _read_document(client: SyncPrefectClient, store: str) -> BlockDocument:
     try:
         return client.read_block_document_by_name(store, slug)
     except ObjectNotFound as error:
-        raise _unknown(store, _saved_names(client, slug)) from error
+        raise _unknown(store, saved_names(client, slug)) from error
 
 
-def _saved_names(client: SyncPrefectClient, slug: str) -> list[str]:
+def saved_names(client: SyncPrefectClient, slug: str) -> list[str]:
+    """Return the names of all saved blocks of a type, in their order."""
     try:
         documents = client.read_block_documents_by_type(slug, include_secrets=False)
     except HTTPStatusError as error:

@@ -29,9 +29,10 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ConfigDict
 
+from blocks.flavor import FlavorBlock, flavor_line
 from trainjob.errors import StoreUnavailable
 from trainjob.registry.records import Kind, RegistryError
-from trainjob.registry.registry import Kept
+from trainjob.registry.registry import Kept, KeptFlavors
 
 _BLOCK_NAME = re.compile(r"(.+)-v([1-9][0-9]*)")
 _PREFECT_NAME = re.compile(r"[a-z0-9-]+")
@@ -100,7 +101,7 @@ class BlockPlace:
         found = []
         slug = _BLOCKS[kind].get_block_type_slug()
         with _server() as client:
-            for document in _all_of_type(client, slug):
+            for document in all_of_type(client, slug):
                 # Other blocks of the type are none of ours.
                 match = _BLOCK_NAME.fullmatch(document.name or "")
                 if match and name in (None, match[1]):
@@ -126,7 +127,7 @@ class BlockPlace:
             raise RegistryError(f"{name!r} in {self}", found, "choose another name")
         with _server() as client:
             _note_number(client, kind, name, number)
-            _create(client, _BLOCKS[kind], f"{name}-v{number}", {"record": values})
+            create_block(client, _BLOCKS[kind], f"{name}-v{number}", {"record": values})
 
     def replace(self, kind: Kind, name: str, number: int, values: dict[str, Any]) -> None:
         """Save other values in a block that is there."""
@@ -139,7 +140,7 @@ class BlockPlace:
         """Save the list of the files with a fingerprint; what is there already stays."""
         data = {"packed": base64.b64encode(packed).decode()}
         with _server() as client, suppress(FileExistsError):
-            _create(client, SavedFilesBlock, _files_name(key), data)
+            create_block(client, SavedFilesBlock, _files_name(key), data)
 
     def files_of(self, key: str) -> bytes | None:
         """Return what was kept for a fingerprint; None if nothing was."""
@@ -150,6 +151,13 @@ class BlockPlace:
             except ObjectNotFound:
                 return None
         return base64.b64decode(str(document.data.get("packed")))
+
+    def flavors(self) -> KeptFlavors:
+        """Return what the blocks of the type Flavor say."""
+        with _server() as client:
+            documents = all_of_type(client, FlavorBlock.get_block_type_slug())
+            lines = [flavor_line(document.data) for document in documents]
+        return KeptFlavors(f"{self} of the type Flavor", lines)
 
     def _document(self, kind: Kind, name: str, number: int) -> BlockDocument:
         slug = _BLOCKS[kind].get_block_type_slug()
@@ -179,8 +187,10 @@ def _note_number(client: SyncPrefectClient, kind: Kind, name: str, number: int) 
         client.update_variable(VariableUpdate(name=variable, value=number))
 
 
-def _create(client: SyncPrefectClient, block: type[Block], name: str, data: dict[str, Any]) -> None:
-    """Save a block.
+def create_block(
+    client: SyncPrefectClient, block: type[Block], name: str, data: dict[str, Any]
+) -> None:
+    """Save a block under a name.
 
     Raises:
         FileExistsError: If there is one of that name.
@@ -208,7 +218,8 @@ def _server() -> Iterator[SyncPrefectClient]:
         ) from error
 
 
-def _all_of_type(client: SyncPrefectClient, slug: str) -> Iterator[BlockDocument]:
+def all_of_type(client: SyncPrefectClient, slug: str) -> Iterator[BlockDocument]:
+    """Yield all saved blocks of a type, which the server need not know."""
     offset = 0
     while True:
         try:

@@ -1,10 +1,10 @@
-"""The flavors that a platform names and prices, in one file beside its saved versions.
+"""The flavors that a platform names and prices, kept where its saved versions are.
 
-``flavors.yaml`` in the folder of the registry has a line for each::
+In a folder that is the file ``flavors.yaml``, which has a line for each::
 
     2c4g: {price_per_hour: 0.4}
     8C40G V100*1: {disk_gib: 500, price_per_hour: 12.6}
-    lab-a100: {size: 32c256g A100*4, price_per_hour: 40}
+    lab-a100: {size: 32c256g A100*4, price_per_hour: 40, pool: lab}
 
 A job that names one keeps all of it when it is read: a worker needs no such file, and another
 price tomorrow is not that of the run.
@@ -19,21 +19,20 @@ from pydantic import Field, ValidationError
 from trainjob.errors import JobError, Problem
 from trainjob.flavors import HOW_TO_WRITE, Flavor
 from trainjob.job_problems import problems_of
-from trainjob.jobfile import read_job_file
-from trainjob.registry.folder import registry_folder
+from trainjob.registry.registry import Place
 from trainjob.spec import Line, Spec
 
 FIELD = "resources.flavor"
-_FILE = "flavors.yaml"
 _MAX_NAMED = 20
 
 
 class _Entry(Spec):
-    """What the file says of a flavor beside its name."""
+    """What is said of a flavor beside its name."""
 
     size: Line | None = None
     disk_gib: int | None = Field(default=None, ge=1)
     price_per_hour: float | None = Field(default=None, ge=0)
+    pool: Line | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +52,31 @@ class FlavorCatalogue:
         return self.flavors.get(_key(text))
 
 
-def flavors_of_machine() -> FlavorCatalogue:
-    """Return what the file in the folder of the registry says; without one there are none.
+def flavors_of(place: Place) -> FlavorCatalogue:
+    """Return the flavors that are kept in a place.
 
     Raises:
-        JobError: With all mistakes in the file.
+        TrainjobError: With all mistakes in what is kept, or if the place does not answer.
     """
-    file = registry_folder() / _FILE
-    if not file.exists():
-        return FlavorCatalogue(str(file), {})
-    read = [_read(str(name), values) for name, values in read_job_file(file, "flavors").items()]
+    kept = place.flavors()
+    read = [_read(str(name), values) for name, values in kept.lines]
     if problems := [problem for _, found in read for problem in found]:
-        raise JobError(str(file), problems)
+        raise JobError(kept.source, problems)
     flavors: dict[str, Flavor] = {}
     for flavor in (flavor for flavor, _ in read if flavor is not None):
         name = flavor.name or flavor.size
         if flavors.setdefault(_key(name), flavor) is not flavor:
             found = Problem(name, "a flavor once", "another spelling of it", "remove one of them")
-            raise JobError(str(file), [found])
-    return FlavorCatalogue(str(file), flavors)
+            raise JobError(kept.source, [found])
+    return FlavorCatalogue(kept.source, flavors)
 
 
-def resolve_flavor(data: Any) -> tuple[Any, tuple[Problem, ...]]:
+def resolve_flavor(data: Any, place: Place) -> tuple[Any, tuple[Problem, ...]]:
     """Put what the catalogue says in place of the text of a job's flavor.
 
     Args:
         data: Keys and values of a job; left unchanged.
+        place: Where the flavors are kept.
 
     Returns:
         The job, without the flavor if that is none, and why not.
@@ -89,11 +87,11 @@ def resolve_flavor(data: Any) -> tuple[Any, tuple[Problem, ...]]:
     text = resources["flavor"]
     rest = {key: value for key, value in resources.items() if key != "flavor"}
     try:
-        catalogue = flavors_of_machine()
+        catalogue = flavors_of(place)
         flavor = catalogue.find(text) or Flavor.parse(text)
     except JobError as error:
         found = f"a mistake in {error.source!r}: {error.problems[0]}"
-        problem = Problem(FIELD, f"the flavor {text!r}", found, "correct that file")
+        problem = Problem(FIELD, f"the flavor {text!r}", found, "correct it there")
     except ValueError:
         asked = f"{HOW_TO_WRITE}, or the name of a flavor in {catalogue.place!r}"
         problem = Problem(FIELD, asked, f"{text!r}{_others(catalogue)}", "change it")
@@ -103,7 +101,7 @@ def resolve_flavor(data: Any) -> tuple[Any, tuple[Problem, ...]]:
 
 
 def _read(name: str, values: Any) -> tuple[Flavor | None, list[Problem]]:
-    """Return the flavor that one line of the file describes, or what is wrong with it."""
+    """Return the flavor that one line describes, or what is wrong with it."""
     given = {"size": values} if isinstance(values, str) else {} if values is None else values
     if not isinstance(given, dict):
         do = "write {price_per_hour: 0.4}, or {size: 2c4g} for another name"
@@ -118,7 +116,7 @@ def _read(name: str, values: Any) -> tuple[Flavor | None, list[Problem]]:
         flavor = Flavor.parse(size)
     except ValueError:
         return None, [Problem(f"{name}.size", HOW_TO_WRITE, repr(size), "give its size")]
-    said = {"disk_gib": entry.disk_gib, "price_per_hour": entry.price_per_hour}
+    said = entry.model_dump(exclude={"size"})
     own_name = None if _key(name) == _key(size) else name
     return flavor.model_copy(update={"name": own_name, **said}), []
 

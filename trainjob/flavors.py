@@ -52,6 +52,10 @@ class Flavor(Spec):
     price_per_hour: float | None = Field(default=None, ge=0)
     """What one machine costs an hour, in the currency of the platform; absent: not said."""
 
+    pool: Line | None = None
+    """The deployment, with its pool, whose workers have such machines: `submit` gives it the job;
+    absent: that of the device."""
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``2c4g``, ``8C40GiB`` or ``8C40G V100*1``.
@@ -96,8 +100,8 @@ class Flavor(Spec):
     @model_serializer(mode="wrap")
     def _as_written(self, serialize: SerializerFunctionWrapHandler) -> Any:
         """Write text where it says everything, as a job file does."""
-        has_more = (self.name, self.disk_gib, self.price_per_hour) != (None, None, None)
-        return serialize(self) if has_more else self.size
+        more = (self.name, self.disk_gib, self.price_per_hour, self.pool)
+        return serialize(self) if any(said is not None for said in more) else self.size
 
 
 def _read_size(text: str) -> dict[str, Any]:

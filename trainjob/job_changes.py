@@ -11,14 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trainjob.env_rules import open_secret_problems
 from trainjob.errors import JobError, Problem
 from trainjob.job import TrainingJob
 from trainjob.jobfile import read_value
+from trainjob.registry.records import DATA_KINDS
+from trainjob.registry.references import UNRESOLVED
 from trainjob.registry.registry import Registry
 
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _PATH = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[\d+\])*")
-_OPEN = ("hyperparameters", "env")
+_OPEN = ("hyperparameters", "env", "secrets")
 """Keys below which a job may write names of its own."""
 
 
@@ -54,7 +57,7 @@ def changed_job(
         raise JobError(source, problems)
     values: list[Any] = [read_value(change.text) for change in parsed]
     try:
-        return _read(_with(data, parsed, values, source), source, registry)
+        return _read(data, _with(data, parsed, values, source), source, registry)
     except JobError as error:
         as_text = [
             change.text if change.field in _fields(error) and _may_be_text(change, value) else value
@@ -63,15 +66,25 @@ def changed_job(
         if as_text == values:
             raise
         try:
-            return _read(_with(data, parsed, as_text, source), source, registry)
+            return _read(data, _with(data, parsed, as_text, source), source, registry)
         except JobError:
             raise error from None  # what the value is read as at first, is what people mean
 
 
 def _read(
-    data: dict[str, Any], source: str, registry: Registry | None
+    old: Mapping[str, Any], data: dict[str, Any], source: str, registry: Registry | None
 ) -> tuple[TrainingJob, dict[str, Any]]:
+    if open_secrets := open_secret_problems(_changed_env(old.get("env"), data.get("env"))):
+        raise JobError(source, open_secrets)
     return TrainingJob.parse(data, source, registry), data
+
+
+def _changed_env(old: Any, new: Any) -> dict[str, Any]:
+    """Return the variables that are new; what the old job has can be read by everyone already."""
+    if not isinstance(new, dict):
+        return {}
+    known = old.items() if isinstance(old, dict) else ()
+    return {name: value for name, value in new.items() if (name, value) not in known}
 
 
 def _parse(text: str, source: str) -> _Change:
@@ -114,6 +127,8 @@ def _with(
     data: Mapping[str, Any], changes: Sequence[_Change], values: Sequence[Any], source: str
 ) -> dict[str, Any]:
     changed = copy.deepcopy(dict(data))
+    for change, value in zip(changes, values, strict=True):
+        _let_go(changed, change, value)
     problems = [
         problem
         for change, value in zip(changes, values, strict=True)
@@ -122,6 +137,21 @@ def _with(
     if problems:
         raise JobError(source, problems)
     return changed
+
+
+def _let_go(data: dict[str, Any], change: _Change, value: Any) -> None:
+    """Take away what was read for a saved version that the job is not to name any more."""
+    match change.path:
+        case ("algorithm", key, *_) if key != "registered" and isinstance(
+            data.get("algorithm"), dict
+        ):
+            data["algorithm"] |= {"registered": None}
+        case ("inputs", int(index), ("url" | "dataset" | "model") as key) if value is not None:
+            given = data.get("inputs")
+            channel = given[index] if isinstance(given, list) and index < len(given) else None
+            names = isinstance(channel, dict) and any(channel.get(kind) for kind in DATA_KINDS)
+            if isinstance(channel, dict) and (names or key != "url"):
+                channel |= UNRESOLVED | dict.fromkeys(DATA_KINDS)
 
 
 def _put(data: dict[str, Any], change: _Change, value: Any) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from trainjob.env_rules import variables_of
 from trainjob.errors import Problem
 from trainjob.parameters import channel_env_name
 from trainjob.profiles import PROFILES, Place, Profile, place_of
@@ -25,6 +26,7 @@ def profile_problems(job: "TrainingJob") -> list[Problem]:
         *_channel_problems(job, "outputs", job.outputs, profile.outputs),
         *_stream_problems(job, profile),
         *_environment_problems(job, profile),
+        *_value_problems(job, profile),
     ]
 
 
@@ -85,8 +87,8 @@ def _stream_problems(job: "TrainingJob", profile: Profile) -> list[Problem]:
 def _environment_problems(job: "TrainingJob", profile: Profile) -> list[Problem]:
     found = f"a variable that profile {job.profile} sets for every rank"
     problems = [
-        Problem(f"env.{name}", repr(name), found, "remove it")
-        for name in job.env
+        Problem(field, repr(name), found, "remove it")
+        for field, name in variables_of(job)
         if name in profile.environment
     ]
     channels: list[tuple[str, InputChannel | OutputChannel]] = [
@@ -99,3 +101,21 @@ def _environment_problems(job: "TrainingJob", profile: Profile) -> list[Problem]
         for place, channel in channels
         if channel.given_as != "argument" and channel_env_name(channel.name) in profile.environment
     ]
+
+
+def _value_problems(job: "TrainingJob", profile: Profile) -> list[Problem]:
+    """Find texts that the product's form takes for no hyperparameter."""
+    if profile.value_rule is None:
+        return []
+    places = [(f"hyperparameters.{name}", value) for name, value in job.hyperparameters.items()]
+    for i, rule in enumerate(job.algorithm.hyperparameters):
+        field = f"algorithm.hyperparameters[{i}]"
+        places += [(f"{field}.default", rule.default), (f"{field}.choices", list(rule.choices))]
+    asked = f"letters, digits, -, _, commas, periods and spaces with profile {job.profile}"
+    problems = []
+    for field, value in places:
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str) and not re.fullmatch(profile.value_rule, text):
+                do = "change it, or give it in env or as a channel"
+                problems.append(Problem(field, asked, repr(text), do))
+    return problems

@@ -56,6 +56,7 @@ class Profile:
         scratch: An absolute folder that the script may fill; it is not uploaded.
         inputs: By channel name, or `ANY`, where the script finds it.
         outputs: The same.
+        value_rule: What a text among the values of hyperparameters matches as a whole; None: any.
         environment: Variables of every rank, where {nodes} is the number of machines and
             {devices} that of devices on each.
     """
@@ -69,6 +70,7 @@ class Profile:
     scratch: str | None = None
     inputs: Mapping[str, Place] = field(default_factory=lambda: {ANY: Place()})
     outputs: Mapping[str, Place] = field(default_factory=lambda: {ANY: Place()})
+    value_rule: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -121,6 +123,8 @@ PROFILES: Mapping[ProfileName, Profile] = {
     ),
     "modelarts": Profile(
         max_description=256,
+        # ModelArts, creating an algorithm: what may be typed into the fields of a hyperparameter.
+        value_rule=r"[\w ,.-]*",
         code_limits=MODELARTS_LIMITS,
         code=_MODELARTS_CODE,
         scratch="/cache",

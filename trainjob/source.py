@@ -1,9 +1,10 @@
 """Gets the code of a job: a folder, an object store, an archive or a commit of a git repository.
 
 `fetch_code` and `boot_path` are called by the run and `code_problems` by the check before it; both
-obtain and examine the code by the same functions. Of a plain folder, ``.git`` and ``__pycache__``
-are left out; everything else counts and is copied. An archive is unpacked as it is: if all of it is
-in one top folder, that folder stays. Submodules of a git repository are not fetched.
+obtain and examine the code by the same functions. Of a plain folder, ``.git``, ``__pycache__`` and
+what its ``.trainignore`` names are left out; everything else counts and is copied. An archive is
+unpacked as it is: if all of it is in one top folder, that folder stays. Submodules of a git
+repository are not fetched.
 """
 
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from trainjob.algorithm import Code, CommandAlgorithm, ScriptAlgorithm
 from trainjob.archive import ARCHIVE_SUFFIXES, is_archive, unpack_archive
+from trainjob.code_ignore import without_ignored
 from trainjob.code_limits import (
     OWN_LIMITS,
     URL_FIELD,
@@ -38,8 +40,6 @@ from trainjob.storage.paths import check_paths
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.stage import list_tree
 from trainjob.storage.store import Store, open_store
-
-_LEFT_OUT = {".git", "__pycache__"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ def code_problems(
     search_path: str | None = None,
     examine: Callable[[Path], list[Problem]] | None = None,
     limits: CodeLimits = OWN_LIMITS,
+    measure: Callable[[Listing], object] | None = None,
 ) -> list[Problem]:
     """Return everything that is wrong with the code of a job and with what it starts.
 
@@ -125,6 +126,7 @@ def code_problems(
         search_path: The PATH of the ranks, if the job sets it.
         examine: Called with the folder of the code, if nothing is wrong with it so far.
         limits: How much code is allowed.
+        measure: Called with what the code is, if it could be had.
     """
     with tempfile.TemporaryDirectory(prefix="trainjob-check-") as scratch:
         tree = problem = None
@@ -139,6 +141,8 @@ def code_problems(
             problem = problem_of(URL_FIELD, f"the code at {algorithm.code.url!r}", error)
         folder = tree.folder if tree else None
         files = [file.path for file in tree.listing.files] if tree else []
+        if tree is not None and measure is not None:
+            measure(tree.listing)
         problems = [
             *([problem] if problem else []),
             *startup_problems(algorithm, folder, files, search_path),
@@ -227,16 +231,10 @@ def _examined(folder: Path, url: str, limits: CodeLimits) -> _Tree:
             do = f"give the folder that holds it, or an archive ({', '.join(ARCHIVE_SUFFIXES)})"
             raise refused(f"the code at {url!r}", "a single file", do)
     whole = _listing(folder, url)
-    listing = Listing(
-        tuple(file for file in whole.files if not _is_left_out(file.path)),
-        tuple(path for path in whole.folders if not _is_left_out(path)),
-    )
+    with local_failures(url):
+        listing = without_ignored(folder, whole)
     check_limits(url, listing, limits)
     return _Tree(folder, listing)
-
-
-def _is_left_out(path: str) -> bool:
-    return not _LEFT_OUT.isdisjoint(path.split("/"))
 
 
 def _listing(folder: Path, place: str) -> Listing:

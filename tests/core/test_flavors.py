@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainjob.errors import JobError
-from trainjob.flavor_catalogue import flavors_of_machine
+from trainjob.flavor_catalogue import flavors_of
 from trainjob.flavors import Flavor
 from trainjob.job import TrainingJob
+from trainjob.registry.folder import registry_of_machine
 from trainjob.resources import Resources
 
 MINIMAL = {"name": "x", "algorithm": {"code": {"url": "c"}, "boot_file": "t.py"}}
@@ -33,7 +34,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.write_text(
         "2c4g: {price_per_hour: 0.4}\n"
         "8C40G V100*1: {disk_gib: 500, price_per_hour: 12.6}\n"
-        "lab-npu: {size: 24c96g Ascend 910*8, price_per_hour: 40}\n"
+        "lab-npu: {size: 24c96g Ascend 910*8, price_per_hour: 40, pool: lab}\n"
         "small: 1c2g\n"
     )
     return file
@@ -143,6 +144,8 @@ def test_a_flavor_is_named_by_the_platform(catalogue: Path) -> None:
 
     assert resources.device == "npu"
     assert str(resources.flavor) == "lab-npu (24c96g Ascend 910*8)"
+    assert resources.flavor is not None
+    assert resources.flavor.pool == "lab"
 
 
 def test_a_job_keeps_the_flavor_that_it_was_read_with(catalogue: Path) -> None:
@@ -192,7 +195,7 @@ def test_every_mistake_in_the_flavors_of_a_platform_has_its_message(
     catalogue.write_text(text)
 
     with pytest.raises(JobError) as raised:
-        flavors_of_machine()
+        flavors_of(registry_of_machine().place)
 
     [problem] = raised.value.problems
     assert (problem.field, problem.found) == (field, found)
@@ -207,15 +210,6 @@ def test_a_job_says_that_the_flavors_of_the_platform_are_wrong(catalogue: Path) 
     [problem] = raised.value.problems
     assert problem.field == "resources.flavor"
     assert problem.found.startswith(f"a mistake in {str(catalogue)!r}: a.size: asked for")
-
-
-def test_saved_versions_in_the_server_leave_the_flavors_in_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRAINJOB_REGISTRY", "prefect")
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-    assert flavors_of_machine().place == f"{tmp_path}/.trainjob/registry/flavors.yaml"
 
 
 def test_the_device_of_a_job_follows_from_the_cards_of_its_flavor() -> None:

@@ -74,7 +74,10 @@ def test_numbers_in_env_are_taken_as_text() -> None:
         ({"name": "-x"}, "name: asked for 1 to 64 letters, digits, - and _, not starting with -"),
         ({"name": "x" * 65}, "name: asked for 1 to 64 letters"),
         ({"name": "x\n"}, "name: asked for 1 to 64 letters"),
-        ({"launcher": "horovod"}, "launcher: asked for 'single', 'torchrun' or 'mpi', found"),
+        (
+            {"launcher": "horovod"},
+            "launcher: asked for 'single', 'torchrun', 'mpi' or 'msrun', found",
+        ),
         ({"resources": {"nodes": 2}}, "resources.nodes: asked for 1, found 2"),
         (
             {"resources": {"processes_per_node": 2}},

@@ -270,3 +270,22 @@ def test_what_runs_share_is_mounted_to_read_only() -> None:
 
 def test_a_plain_job_sees_the_machine_as_it_is() -> None:
     assert mounts_of(TrainingJob.parse(job_of("plain")), Workspace(Path("/runs/1"))) == ()
+
+
+def test_modelarts_takes_the_characters_of_its_form_in_values() -> None:
+    rule = {"name": "where", "type": "String", "default": "a/b", "choices": ["a/b", "a b"]}
+    script = {"code": {"url": "s3://b/net.zip"}, "boot_file": "train.py"}
+    values = {"good": "adam-2, b_1.5 x", "layers": ["a", "b:c"], "lr": 0.1}
+    given = {"hyperparameters": values, "algorithm": script}
+    ruled = {"algorithm": script | {"hyperparameters": [rule]}}
+
+    asked = "asked for letters, digits, -, _, commas, periods and spaces with profile modelarts"
+    do = "change it, or give it in env or as a channel"
+    assert problems_in(job_of("modelarts", **given)) == [
+        f"hyperparameters.layers: {asked}, found 'b:c'; {do}"
+    ]
+    assert problems_in(job_of("modelarts", **ruled)) == [
+        f"algorithm.hyperparameters[0].{key}: {asked}, found 'a/b'; {do}"
+        for key in ("default", "choices")
+    ]
+    assert TrainingJob.parse(job_of("openi-npu", **given)).profile == "openi-npu"

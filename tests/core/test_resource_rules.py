@@ -128,3 +128,12 @@ def test_an_algorithm_without_constraints_can_use_everything() -> None:
 )
 def test_constraints_that_say_nothing_are_told(constraints: dict[str, Any], expected: str) -> None:
     assert str(only_problem(given(constraints))).startswith(f"algorithm.{expected}")
+
+
+def test_a_kind_of_device_by_the_name_of_a_product_is_one_mistake() -> None:
+    problem = only_problem(given({"devices": ["cpu", "gpu"]}, device="cuda"))
+
+    assert str(problem) == (
+        "algorithm.constraints.devices[1]: asked for 'cpu', 'cuda' or 'npu', found 'gpu'; "
+        "did you mean 'cuda'?"
+    )

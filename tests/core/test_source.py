@@ -468,3 +468,33 @@ def test_wrong_credentials_are_denied_and_never_shown(
     assert "s3cret" not in problems[0]
     with pytest.raises(StoreDenied):
         fetch(f"s3://{bucket}/{name}", target, wrong)
+
+
+def test_what_trainignore_names_is_no_code(folder: Path, target: Path) -> None:
+    (folder / "data" / "deep").mkdir(parents=True)
+    (folder / "data" / "deep" / "1.png").write_text("x")
+    (folder / "pkg" / "notes.log").write_text("x")
+    (folder / "pkg" / "kept.log").write_text("x")
+    (folder / ".trainignore").write_text("# no code\n\n/data/\n*.log\n!kept.log\nempty/\n")
+
+    fetch(folder, target)
+
+    assert tree_of(target) == ["pkg", "pkg/a b.py", "pkg/kept.log", "run.sh", "train.py"]
+
+
+@pytest.mark.parametrize("content", [b"!\n", b"\xff\xfe"])
+def test_a_trainignore_that_cannot_be_understood_is_told(
+    folder: Path, target: Path, content: bytes
+) -> None:
+    (folder / ".trainignore").write_bytes(content)
+
+    assert "asked for patterns as in .gitignore in " in refusal_of(folder, target)
+
+
+def test_what_is_ignored_does_not_count(folder: Path, target: Path) -> None:
+    (folder / "many").mkdir()
+    for i in range(1025):
+        (folder / "many" / str(i)).touch()
+    (folder / ".trainignore").write_text("many/\n")
+
+    assert fetch(folder, target).num_entries == 5

@@ -17,6 +17,7 @@ from flows.__main__ import main
 from flows.training_job import training_job
 from tests.jobs import make_job
 from trainjob.errors import StoreUnavailable
+from trainjob.job import TrainingJob
 from trainjob.registry.data import DataSource
 from trainjob.registry.file_list import listed_files
 from trainjob.registry.records import Reference, RegistryError, SavedDataset
@@ -84,6 +85,15 @@ def test_a_block_that_somebody_emptied_is_named(registry) -> None:
     SavedDatasetBlock(record={}).save("digits-v1", overwrite=True)
 
     with pytest.raises(RegistryError, match="dataset digits@1 in the blocks of Prefect, found"):
+        registry.find("dataset", Reference("digits"))
+
+
+def test_a_block_that_somebody_changed_is_refused(registry) -> None:
+    registry.add(dataset(description="1e-5"))
+    block: Any = SavedDatasetBlock.load("digits-v1")
+    SavedDatasetBlock(record=block.record | {"url": "/other"}).save("digits-v1", overwrite=True)
+
+    with pytest.raises(RegistryError, match="Prefect, found other values than were saved; "):
         registry.find("dataset", Reference("digits"))
 
 
@@ -171,6 +181,18 @@ def test_a_server_that_does_not_answer_may_be_asked_again() -> None:
 
     with temporary_settings(nowhere), pytest.raises(StoreUnavailable, match=asked):
         BlockPlace().versions("dataset")
+
+
+def test_a_job_that_was_read_needs_no_answer_of_the_server(tmp_path) -> None:
+    channel = {"name": "data_url", "dataset": "digits@1", "url": "/data", "expect": FINGERPRINT}
+    nowhere = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+
+    with temporary_settings(nowhere):
+        job = TrainingJob.parse(
+            make_job(tmp_path, inputs=[channel]), registry=Registry(BlockPlace())
+        )
+
+    assert job.saved_versions == ["dataset digits@1"]
 
 
 def test_a_run_takes_its_dataset_from_a_block(registry, tmp_path, capsys, monkeypatch) -> None:

@@ -6,7 +6,7 @@ probe of an output is deleted again.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +15,15 @@ from pathlib import Path
 from trainjob.check.engine import engine_problems
 from trainjob.check.machine import machine_problems, shared_memory_problems, space_problems
 from trainjob.check.script import Examined, examine_script
-from trainjob.cost import cost_text
+from trainjob.cost import cost_text, price_problems
+from trainjob.env_rules import open_secret_problems
 from trainjob.errors import Problem
 from trainjob.job import InputChannel, TrainingJob
 from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
 from trainjob.profiles import PROFILES
 from trainjob.source import code_problems
+from trainjob.storage.listing import Listing
 from trainjob.storage.probe import (
     checkpoint_problems,
     input_problems,
@@ -30,6 +32,7 @@ from trainjob.storage.probe import (
 )
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.unpack import is_dataset_archive
+from trainjob.values import counted, format_size
 from trainjob.workspace import workspaces_dir
 
 _NEVER_CHECKED = (
@@ -46,11 +49,13 @@ class Findings:
         problems: Errors and warnings, in the order of the job.
         not_checked: What a check that finds nothing still does not promise.
         cost: What a run costs, as a line for a person; None: the job has no flavor.
+        code: How much code a run takes along, as a line for a person; None: it could not be had.
     """
 
     problems: tuple[Problem, ...]
     not_checked: tuple[str, ...]
     cost: str | None = None
+    code: str | None = None
 
     @property
     def errors(self) -> list[Problem]:
@@ -63,35 +68,61 @@ class Findings:
         return [problem for problem in self.problems if problem.level == "warning"]
 
 
-def check_job(job: TrainingJob, settings: StoreSettings) -> Findings:
+def check_job(
+    job: TrainingJob, settings: StoreSettings | None, of_server: Iterable[Problem] = ()
+) -> Findings:
     """Find everything that would keep `job` from running on this machine, in the job's order.
 
     Args:
         job: A job whose paths are absolute (`TrainingJob.resolved`).
-        settings: How to reach the stores of its ``s3://`` urls.
+        settings: How to reach the stores of its ``s3://`` urls; None: that could not be found out,
+            so that these are not checked.
+        of_server: What the caller has found that only the server of Prefect knows.
     """
+    sizes: list[str] = []
     checks: list[Callable[[], Examined]] = [
-        partial(_code, job, settings),
+        _listed(partial(open_secret_problems, job.env, "warning")),
+        partial(_code, job, settings, sizes.append),
         partial(engine_problems, job),
-        *(_listed(check) for check in _places(job, settings)),
+        *(_of_place(*place, settings) for place in _places(job, settings)),
         partial(space_problems, job, settings),
         _listed(partial(launch_problems, job)),
+        _listed(partial(price_problems, job)),
         _listed(partial(machine_problems, job)),
         _listed(_workspace_problems),
     ]
     with ThreadPoolExecutor(max_workers=8) as threads:
         examined = list(threads.map(lambda check: check(), checks))
-    problems = [problem for part in examined for problem in part.problems]
+    problems = [*of_server, *(problem for part in examined for problem in part.problems)]
     not_checked = [line for part in examined for line in part.not_checked]
-    return Findings(tuple(problems), (*not_checked, *_NEVER_CHECKED), cost_text(job))
+    code = sizes[0] if sizes else None
+    return Findings(tuple(problems), (*not_checked, *_NEVER_CHECKED), cost_text(job), code)
 
 
 def _listed(check: Callable[[], list[Problem]]) -> Callable[[], Examined]:
     return lambda: Examined(check())
 
 
-def _code(job: TrainingJob, settings: StoreSettings) -> Examined:
+def _of_place(
+    field: str, url: str, check: Callable[[], list[Problem]], settings: StoreSettings | None
+) -> Callable[[], Examined]:
+    return _unreachable(field) if _is_away(url, settings) else _listed(check)
+
+
+def _is_away(url: str, settings: StoreSettings | None) -> bool:
+    return settings is None and url.startswith("s3://")
+
+
+def _unreachable(field: str) -> Callable[[], Examined]:
+    return lambda: Examined([], [f"{field}: the store could not be had"])
+
+
+def _code(
+    job: TrainingJob, settings: StoreSettings | None, tell: Callable[[str], object]
+) -> Examined:
     """Examine the code, and the script in it as far as there is one."""
+    if _is_away(job.algorithm.code.url, settings):
+        return _unreachable("algorithm.code.url, and the script in it")()
     examined: list[Examined] = []
 
     def examine(folder: Path) -> list[Problem]:
@@ -100,36 +131,36 @@ def _code(job: TrainingJob, settings: StoreSettings) -> Examined:
 
     path = job.env.get("PATH", search_path(os.environ))
     limits = PROFILES[job.profile].code_limits
-    problems = code_problems(job.algorithm, settings, path, examine, limits)
+    problems = code_problems(
+        *(job.algorithm, settings, path, examine, limits),
+        measure=lambda listing: tell(_size_of(listing)),
+    )
     if examined:
         return Examined(problems, examined[0].not_checked)
     return Examined(problems, ["the script, its arguments and imports: it could not be read"])
 
 
-def _places(job: TrainingJob, settings: StoreSettings) -> list[Callable[[], list[Problem]]]:
-    """Return the checks of the places that the job reads and writes."""
-    checks: list[Callable[[], list[Problem]]] = [
-        *(
-            partial(
-                input_problems,
-                f"inputs[{i}].url",
-                channel.url,
-                settings,
-                may_be_file=_may_be_file(channel),
-            )
-            for i, channel in enumerate(job.inputs)
-        ),
-        *(
-            partial(output_problems, f"outputs[{i}].url", channel.url, settings)
-            for i, channel in enumerate(job.outputs)
-        ),
-    ]
+def _size_of(code: Listing) -> str:
+    return f"{counted(len(code.files), 'file')}, {format_size(code.size_bytes)}"
+
+
+def _places(
+    job: TrainingJob, settings: StoreSettings | None
+) -> Iterator[tuple[str, str, Callable[[], list[Problem]]]]:
+    """Yield the places that the job reads and writes: field, url, and the check of it."""
+    for i, channel in enumerate(job.inputs):
+        field, url = f"inputs[{i}].url", channel.url
+        may_be_file = _may_be_file(channel)
+        check = partial(input_problems, field, url, settings, may_be_file=may_be_file)
+        yield field, url, check
+    for i, output in enumerate(job.outputs):
+        field, url = f"outputs[{i}].url", output.url
+        yield field, url, partial(output_problems, field, url, settings)
     if job.checkpoints:
-        url = job.checkpoints.url
-        checks.append(partial(checkpoint_problems, "checkpoints.url", url, settings, job=job.name))
+        field, url = "checkpoints.url", job.checkpoints.url
+        yield field, url, partial(checkpoint_problems, field, url, settings, job=job.name)
     if job.logs.url is not None:
-        checks.append(partial(log_problems, "logs.url", job.logs.url, settings))
-    return checks
+        yield "logs.url", job.logs.url, partial(log_problems, "logs.url", job.logs.url, settings)
 
 
 def _may_be_file(channel: InputChannel) -> bool:

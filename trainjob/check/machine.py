@@ -20,7 +20,7 @@ from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.source import find_source
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.unpack import is_dataset_archive
-from trainjob.values import format_duration, format_size
+from trainjob.values import counted, format_duration, format_size
 from trainjob.workspace import workspaces_dir
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at only
@@ -69,7 +69,8 @@ def _add_need(
 ) -> None:
     is_local = "://" not in channel.url or channel.url.startswith("file://")
     is_linked = channel.mode == "link" and is_local and not is_dataset_archive(channel.url)
-    if channel.is_streamed or is_linked:
+    is_away = settings is None and channel.url.startswith("s3://")
+    if channel.is_streamed or is_linked or is_away:
         return
     if not is_local and not channel.url.startswith("s3://"):
         found.not_checked.append(f"whether {field} fits the free disk: its listing may take long")
@@ -86,11 +87,14 @@ def _add_need(
 
 def machine_problems(job: TrainingJob) -> list[Problem]:
     """Return what of the job goes badly with this machine, or with itself; all are warnings."""
-    processes, cores = job.resources.processes_per_node, num_cores()
+    processes, flavor, cores = job.resources.processes_per_node, job.resources.flavor, num_cores()
     problems = []
+    where = "on this machine"
+    if flavor is not None and flavor.cores < cores:
+        cores, where = flavor.cores, f"of the flavor {flavor}"
     if processes > cores:
         do = "start fewer ranks, which share the cores"
-        found = f"{cores} cores on this machine"
+        found = f"{counted(cores, 'core')} {where}"
         problems.append(
             _warning("resources.processes_per_node", f"{processes} ranks", found, do, "cores")
         )

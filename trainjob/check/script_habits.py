@@ -6,7 +6,7 @@ into a script whose job is for another device.
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 from trainjob.check.arguments import Given
@@ -15,6 +15,7 @@ from trainjob.check.script_modules import Module, last_name
 from trainjob.errors import Problem
 from trainjob.job import TrainingJob
 from trainjob.parameters import channel_env_name
+from trainjob.profiles import PROFILES, place_of
 
 _READS_ALL = re.compile(
     r"TRAINJOB_PARAMS|TRAINJOB_HP|sys\.argv|\bvars\(|__dict__|_get_kwargs|getattr\(|\bargv\b"
@@ -50,7 +51,9 @@ def _unread_channels(
     text = "\n".join(module.text for module in modules)
     if _READS_ALL.search(text):
         return
-    for name in [*(c.name for c in job.inputs), *(c.name for c in job.outputs)]:
+    for name, folder in _channels(job):
+        if folder is not None and (folder in text or _own_part(folder, name) in text):
+            continue
         words = {name, name.replace("-", "_"), channel_env_name(name)}
         words |= {a.name for a in declared.arguments if f"--{name}" in a.flags}
         num_mentions = sum(len(re.findall(rf"\b{re.escape(word)}\b", text)) for word in words)
@@ -64,6 +67,23 @@ def _unread_channels(
             id="script-channel-not-read",
             level="warning",
         )
+
+
+def _channels(job: TrainingJob) -> Iterator[tuple[str, str | None]]:
+    """Yield the channels of a job, and where scripts of its product find each without asking."""
+    profile = PROFILES[job.profile]
+    inputs = [(i, channel.name, profile.inputs) for i, channel in enumerate(job.inputs)]
+    outputs = [(i, channel.name, profile.outputs) for i, channel in enumerate(job.outputs)]
+    for index, name, places in (*inputs, *outputs):
+        place = place_of(places, name)
+        path = place.path if place else None
+        yield name, path and path.format(name=name, index=index)
+
+
+def _own_part(folder: str, name: str) -> str:
+    """Return the part of a path that a script joins to another, if the channel alone has it."""
+    last = folder.rpartition("/")[2]
+    return last if name in last else folder
 
 
 def _ignored_hyperparameters(
@@ -133,8 +153,9 @@ def _fixed_cuda(job: TrainingJob, modules: Sequence[Module]) -> Iterator[Problem
         return
     device = job.resources.device
     for module in modules:
+        fixed = _fixed_names(module.tree)
         for node in _without_branches(module.tree):
-            if _is_cuda(node):
+            if _is_cuda(node, fixed):
                 yield Problem(
                     "resources.device",
                     repr(device),
@@ -146,18 +167,47 @@ def _fixed_cuda(job: TrainingJob, modules: Sequence[Module]) -> Iterator[Problem
                 return
 
 
-def _is_cuda(node: ast.AST) -> TypeGuard[ast.Call]:
-    """Tell whether a node moves something to cuda: ``x.cuda()``, ``x.to("cuda")`` and so on."""
+def _fixed_names(tree: ast.Module) -> set[str]:
+    """Return the names that are cuda and nothing else, wherever they are in a module."""
+    fixed: set[str] = set()
+    others: set[str] = set()
+    constants: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and _says_cuda(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            constants |= {target for target in targets if isinstance(target, ast.Name)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+                (fixed if node in constants else others).add(name)
+            case ast.arg(arg=name):
+                others.add(name)
+            case ast.alias():
+                others.add(node.asname or node.name.partition(".")[0])
+            case _:
+                pass
+    return fixed - others
+
+
+def _says_cuda(node: ast.AST | None) -> bool:
+    value = node.value if isinstance(node, ast.Constant) else None
+    return isinstance(value, str) and value.startswith("cuda")
+
+
+def _is_cuda(node: ast.AST, fixed: Collection[str]) -> TypeGuard[ast.Call]:
+    """Tell whether a node moves something to cuda: ``x.cuda()``, ``x.to("cuda")`` and so on.
+
+    Args:
+        node: Any node.
+        fixed: The names that mean cuda.
+    """
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return False
     if node.func.attr == "cuda" and not node.args:
         return True
     named = [k.value for k in node.keywords if k.arg in ("device", "map_location")]
     values = [*named, *(node.args if node.func.attr in ("to", "device", "set_device") else [])]
-    return any(
-        isinstance(v, ast.Constant) and isinstance(v.value, str) and v.value.startswith("cuda")
-        for v in values
-    )
+    return any(_says_cuda(v) or (isinstance(v, ast.Name) and v.id in fixed) for v in values)
 
 
 def _without_branches(tree: ast.AST) -> Iterator[ast.AST]:

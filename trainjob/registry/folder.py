@@ -4,7 +4,8 @@ Version 3 of the dataset ``digits`` is ``dataset/digits/3.yaml``. A file appears
 which fails where a file of that name is: of two processes that save at once each gets a number of
 its own. The file of a version that was deleted stays and says so, and the empty file ``.given-3``
 tells that 3 was given where somebody took the file away: ``digits@3`` never becomes another thing.
-The files of a fingerprint are listed in ``files/FINGERPRINT.jsonl.gz``.
+The files of a fingerprint are listed in ``files/FINGERPRINT.jsonl.gz``. ``flavors.yaml`` has the
+flavors of the platform (`trainjob.flavor_catalogue`), written by its people.
 """
 
 import os
@@ -18,8 +19,9 @@ from typing import Any
 
 import yaml
 
+from trainjob.jobfile import read_job_file
 from trainjob.registry.records import Kind, RegistryError
-from trainjob.registry.registry import Kept, Registry
+from trainjob.registry.registry import Kept, KeptFlavors, Registry
 from trainjob.storage.failures import local_failures
 
 _VERSION_FILE = re.compile(r"([1-9][0-9]*)\.yaml")
@@ -27,6 +29,7 @@ _GIVEN_FILE = re.compile(r"\.given-([1-9][0-9]*)")
 _OWN_PART = re.compile(r"\.[0-9a-f]{32}\.part")
 IN_PREFECT = "prefect"
 """What ``TRAINJOB_REGISTRY`` says if saved versions are kept by the server, and not in a folder."""
+_FLAVORS = "flavors.yaml"
 _STALE_S = 3600.0
 """After this time a file that was not finished is that of a process that was killed."""
 
@@ -105,6 +108,12 @@ class FolderPlace:
         file = self._files_file(key)
         with local_failures(str(file)):
             return file.read_bytes() if file.exists() else None
+
+    def flavors(self) -> KeptFlavors:
+        """Return what ``flavors.yaml`` says; without that file there are none."""
+        file = self._root / _FLAVORS
+        lines = read_job_file(file, "flavors") if file.exists() else {}
+        return KeptFlavors(str(file), list(lines.items()))
 
     def _read(self, kind: Kind, name: str, number: int) -> Any:
         """Return the values in the file of a version.

@@ -8,21 +8,19 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
+from trainjob.declared_channels import DataFormat, DeclaredInput, DeclaredOutput, Labelling
 from trainjob.errors import Problem, TrainjobError
 from trainjob.registry.contents import Contents
 from trainjob.spec import ContentFingerprint, Line, Name, Spec
 
 Kind = Literal["algorithm", "dataset", "model"]
+DATA_KINDS: tuple[Literal["dataset", "model"], ...] = ("dataset", "model")
+"""What an input channel may name."""
 
 _REFERENCE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_-]{0,63})(?:@(latest|[1-9][0-9]{0,8}))?")
-
-
-_NO_CARBONDATA = (
-    "write a format that is read here (CarbonData: export it to files such as Parquet or CSV)"
-)
 
 
 def _writable(text: str) -> str:
@@ -33,22 +31,7 @@ def _writable(text: str) -> str:
     return text
 
 
-def _as_one_word(text: object) -> object:
-    return "-".join(re.split("[ _-]+", text.strip(" ").lower())) if isinstance(text, str) else text
-
-
-def _readable_format(text: str) -> str:
-    if re.sub(r"[\W_]", "", text).lower() == "carbondata":
-        raise ValueError(_NO_CARBONDATA)
-    return text
-
-
 Text = Annotated[str, AfterValidator(_writable)]
-Labelling = Annotated[Line, BeforeValidator(_as_one_word)]
-"""A labelling type in any words, compared in small letters with - between them: the products name
-theirs `image-classification`, `object-detection`, `text-classification`, and many more."""
-DataFormat = Annotated[Line, AfterValidator(_readable_format)]
-"""ModelArts, creating an algorithm: the format Default (a manifest), CarbonData, or both."""
 
 
 class RegistryError(TrainjobError):
@@ -136,47 +119,6 @@ class Record(Spec):
         return ()
 
 
-class DeclaredInput(Spec):
-    """An input that an algorithm reads."""
-
-    name: Name
-    """Name of the channel in jobs: the argument that the script parses, such as `data_url`."""
-
-    label: str = "Data Source"
-    """What people call it."""
-
-    required: bool = True
-    """Whether a job must give it."""
-
-    sources: list[Literal["storage", "dataset", "model"]] = Field(
-        default=["storage", "dataset", "model"], min_length=1
-    )
-    """Where its data may come from: a url, a saved dataset, a saved model."""
-
-    labelling: Labelling | None = None
-    """The only labelling type that a saved dataset may have, such as `image-classification`."""
-
-    format: DataFormat | None = None
-    """The only format that a saved dataset may have."""
-
-    is_split: bool | None = None
-    """Whether a saved dataset must be split into training and validation data, or must not be;
-    absent: both are right."""
-
-
-class DeclaredOutput(Spec):
-    """An output that an algorithm writes."""
-
-    name: Name
-    """Name of the channel in jobs: the argument that the script parses, such as `train_url`."""
-
-    label: str = "Output Data"
-    """What people call it."""
-
-    required: bool = True
-    """Whether a job must give it."""
-
-
 class SavedAlgorithm(Record):
     """A version of an algorithm: its code was fetched and what it starts was found in it."""
 
@@ -198,6 +140,15 @@ class SavedAlgorithm(Record):
 
     size_bytes: int
     """Size of the code."""
+
+    @property
+    def in_a_job(self) -> ScriptAlgorithm | CommandAlgorithm:
+        """What stands in a job that uses it: its definition, with all that a run needs of it."""
+        declared = {
+            "inputs": None if self.inputs is None else tuple(self.inputs),
+            "outputs": None if self.outputs is None else tuple(self.outputs),
+        }
+        return self.definition.model_copy(update={"registered": str(self), **declared})
 
 
 class _SavedData(Record):

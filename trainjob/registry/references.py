@@ -10,9 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pydantic import TypeAdapter, ValidationError
+
+from trainjob.declared_channels import DeclaredInput, DeclaredOutput
 from trainjob.errors import Problem
-from trainjob.registry.matching import mapping_problems
+from trainjob.registry.claims import Claims
+from trainjob.registry.matching import Declared, mapping_problems
 from trainjob.registry.records import (
+    DATA_KINDS,
     Kind,
     Record,
     Reference,
@@ -23,11 +28,13 @@ from trainjob.registry.records import (
 )
 from trainjob.registry.registry import Registry
 
-DATA_KINDS: tuple[Kind, ...] = ("dataset", "model")
-"""What an input channel may name."""
+UNRESOLVED = {"url": "", "expect": None, "unpack": "auto", "archive_names": "utf-8"}
+"""What an input says that leaves all this to the version that it names."""
 
 _ALGORITHM_STAND_IN = {"kind": "command", "code": {"url": "."}, "command": "true"}
 _URL_STAND_IN = "missing"
+_INPUTS: TypeAdapter[list[DeclaredInput] | None] = TypeAdapter(list[DeclaredInput] | None)
+_OUTPUTS: TypeAdapter[list[DeclaredOutput] | None] = TypeAdapter(list[DeclaredOutput] | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +51,45 @@ class Resolved:
     problems: tuple[Problem, ...] = ()
 
 
-def resolve_references(data: Any, registry: Registry) -> Resolved:
+def resolve_references(data: Any, registry: Registry, *, must_exist: bool = False) -> Resolved:
     """Return the job with what its references name; what has none is returned as it is.
 
     Args:
         data: Keys and values of a job; left unchanged. What is no mapping is let through.
         registry: Where the versions are.
+        must_exist: Whether the versions have to be there of which the job says everything.
     """
     if not isinstance(data, dict):
         return Resolved(data)
-    problems: list[Problem] = []
+    reading = _Reading(registry, must_exist=must_exist)
     resolved = dict(data)
-    saved = None
-    if isinstance(data.get("algorithm"), str):
-        resolved["algorithm"] = _ALGORITHM_STAND_IN
-        saved = _find(registry, "algorithm", data["algorithm"], "algorithm", problems)
-    if isinstance(saved, SavedAlgorithm):
-        definition = saved.definition.model_copy(update={"registered": str(saved)})
-        resolved["algorithm"] = definition.model_dump(mode="json")
+    if "algorithm" in data:
+        resolved["algorithm"] = reading.algorithm(data["algorithm"])
     given = data.get("inputs")
-    versions: dict[int, Record] = {}
     if isinstance(given, list):
-        resolved["inputs"] = [
-            _resolved_channel(registry, i, channel, versions, problems)
-            for i, channel in enumerate(given)
-        ]
-    if isinstance(saved, SavedAlgorithm):
-        problems += mapping_problems(saved, resolved, versions)
+        resolved["inputs"] = [reading.channel(i, channel) for i, channel in enumerate(given)]
+    problems = [*reading.problems, *reading.claims.problems]
+    if declared := _declared(resolved.get("algorithm")):
+        problems += mapping_problems(declared, resolved, reading.versions)
     if not data.get("store"):
-        stores = _stores_of([*([saved] if saved else []), *versions.values()])
+        stores = _stores_of(reading.found)
         problems += _store_problems(stores)
         resolved |= {"store": next(iter(stores))} if stores else {}
     return Resolved(resolved, tuple(problems))
+
+
+def _declared(algorithm: Any) -> Declared | None:
+    """Return the channels that an algorithm declares; None if they cannot be read."""
+    if not isinstance(algorithm, dict):
+        return None
+    try:
+        return Declared(
+            algorithm.get("registered"),
+            _INPUTS.validate_python(algorithm.get("inputs")),
+            _OUTPUTS.validate_python(algorithm.get("outputs")),
+        )
+    except ValidationError:
+        return None  # told where the job is read
 
 
 def _stores_of(versions: Iterable[Record]) -> dict[str | None, str]:
@@ -107,50 +121,78 @@ def _store_problems(stores: Mapping[str | None, str]) -> list[Problem]:
     return [Problem("store", "one store for the whole job", found, do)]
 
 
-def _find(
-    registry: Registry, kind: Kind, text: object, field: str, problems: list[Problem]
-) -> Record | None:
-    try:
-        return registry.find(kind, Reference.parse(str(text)))
-    except RegistryError as error:
-        problems.append(error.problem(field))
-        return None
+class _Reading:
+    """Looks up the saved versions of one job.
+
+    Args:
+        registry: Where they are.
+        must_exist: As in `resolve_references`.
+    """
+
+    def __init__(self, registry: Registry, *, must_exist: bool) -> None:
+        self._registry = registry
+        self.claims = Claims(registry, must_exist=must_exist)
+        self.problems: list[Problem] = []
+        self.found: list[Record] = []  # of what the job has a name alone
+        self.versions: dict[int, Record] = {}  # by the place of the input that names it
+
+    def algorithm(self, given: Any) -> Any:
+        """Return the algorithm of the job, with the channels that it declares."""
+        if isinstance(given, dict) and given.get("registered"):
+            return self.claims.algorithm(given)
+        if not isinstance(given, str):
+            return given
+        saved = self._find("algorithm", given, "algorithm")
+        if saved is None:
+            return _ALGORITHM_STAND_IN
+        return cast(SavedAlgorithm, saved).in_a_job.model_dump(mode="json")
+
+    def channel(self, index: int, channel: Any) -> Any:
+        """Return an input with the url of the version that it names."""
+        kinds = [k for k in DATA_KINDS if isinstance(channel, dict) and channel.get(k) is not None]
+        if not kinds:
+            return channel
+        field, kind = f"inputs[{index}]", kinds[0]
+        was_read = bool(channel.get("url") and channel.get("expect"))
+        beside = DATA_KINDS if was_read else ("url", *DATA_KINDS)
+        for other in beside:
+            if channel.get(other) and other != kind:
+                found = f"{other} beside it"
+                do = "give one of url, dataset and model"
+                self.problems.append(Problem(f"{field}.{kind}", repr(channel[kind]), found, do))
+                return {**channel, "url": channel.get("url") or _URL_STAND_IN}
+        if was_read:
+            if record := self.claims.channel(kind, channel, field):
+                self.versions[index] = record
+            return channel
+        found_record = self._find(kind, channel[kind], f"{field}.{kind}")
+        if found_record is None:
+            return {**channel, "url": _URL_STAND_IN}
+        self.versions[index] = found_record
+        version = cast(SavedDataset | SavedModel, found_record)
+        self.problems += _problems_with(version, field, channel)
+        return _with_version(channel, version)
+
+    def _find(self, kind: Kind, text: object, field: str) -> Record | None:
+        try:
+            record = self._registry.find(kind, Reference.parse(str(text)))
+        except RegistryError as error:
+            self.problems.append(error.problem(field))
+            return None
+        self.found.append(record)
+        return record
 
 
-def _resolved_channel(
-    registry: Registry,
-    index: int,
-    channel: Any,
-    versions: dict[int, Record],
-    problems: list[Problem],
-) -> Any:
-    """Return an input with the url of the version that it names, which is put into `versions`."""
-    kinds = [k for k in DATA_KINDS if isinstance(channel, dict) and channel.get(k) is not None]
-    if not kinds or (channel.get("url") and channel.get("expect")):
-        return channel  # there is none, or it was resolved before
-    field = f"inputs[{index}]"
-    for other in ("url", *DATA_KINDS):
-        if channel.get(other) and other != kinds[0]:
-            found = f"{other} beside it"
-            do = "give one of url, dataset and model"
-            problems.append(Problem(f"{field}.{kinds[0]}", repr(channel[kinds[0]]), found, do))
-            return {**channel, "url": channel.get("url") or _URL_STAND_IN}
-    record = _find(registry, kinds[0], channel[kinds[0]], f"{field}.{kinds[0]}", problems)
-    if record is None:
-        return {**channel, "url": _URL_STAND_IN}
-    versions[index] = record
-    version = cast(SavedDataset | SavedModel, record)
-    problems += _problems_with(version, field, channel)
+def _with_version(channel: Mapping[str, Any], version: SavedDataset | SavedModel) -> dict[str, Any]:
     resolved = {
         **channel,
-        kinds[0]: str(version),
+        version.kind: str(version),
         "url": version.url,
         "unpack": version.unpack,
         "archive_names": version.archive_names,
     }
-    return (
-        resolved if channel.get("mode") == "stream" else resolved | {"expect": version.fingerprint}
-    )
+    is_streamed = channel.get("mode") == "stream"
+    return resolved if is_streamed else resolved | {"expect": version.fingerprint}
 
 
 def _problems_with(

@@ -4,27 +4,22 @@ Called by ``python -m flows algorithm | dataset | model register``.
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
+from trainjob.check.script import examine_script
+from trainjob.declared_channels import DeclaredInput, DeclaredOutput
 from trainjob.errors import JobError, Problem, StoreNotFound
 from trainjob.job import TrainingJob
-from trainjob.job_problems import problems_of
+from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.jobfile import read_job_file
 from trainjob.registry.data import DataSource, channel_of, read_data, store_of
-from trainjob.registry.records import (
-    DeclaredInput,
-    DeclaredOutput,
-    RunOrigin,
-    SavedAlgorithm,
-    SavedDataset,
-    SavedModel,
-)
+from trainjob.registry.records import RunOrigin, SavedAlgorithm, SavedDataset, SavedModel
 from trainjob.registry.registry import Registry
 from trainjob.source import fetch_code
 from trainjob.spec import Spec
@@ -35,6 +30,10 @@ from trainjob.storage.settings import StoreSettings
 from trainjob.storage.unpack import is_dataset_archive
 
 _FIRST = 1  # the registry gives the number
+
+
+def _nobody(_text: str) -> None:
+    """Hear a warning for who does not ask for any."""
 
 
 class AlgorithmFile(Spec):
@@ -52,6 +51,18 @@ class AlgorithmFile(Spec):
     outputs: list[DeclaredOutput] | None = None
     """What it writes; absent: jobs may give any outputs."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        do = "write it beside algorithm"
+        problems = [
+            Problem(f"algorithm.{key}", f"{key} of the file", f"{key} of its algorithm", do)
+            for key in ("inputs", "outputs")
+            if getattr(self.algorithm, key) is not None
+        ]
+        if problems:
+            raise ProblemsFound(problems)
+        return self
+
 
 def register_algorithm(
     registry: Registry,
@@ -59,6 +70,7 @@ def register_algorithm(
     path: Path,
     settings: StoreSettings | None,
     store: str | None = None,
+    warn: Callable[[str], object] = _nobody,
 ) -> SavedAlgorithm:
     """Fetch the code that an `AlgorithmFile` names, find what it starts, and save it.
 
@@ -68,6 +80,8 @@ def register_algorithm(
         path: The file, in YAML or JSON.
         settings: How to reach an object store; absent: the AWS_* environment.
         store: Name of the ObjectStore block that the settings are of.
+        warn: Called with each declared channel that the script does not read: ModelArts' Code Path
+            Parameter "must be the same as the data input parameter parsed in your algorithm code".
 
     Raises:
         JobError: With everything that is wrong with the file, the program that is not in the code
@@ -75,7 +89,7 @@ def register_algorithm(
         SourceError: If the code cannot be had.
         StoreError: If the store of the code or the registry cannot be used.
     """
-    data = read_job_file(path.absolute())
+    data = read_job_file(path.absolute(), "algorithm")
     try:
         file = AlgorithmFile.model_validate(data)
     except ValidationError as error:
@@ -88,6 +102,8 @@ def register_algorithm(
         files = [entry.path for entry in list_folder(folder).files]
         if problems := startup_problems(algorithm, folder, files):
             raise JobError(str(path), problems)
+        for problem in _unread_channels(job, folder):
+            warn(f"{problem} [{problem.id}]")
     pinned = {"expect": code.fingerprint, "ref": code.commit or algorithm.code.ref}
     return registry.add(
         SavedAlgorithm(
@@ -189,6 +205,15 @@ def register_model(
         **read_data(registry, label, channel, settings).facts,
     )
     return registry.add(version)
+
+
+def _unread_channels(job: TrainingJob, code_dir: Path) -> list[Problem]:
+    """Return one problem of each channel that the script is not seen to read."""
+    found: dict[str, Problem] = {}
+    for problem in examine_script(job, code_dir).problems:
+        if problem.field.startswith(("inputs[", "outputs[")):
+            found.setdefault(problem.field, problem)
+    return list(found.values())
 
 
 def _checked(name: str, file: AlgorithmFile, source: str) -> TrainingJob:

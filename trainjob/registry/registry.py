@@ -4,7 +4,9 @@ A place keeps the values of each version; `trainjob.registry.folder` has the one
 server. What a version is, which number is next and who uses whom is decided here.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +30,8 @@ from trainjob.registry.records import (
 R = TypeVar("R", bound=Record)
 
 _MAX_NAMED = 20
+_DIGEST = "values_sha256"
+"""Key beside the values of a version: their digest, by which a change by hand is seen."""
 _MODELS: dict[Kind, type[Record]] = {
     "algorithm": SavedAlgorithm,
     "dataset": SavedDataset,
@@ -48,6 +52,19 @@ class Kept:
     name: str
     number: int
     read: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFlavors:
+    """What a place says of the flavors of the platform; see `trainjob.flavor_catalogue`.
+
+    Attributes:
+        source: What messages call it.
+        lines: The name or size of each flavor, and what is said of it, not looked at yet.
+    """
+
+    source: str
+    lines: Sequence[tuple[str, Any]]
 
 
 class Place(Protocol):
@@ -77,6 +94,9 @@ class Place(Protocol):
 
     def files_of(self, key: str) -> bytes | None:
         """Return what was kept for a fingerprint; None if nothing was."""
+
+    def flavors(self) -> KeptFlavors:
+        """Return what is said of the flavors of the platform."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +135,9 @@ class Registry:
         while True:
             version = self.place.last_number(kind, name) + 1
             numbered = record.model_copy(update={"version": version})
+            values = numbered.model_dump(mode="json")
             with suppress(FileExistsError):  # another process was faster
-                self.place.create(kind, name, version, numbered.model_dump(mode="json"))
+                self.place.create(kind, name, version, {**values, _DIGEST: _digest(values)})
                 return numbered
 
     def find(self, kind: Kind, reference: Reference) -> Record:
@@ -193,6 +214,7 @@ class Registry:
             RegistryError: If the values are not those that were saved.
         """
         values = version.read()
+        values = dict(values) if isinstance(values, dict) else values
         if isinstance(values, dict) and set(values) == {"deleted"}:
             return None
         name, number = version.name, version.number
@@ -200,6 +222,9 @@ class Registry:
         do = f"restore it from a backup, or `python -m flows {kind} delete {name}@{number} --force`"
         if not isinstance(values, dict):
             raise RegistryError(asked, "what has no keys and values", do)
+        digest = values.pop(_DIGEST, None)  # absent: saved by a release that wrote none
+        if digest not in (None, _digest(values)):
+            raise RegistryError(asked, "other values than were saved", do)
         try:
             record = _MODELS[kind].model_validate(values)
         except ValidationError as error:
@@ -221,3 +246,8 @@ class Registry:
         found = f"only {names}" if names else f"no saved {kind}"
         do = f"register it with `python -m flows {kind} register {reference.name} ...`"
         return RegistryError(asked, f"{found} in {self.place}", do)
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)  # of dates, which a hand may write
+    return hashlib.sha256(text.encode()).hexdigest()

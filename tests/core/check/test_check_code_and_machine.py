@@ -118,13 +118,60 @@ def test_local_rank_as_an_argument_is_a_warning_with_more_than_one_rank(tmp_path
     assert ids(tmp_path, "import os\nos.environ.get('LOCAL_RANK')\n" + script, **two) == []
 
 
-@pytest.mark.parametrize("use", ["model.cuda()", "model.to('cuda:0')", "torch.device('cuda')"])
+@pytest.mark.parametrize(
+    ("profile", "folders"),
+    [
+        ("openi-npu", ("data_url_0", "/cache/output/model.pt")),
+        ("modelarts", ("/home/ma-user/modelarts/inputs/data_url_0", "outputs/train_url_0")),
+    ],
+)
+def test_a_script_that_knows_the_folders_of_its_product_reads_its_channels(
+    tmp_path: Path, profile: str, folders: tuple[str, str]
+) -> None:
+    script = f"print(open({folders[0]!r}), open({folders[1]!r}))\n"
+    job = {"name": "copy", "profile": profile}
+
+    assert ("warning", "script-channel-not-read") not in ids(tmp_path, script, **job)
+    assert (
+        ids(tmp_path, "print('/cache')\n", **job).count(("warning", "script-channel-not-read")) == 2
+    )
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "model.cuda()",
+        "model.to('cuda:0')",
+        "torch.device('cuda')",
+        "device = 'cuda'; model.to(device)",
+        "device: str = 'cuda:1'; torch.load('x', map_location=device)",
+        "device = 'cuda'; torch.device(device)",
+    ],
+)
 def test_cuda_in_a_script_for_cpu_is_a_warning(tmp_path: Path, use: str) -> None:
     script = f"import torch\ndef train(model):\n    {use}\n" + WORKS
     asks = f"import torch\nif torch.cuda.is_available():\n    {use}\n" + WORKS
 
     assert ids(tmp_path, script) == [("warning", "script-fixed-device")]
     assert ids(tmp_path, asks) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "device = 'cuda'\ndevice = 'cpu'\nmodel.to(device)",
+        "device = 'cuda' if fast else 'cpu'\nmodel.to(device)",
+        "device = 'cuda'\nfor device in ['cpu']:\n    model.to(device)",
+        "device = 'cuda'\ndef f(device):\n    model.to(device)",
+        "device = 'cuda'\nimport device\nmodel.to(device)",
+        "device = 'cuda'\nprint(device)",
+    ],
+)
+def test_a_device_that_may_be_another_is_no_finding(tmp_path: Path, lines: str) -> None:
+    assert ids(tmp_path, f"model = fast = None\n{lines}\n{WORKS}") in (
+        [],
+        [("error", "script-import-missing")],
+    )
 
 
 def test_limits_that_can_never_apply_are_warnings(tmp_path: Path) -> None:
@@ -145,6 +192,10 @@ def test_more_ranks_than_cores_are_a_warning(
     asked: dict[str, Any] = {"launcher": "torchrun", "resources": {"processes_per_node": 3}}
 
     assert ids(tmp_path, **asked) == [("warning", "machine-cores")]
+    asked["resources"] = {"processes_per_node": 2, "flavor": "1c1g"}
+    assert ids(tmp_path, **asked) == [("warning", "machine-cores")]
+    asked["resources"] = {"processes_per_node": 2}
+    assert ids(tmp_path, **asked) == []
 
 
 def test_little_shared_memory_is_told_to_who_has_workers(

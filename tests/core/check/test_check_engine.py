@@ -106,3 +106,15 @@ def test_a_check_has_the_engine_and_the_cost(tmp_path: Path) -> None:
         "0.50 an hour for 1 machine of 1c1g; at most 0.50 for the training, which is stopped "
         "after 1h and then has 10s to save"
     )
+
+
+def test_a_check_refuses_a_budget_where_nobody_knows_the_price(tmp_path: Path) -> None:
+    limits = {"auto_stop": "1h", "budget": 5}
+    job = make_job(tmp_path, limits=limits, resources={"flavor": "1c1g"})
+
+    findings = check_job(TrainingJob.parse(job), StoreSettings())
+
+    assert [str(error) for error in findings.errors] == [
+        "limits.budget: asked for at most 5.00, found the flavor 1c1g with no price; name a flavor "
+        "that has one, see `python -m flows flavor list`, or remove the budget"
+    ]

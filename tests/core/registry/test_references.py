@@ -1,5 +1,6 @@
 """Saved versions in a job: what they become, and what does not fit."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from trainjob.algorithm import ScriptAlgorithm
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob
+from trainjob.job_changes import changed_job
 from trainjob.registry.folder import registry_of_machine
 from trainjob.registry.records import SavedAlgorithm, SavedDataset, SavedModel
+from trainjob.registry.references import UNRESOLVED
 from trainjob.registry.registry import Registry
 
 PRINTS = {key: "sha256:" + digit * 64 for key, digit in (("code", "c"), ("v1", "1"), ("v2", "2"))}
@@ -391,3 +394,185 @@ def test_the_schema_of_the_form_takes_the_name_of_an_algorithm() -> None:
     kinds = TrainingJob.model_json_schema()["properties"]["algorithm"]["anyOf"]
 
     assert kinds[-1] == {"type": "string", "title": "Saved algorithm"}
+
+
+def resolved_job(**changes: Any) -> dict[str, Any]:
+    return TrainingJob.parse(job_of(**changes)).model_dump(mode="json")
+
+
+def test_a_dataset_beside_the_files_of_another_version_is_refused() -> None:
+    job = resolved_job()
+    job["inputs"][0]["dataset"] = "digits@2"
+
+    assert problems_in(job) == [
+        f"inputs[0].dataset: asked for 'digits@2', found {PRINTS['v1']} as expect beside it, and "
+        f"{PRINTS['v2']} saved as digits@2; remove url and expect, or name the version that they "
+        "are of"
+    ]
+
+
+def test_a_channel_that_was_read_names_one_version() -> None:
+    job = resolved_job()
+    job["inputs"][0] |= {"model": "net@1"}
+    nameless = resolved_job()
+    nameless["inputs"][0]["dataset"] = "digits"
+
+    assert problems_in(job) == [
+        "inputs[0].dataset: asked for 'digits@1', found model beside it; "
+        "give one of url, dataset and model"
+    ]
+    assert problems_in(nameless) == [
+        "inputs[0].dataset: asked for the version whose url and expect are given, found 'digits'; "
+        "remove url and expect, or write NAME@3"
+    ]
+
+
+def test_a_file_cannot_claim_versions_that_are_not_there(tmp_path: Path) -> None:
+    job = resolved_job()
+    job["inputs"][0]["dataset"] = "nope@9"
+    job["algorithm"]["registered"] = "ghost@7"
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job))
+
+    with pytest.raises(JobError) as raised:
+        TrainingJob.load(file)
+
+    fields = [problem.field for problem in raised.value.problems]
+    assert fields == ["algorithm.registered", "inputs[0].dataset"]
+    assert "asked for the saved algorithm 'ghost@7', found only train in" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("boot_file", "other.py"),
+        ("hyperparameters", [{"name": "lr", "type": "Float"}]),
+        ("allow_custom_hyperparameters", True),
+        ("outputs", []),
+    ],
+)
+def test_an_algorithm_with_other_values_is_not_the_saved_one(key: str, value: Any) -> None:
+    job = resolved_job()
+    job["algorithm"][key] = value
+
+    found = problems_in(job)
+
+    assert found[0] == (
+        f"algorithm.registered: asked for the saved algorithm 'train@1', found another {key} "
+        "beside it; write algorithm: train@1 alone, or remove registered"
+    )
+
+
+def test_a_job_that_was_read_keeps_the_channels_that_its_algorithm_declares() -> None:
+    job = resolved_job()
+    job["inputs"][0]["name"] = "images"
+    alone = resolved_job()
+    alone["algorithm"]["registered"] = None
+    alone["outputs"] = []
+
+    assert problems_in(job) == [
+        "inputs[0].name: asked for the input 'images', found the algorithm train@1, which "
+        "declares data_url, ckpt_url; rename it, or remove it",
+        "inputs: asked for the input 'data_url' (Data Source) of the algorithm train@1, found "
+        "only images; add {name: data_url, url: ...} to inputs",
+    ]
+    assert problems_in(alone) == [
+        "outputs: asked for the output 'train_url' (Output Data) of the algorithm, found "
+        "none; add {name: train_url, url: ...} to outputs",
+    ]
+
+
+def test_a_job_that_was_read_before_channels_were_kept_is_held_to_them() -> None:
+    job = resolved_job()
+    del job["algorithm"]["inputs"], job["algorithm"]["outputs"]
+    good = TrainingJob.parse(job)
+    job["outputs"] = []
+
+    assert good.algorithm.outputs is not None
+    assert problems_in(job)[0].startswith("outputs: asked for the output 'train_url'")
+
+
+def test_the_form_of_the_data_is_asked_of_a_job_that_was_read(registry) -> None:
+    add_dataset(registry, "labelled", labelling="sound", fingerprint=PRINTS["v2"])
+    rule = {"name": "data_url", "sources": ["dataset"], "labelling": "image"}
+    add_algorithm(registry, "only", inputs=[rule])
+    job = TrainingJob.parse(
+        job_of(algorithm=plain_algorithm(), inputs=[{"name": "data_url", "dataset": "labelled"}])
+    ).model_dump(mode="json")
+    job["algorithm"] = "only@1"
+
+    assert problems_in(job) == [
+        "inputs[0].dataset: asked for a dataset with labelling 'image', as only@1 declares, found "
+        "labelled@1 with 'sound'; choose another dataset, or register a version that says it"
+    ]
+
+
+def test_each_new_version_is_held_to_the_rules_of_the_algorithm(registry) -> None:
+    for labelling in ("image", "sound"):
+        add_dataset(registry, "growing", labelling=labelling)
+    add_algorithm(registry, "only", inputs=[{"name": "data_url", "labelling": "image"}])
+    job = resolved_job(
+        algorithm="only", inputs=[{"name": "data_url", "dataset": "growing@1"}], outputs=[]
+    )
+    job["inputs"][0] |= UNRESOLVED | {"dataset": "growing@2"}  # as schedule --on-dataset does
+
+    [problem] = problems_in(job)
+
+    assert problem.startswith("inputs[0].dataset: asked for a dataset with labelling 'image', as")
+
+
+def test_a_dataset_that_was_read_is_still_one(registry) -> None:
+    add_algorithm(registry, "only", inputs=[{"name": "data_url", "sources": ["dataset"]}])
+    job = resolved_job(algorithm=plain_algorithm())
+    job["algorithm"] = "only@1"
+    registry.delete("dataset", "digits", 1)
+
+    assert TrainingJob.parse(job).saved_versions == ["algorithm only@1", "dataset digits@1"]
+
+
+def changed(job: dict[str, Any], *changes: str) -> TrainingJob:
+    return changed_job(job, changes, "job")[0]
+
+
+@pytest.mark.parametrize("channel", [{"dataset": "digits@1"}, {"url": "s3://b/d/"}])
+def test_a_change_to_another_version_takes_its_files(channel: dict[str, Any]) -> None:
+    job = resolved_job(inputs=[{"name": "data_url", **channel}])
+
+    other = changed(job, "inputs[0].dataset=digits@2")
+    model = changed(job, "inputs[0].model=net@1")
+
+    assert (other.inputs[0].url, other.inputs[0].expect) == ("s3://data/digits/2/", PRINTS["v2"])
+    assert model.saved_versions == ["algorithm train@1", "model net@1"]
+    with pytest.raises(JobError, match="asked for the saved dataset 'nope@9', found only"):
+        changed(job, "inputs[0].dataset=nope@9")
+
+
+def test_a_rerun_needs_no_registry(monkeypatch, tmp_path) -> None:
+    job = resolved_job()
+    monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path / "nothing"))
+
+    again = changed(job, "name=again")
+
+    assert again.saved_versions == ["algorithm train@1", "dataset digits@1"]
+
+
+def test_a_change_to_a_url_leaves_the_version() -> None:
+    job = changed(resolved_job(), "inputs[0].url=s3://b/d/")
+
+    assert (job.inputs[0].url, job.inputs[0].expect) == ("s3://b/d/", None)
+    assert job.saved_versions == ["algorithm train@1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "algorithm.boot_file=other.py",
+        "algorithm.hyperparameters=[]",
+        "algorithm.allow_custom_hyperparameters=true",
+        "algorithm.code.url=s3://other/",
+    ],
+)
+def test_a_changed_algorithm_is_no_saved_one(change: str) -> None:
+    job = changed(resolved_job(), change)
+
+    assert job.saved_versions == ["dataset digits@1"]

@@ -67,6 +67,39 @@ def test_an_algorithm_is_saved_with_the_one_version_of_its_code(registry, tmp_pa
     assert code.expect == fetch_code(code, tmp_path / "fetched", None).fingerprint
 
 
+def test_a_file_that_is_not_there_is_called_that_of_an_algorithm(registry, tmp_path) -> None:
+    [problem] = problems_of_file(registry, tmp_path / "nofile.yaml")
+
+    assert problem == (
+        f"algorithm file: asked for the algorithm in '{tmp_path}/nofile.yaml', found no such file; "
+        "check the path"
+    )
+
+
+def test_declared_channels_that_the_script_does_not_read_are_warnings(registry, tmp_path) -> None:
+    channels = {"inputs": [{"name": "data_url"}, {"name": "ckpt_url"}]}
+    said: list[str] = []
+
+    saved = register_algorithm(
+        registry, "copy", algorithm_file(tmp_path, **channels), None, warn=said.append
+    )
+    register_algorithm(registry, "copy", algorithm_file(tmp_path), None, warn=said.append)
+
+    assert saved.inputs is not None
+    [warning] = said
+    assert warning.startswith("inputs[1].name: asked for '--ckpt_url ")
+    assert warning.endswith("[script-undeclared-argument]")
+
+
+def test_channels_are_declared_beside_the_algorithm(registry, tmp_path) -> None:
+    algorithm = {"code": {"url": "code"}, "boot_file": "train.py", "inputs": [{"name": "x"}]}
+
+    assert problems_of_file(registry, algorithm_file(tmp_path, algorithm=algorithm)) == [
+        "algorithm.inputs: asked for inputs of the file, found inputs of its algorithm; "
+        "write it beside algorithm"
+    ]
+
+
 def test_code_that_changed_since_is_refused_by_the_check_and_the_run(registry, tmp_path) -> None:
     algorithm = register_algorithm(registry, "copy", algorithm_file(tmp_path), None).definition
     (tmp_path / "code" / "train.py").write_text("print('other')")

@@ -37,6 +37,11 @@ def dataset(name: str = "digits", **fields) -> SavedDataset:
     return SavedDataset(name=name, version=1, **values | fields)
 
 
+def model(**fields) -> SavedModel:
+    values = {"url": "/net", "fingerprint": FINGERPRINT, "is_read": True, "created": "now"}
+    return SavedModel(name="net", version=1, **values | fields)
+
+
 def delete(registry: Registry, record: SavedDataset) -> None:
     registry.delete("dataset", record.name, record.version)
 
@@ -139,6 +144,39 @@ def test_a_broken_version_can_be_deleted_and_its_number_is_not_given_again(regis
 
     assert registry.survey("dataset", "digits").broken == []
     assert str(registry.add(dataset())) == "digits@2"
+
+
+def test_a_version_whose_values_were_changed_by_hand_is_refused(registry) -> None:
+    registry.add(dataset(description="the first"))
+    file = Path(str(registry.place)) / "dataset" / "digits" / "1.yaml"
+    file.write_text(file.read_text().replace("url: /data", "url: /other"))
+
+    with pytest.raises(RegistryError) as raised:
+        registry.find("dataset", Reference("digits", 1))
+
+    assert str(raised.value) == (
+        f"asked for the saved dataset digits@1 in {registry.place}, found other values than were "
+        "saved; restore it from a backup, or `python -m flows dataset delete digits@1 --force`"
+    )
+
+
+def test_a_version_that_was_saved_before_values_had_a_digest_is_read(registry) -> None:
+    saved = registry.add(dataset())
+    file = Path(str(registry.place)) / "dataset" / "digits" / "1.yaml"
+    values = yaml.safe_load(file.read_text())
+    assert values.pop("values_sha256")
+    file.write_text(yaml.safe_dump(values))
+
+    assert registry.find("dataset", Reference("digits", 1)) == saved
+
+
+def test_numbers_and_texts_of_every_form_are_those_that_were_saved(registry) -> None:
+    metrics = {"a": 1e-05, "b": 1e22, "c": -0.0, "d": 3.0, "e": 0.1 + 0.2}
+    texts = "2026-11-21\r\n no: 1e3\x85\u2028 🙂 \t"
+
+    saved = registry.add(model(metrics=metrics, description=texts))
+
+    assert registry.find("model", Reference("net", 1)) == saved
 
 
 def test_a_name_whose_versions_are_all_deleted_is_not_there(registry) -> None:

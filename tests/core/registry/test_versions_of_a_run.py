@@ -32,11 +32,11 @@ def register(registry: Registry) -> None:
     registry.add(SavedDataset(name="digits", version=1, **values))
 
 
-def begun() -> RunRecord:
+def begun(job: dict[str, Any] = JOB) -> RunRecord:
     """Return the record of a process of the run that has read its job."""
     record = RunRecord("run-1", "digits")
     record.workspace.root.mkdir(parents=True, exist_ok=True)
-    record.job = record.read_job(JOB, "job")
+    record.job = record.read_job(job, "job")
     record.keep_job()
     return record
 
@@ -51,6 +51,22 @@ def test_a_restart_uses_the_version_that_the_run_began_with(registry) -> None:
     assert second.job == first.job
     assert second.report("Completed", None).used == ("dataset digits@1",)
     assert RunRecord("run-2", "digits").read_job(JOB, "job").saved_versions == ["dataset digits@2"]
+
+
+def test_a_restart_costs_what_the_run_began_with(registry, tmp_path: Path) -> None:
+    job = JOB | {"inputs": [], "resources": {"flavor": "2c4g"}}
+    flavors = tmp_path / "registry" / "flavors.yaml"
+    flavors.parent.mkdir()
+    flavors.write_text("2c4g: {price_per_hour: 1}")
+    first = begun(job)
+    flavors.write_text("2c4g: {price_per_hour: 9}")
+
+    second = begun(job)
+
+    assert second.job == first.job
+    assert second.job
+    assert second.job.resources.flavor
+    assert second.job.resources.flavor.price_per_hour == 1
 
 
 def test_a_job_without_saved_versions_is_not_kept() -> None:
