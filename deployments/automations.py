@@ -1,9 +1,11 @@
 """What the server does by itself with a run whose process died: automations of Prefect.
 
 Prefect's worker reports a killed flow process as Crashed, twice within about a second, and leaves
-the run at that; when the worker dies too, nobody reports anything. Five automations make of both
-cases a run that a worker starts again under its old id, if its process had asked for that
+the run at that; when the worker dies too, nobody reports anything. Automations make of both cases a
+run that a worker starts again under its old id, if its process had asked for that
 (`flows.delivery`), and otherwise one that says what happened. Registered by `deployments.register`.
+A run that is cancelled and has no process is ended by a service of Prefect's own, which looks at
+the run: an automation would not, and take the last word of one that has ended.
 """
 
 from datetime import timedelta
@@ -15,6 +17,7 @@ from prefect.settings import get_current_settings
 
 from deployments.changes import Change
 from flows.delivery import AWAITING_RESTART, RESTART_PENDING, RESTARTABLE_EVENT
+from trainjob.values import format_duration
 
 _FLOWS = ["training-job"]
 _NUM_MISSED_HEARTBEATS = 3
@@ -22,15 +25,27 @@ _LONGER_THAN_ANY_RUN = timedelta(days=366)
 _HOLD_S = 20.0
 """How long a worker mostly takes for its second report: 1 s, and 26 s on a busy machine."""
 
+_NEVER_BEGAN = timedelta(minutes=10)
+"""How long a worker may take to start a process, which it mostly does in seconds."""
+
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _RUNNING = "prefect.flow-run.Running"
 _CRASHED = "prefect.flow-run.Crashed"
 _AWAITING_RESTART = f"prefect.flow-run.{AWAITING_RESTART}"
 _CANCELLING = "prefect.flow-run.Cancelling"
+_STARTING = {f"prefect.flow-run.{name}" for name in ("Pending", "Submitting")}
+_WAITING = {
+    f"prefect.flow-run.{name}"
+    for name in ("Scheduled", "Late", "AwaitingConcurrencySlot", "AwaitingRetry", AWAITING_RESTART)
+}
+_PROCESS_POOLS: dict[str, str | list[str]] = {
+    "prefect.resource.role": "work-pool",
+    "prefect.work-pool.type": "process",
+}
 _OWN_WORD = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled")}
 _RUN_ID = "prefect.resource.id"
-_ANY_RUN: dict[str, str | list[str]] = {_RUN_ID: "prefect.flow-run.*"}
-_OUR_FLOWS: dict[str, str | list[str]] = {
+ANY_RUN: dict[str, str | list[str]] = {_RUN_ID: "prefect.flow-run.*"}
+OUR_FLOWS: dict[str, str | list[str]] = {
     "prefect.resource.role": "flow",
     "prefect.resource.name": _FLOWS,
 }
@@ -61,7 +76,7 @@ def automations(dead_after_s: float, hold_s: float = _HOLD_S) -> tuple[Automatio
     dead_after = timedelta(seconds=dead_after_s)
     return (
         _notice_dead_runs(dead_after),
-        _end_cancelled_runs(dead_after),
+        _notice_runs_that_never_began(),
         _hold_crashed_runs(),
         _hold_runs_reported_late(),
         _redeliver_crashed_runs(timedelta(seconds=hold_s)),
@@ -84,10 +99,11 @@ def register_automations(
         What became of each.
     """
     wanted = automations(dead_after_s, hold_s)
-    return [_register(client, automation) for automation in wanted]
+    return [register_automation(client, automation) for automation in wanted]
 
 
-def _register(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
+def register_automation(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
+    """Create an automation that is missing, or update one that is not as it should be."""
     what = f"automation {wanted.name!r}"
     found = client.read_automations_by_name(wanted.name)
     if not found:
@@ -116,8 +132,8 @@ def _notice_dead_runs(dead_after: timedelta) -> AutomationCore:
             # Crashed and RestartPending are left to the triggers below: an event is dropped for
             # all of them if one cannot take it in. What is Crashed does not become so again.
             expect={_HEARTBEAT, _RUNNING, _CANCELLING, _AWAITING_RESTART, *_OWN_WORD},
-            match=_ANY_RUN,
-            match_related=_OUR_FLOWS,
+            match=ANY_RUN,
+            match_related=OUR_FLOWS,
             for_each={_RUN_ID},
             within=dead_after,
         ),
@@ -130,22 +146,27 @@ def _notice_dead_runs(dead_after: timedelta) -> AutomationCore:
     )
 
 
-def _end_cancelled_runs(dead_after: timedelta) -> AutomationCore:
+def _notice_runs_that_never_began() -> AutomationCore:
     return AutomationCore(
-        name="trainjob: end cancelled runs without a process",
-        description="Calls a run Cancelled that was to be cancelled and has no process.",
+        name="trainjob: notice runs that never began",
+        description="Calls a run Crashed that a worker took and that no process of it began.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
-            after={_CANCELLING},
-            expect={_HEARTBEAT, _CRASHED, *_OWN_WORD},
-            match=_ANY_RUN,
-            match_related=_OUR_FLOWS,
+            after=_STARTING,
+            # Not Crashed, nor what else ends a run, for the reason above: that it is called Crashed
+            # once more, the server refuses.
+            expect={_RUNNING, *_STARTING, *_WAITING},
+            match=ANY_RUN,
+            # Of a container, an image may have to be fetched, or a cluster has to find room.
+            match_related=[OUR_FLOWS, _PROCESS_POOLS],
             for_each={_RUN_ID},
-            within=dead_after,
+            within=_NEVER_BEGAN,
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CANCELLED, message="it had no process that could be stopped"
+                state=StateType.CRASHED,
+                message=f"a worker took it {format_duration(_NEVER_BEGAN)} ago, and no process of "
+                "it began: the worker or its machine is gone; retry the run",
             )
         ],
     )
@@ -177,7 +198,7 @@ def _crashed_after_asking(for_each: set[str], times: int) -> EventTrigger:
         # drops an event if another writer comes between its reading and its writing.
         after={RESTARTABLE_EVENT, _CRASHED},
         expect={_CRASHED},
-        match=_ANY_RUN,
+        match=ANY_RUN,
         match_related=_ANY_DEPLOYMENT,  # without one, nobody could start the run again
         for_each=for_each,
         threshold=times,
@@ -203,7 +224,7 @@ def _redeliver_crashed_runs(hold: timedelta) -> AutomationCore:
             posture=Posture.Proactive,
             after={f"prefect.flow-run.{RESTART_PENDING}"},
             expect={"prefect.flow-run.*"},
-            match=_ANY_RUN,
+            match=ANY_RUN,
             for_each={_RUN_ID},
             within=hold,
         ),

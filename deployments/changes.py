@@ -9,12 +9,12 @@ class Change:
     """What became of one thing.
 
     Attributes:
-        verb: Whether it was made, brought up to date, or not touched.
+        verb: Whether it was made, brought up to date, not touched, or deleted.
         what: Kind and name of the thing.
         why: What there is to know about it; empty if nothing.
     """
 
-    verb: Literal["created", "changed", "left"]
+    verb: Literal["created", "changed", "left", "removed"]
     what: str
     why: str = ""
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import yaml
@@ -56,9 +56,21 @@ def deploy_all(client: SyncPrefectClient) -> list[Change]:
     return [_change(name, before.get(key), after[key]) for key, name in _names(client, after)]
 
 
+def pools_in_file() -> set[str]:
+    """Return the names of the work pools that deployments of prefect.yaml are on."""
+    pools = ((deployment.get("work_pool") or {}).get("name") for deployment in _in_file())
+    return {pool for pool in pools if pool is not None}
+
+
+def _in_file() -> list[dict[str, Any]]:
+    return cast(
+        list[dict[str, Any]], yaml.safe_load((HOME / "prefect.yaml").read_text())["deployments"]
+    )
+
+
 def _deployments(client: SyncPrefectClient) -> dict[UUID, DeploymentResponse]:
     """Return those of the server that prefect.yaml names, by their ids."""
-    wanted = yaml.safe_load((HOME / "prefect.yaml").read_text())["deployments"]
+    wanted = _in_file()
     names = [deployment["name"] for deployment in wanted]
     named = DeploymentFilter(name=DeploymentFilterName(any_=names))
     entrypoints = {deployment["entrypoint"] for deployment in wanted}
@@ -99,5 +111,9 @@ def _change(name: str, before: DeploymentResponse | None, after: DeploymentRespo
 
 
 def _compared(deployment: DeploymentResponse) -> dict[str, Any]:
-    schedules = [(schedule.slug, schedule.schedule) for schedule in deployment.schedules]
-    return {**deployment.model_dump(include=_COMPARED), "schedules": schedules}
+    # Those of the server come in the order in which they were changed.
+    schedules = sorted(deployment.schedules, key=lambda schedule: schedule.slug or "")
+    return {
+        **deployment.model_dump(include=_COMPARED),
+        "schedules": [(schedule.slug, schedule.schedule) for schedule in schedules],
+    }

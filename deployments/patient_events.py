@@ -3,7 +3,8 @@
 Prefect's triggers read before they write. If another writer comes between, SQLite refuses at once,
 and Prefect 3.8.8 drops the event after four such tries within 30 ms. Every later state of that run
 then waits a quarter of an hour for the lost one: a restart is not made, a dead run stays Running.
-Here events are taken in one by one, in their order, and each is tried for seconds. For the settings
+Here events are taken in one by one, in their order, and each is tried for seconds; what follows
+from them is done side by side, since a webhook may take seconds to answer. For the settings
 ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER`` and ``PREFECT_SERVER_EVENTS_CAUSAL_ORDERING`` of the
 server, which `deployments.serve` sets; PostgreSQL does not refuse, and needs neither.
 """
@@ -24,18 +25,21 @@ from sqlalchemy.exc import OperationalError
 
 __all__ = ["CausalOrdering", "Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
 
+_ACTIONS = "actions"  # Prefect's name of the topic
+_NUM_ACTIONS = 8
 _PATIENCE_S = 10.0
 _PAUSE_S = 0.05
 
 
 class Consumer(memory.Consumer):
-    """Takes one message at a time, and takes it again for a while if the database is locked."""
+    """Takes one event at a time, and takes it again for a while if the database is locked."""
 
     def __init__(
         self, topic: str, subscription: memory.Subscription | None = None, **_options: Any
     ) -> None:
         """Subscribe to a topic; what else Prefect says is for brokers that are servers."""
-        super().__init__(topic, subscription, concurrency=1)
+        at_once = _NUM_ACTIONS if topic == _ACTIONS else 1
+        super().__init__(topic, subscription, concurrency=at_once)
 
     async def run(self, handler: MessageHandler) -> None:
         """Give every message to the handler, until cancelled."""

@@ -25,6 +25,7 @@ _DEVICES: dict[PoolName, Device] = {"cpu": "cpu", "gpu": "cuda", "npu": "npu"}
 # A pool of containers needs an extra, which is not installed without being asked for.
 _WORKER = ("-m", "prefect", "worker", "start", "--install-policy", "never")
 _PR_SET_PDEATHSIG = 1
+_LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0
 
@@ -87,9 +88,13 @@ def _environment(url: str, port: str) -> dict[str, str]:
         # Without these two, a busy SQLite database costs events, and runs their restarts.
         "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
+        # Without it a server that restarts never takes back places in quotas (in memory alone).
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASE_STORAGE,
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "TRAINJOB_HOME": str(HOME),
     }
+    # A cancelled run without a process is ended after as long as a dead one is noticed.
+    env.setdefault("PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS", "90")
     # The shortest that Prefect has: a dead run is noticed after three of them.
     env.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
     # 17 minutes instead of one in which a run may tell a server that is away how it ended.

@@ -60,4 +60,4 @@ def test_a_check_and_a_schedule_are_offered_for_the_same_job() -> None:
 def test_nothing_trains_on_a_schedule_before_a_person_wants_it() -> None:
     schedules = [s for deployment in DEPLOYMENTS.values() for s in deployment.get("schedules", [])]
 
-    assert [schedule["active"] for schedule in schedules] == [False]
+    assert [schedule["active"] for schedule in schedules] == [False] * 3

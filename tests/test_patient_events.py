@@ -59,6 +59,32 @@ def test_events_come_in_their_order_however_often_the_database_is_locked(num_loc
     assert taken_in(messages, num_locked) == messages
 
 
+def test_an_action_that_takes_long_holds_up_no_other() -> None:
+    """As a webhook that does not answer must not hold up the restart of a run."""
+
+    async def take_in() -> None:
+        is_done = asyncio.Event()
+
+        async def handle(message: Message) -> None:
+            if message.data == b"webhook":
+                await is_done.wait()
+            else:
+                is_done.set()
+
+        consumer = Consumer("actions", group="tests", name="test")
+        async with Publisher("actions", cache=Cache()) as publisher:
+            for message in (b"webhook", b"restart"):
+                await publisher.publish_data(message, {})
+        task = asyncio.create_task(consumer.run(handle))
+        async with asyncio.timeout(20):
+            await is_done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await consumer.cleanup()
+
+    asyncio.run(take_in())
+
+
 def test_an_event_does_not_wait_for_one_that_never_comes() -> None:
     event = ReceivedEvent(
         event="prefect.flow-run.Crashed",

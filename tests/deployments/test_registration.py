@@ -31,12 +31,12 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
         delete_pools(client)
         first = registered(prefect_server)
         nightly = client.read_deployment_by_name("training-job/nightly")
-        [schedule] = nightly.schedules
+        [schedule] = [found for found in nightly.schedules if found.slug == "nightly"]
         client.update_deployment_schedule(nightly.id, schedule.id, active=True)
 
         second = registered(prefect_server)
 
-        [kept] = client.read_deployment_by_name("training-job/nightly").schedules
+        after = client.read_deployment_by_name("training-job/nightly").schedules
         for automation in client.read_automations():
             client.delete_automation(automation.id)
         for deployment in client.read_deployments():
@@ -44,7 +44,12 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
                 client.delete_deployment(deployment.id)
         delete_pools(client)
     assert not schedule.active
-    assert (kept.active, kept.id) == (True, schedule.id)
+    switches = {found.slug: (found.active, found.id) for found in after}
+    assert switches["nightly"] == (True, schedule.id)
+    assert {slug: active for slug, (active, _) in switches.items() if slug != "nightly"} == {
+        "every-six-hours": False,
+        "mondays": False,
+    }
     things = [line[9:] for line in first]
     assert things == [line[9:] for line in second]
     assert {f"automation {automation.name!r}" for automation in automations(90)} <= set(things)
