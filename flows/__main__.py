@@ -20,7 +20,7 @@ from rich.console import Console
 
 from flows.cache_command import add_cache_command
 from flows.catalogue_command import add_catalogue_commands
-from flows.check_text import errors_text, more_lines
+from flows.check_text import NOT_READ, errors_text, more_lines
 from flows.preview import preview, preview_text
 from flows.reference import job_file_reference
 from flows.registry_command import add_registry_commands
@@ -51,7 +51,6 @@ _PREFECT_DEFAULTS = {
 }
 
 COMPLETED, FAILED, WRONG_JOB, STOPPED = 0, 1, 2, 130
-_UNREAD = "everything outside the job file, such as code, stores and machine: correct it first"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -170,13 +169,14 @@ def _run_flow(job: TrainingJob, terminal: Terminal) -> tuple[int, RunReport]:
 def _check(arguments: argparse.Namespace) -> int:
     try:
         job = TrainingJob.load(arguments.job, chosen_registry())
-        findings = check_job(job, _settings(job.store))
+        findings = _findings(job)
     except JobError as error:
-        findings = Findings(error.problems, (_UNREAD,))
+        findings = Findings(error.problems, (NOT_READ,))
     problems = {
         "problems": [asdict(problem) for problem in findings.problems],
         "not_checked": findings.not_checked,
         "cost": findings.cost,
+        "code": findings.code,
     }
     if findings.errors:
         text = errors_text(arguments.job, findings)
@@ -252,10 +252,21 @@ def _ask_server(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_problems(job: TrainingJob, source: str) -> Findings:
-    findings = check_job(job, _settings(job.store))
+    findings = _findings(job)
     if findings.errors:
         raise JobError(source, findings.errors)
     return findings
+
+
+def _findings(job: TrainingJob) -> Findings:
+    if job.store is None and not job.secrets:
+        return check_job(job, StoreSettings.from_env())
+    # These are Prefect blocks; without them, a check does not wait for Prefect's import.
+    from flows.server import reach_server
+    from flows.server_check import check_with_server
+
+    reach_server()
+    return check_with_server(job)
 
 
 def _settings(store: str | None) -> StoreSettings:

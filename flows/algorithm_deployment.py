@@ -15,6 +15,7 @@ from flows.schedules import MADE_FROM_ALGORITHM, inherited_tags, same_start
 from flows.submitting import find_deployment
 from trainjob.errors import TrainjobError
 from trainjob.hyperparameter_rules import HyperparameterRule
+from trainjob.launch.launch import Device
 from trainjob.registry.records import SavedAlgorithm
 
 _TYPES = {"string": "string", "integer": "integer", "float": "number", "boolean": "boolean"}
@@ -76,7 +77,18 @@ def form_of(algorithm: SavedAlgorithm, schema: dict[str, Any]) -> dict[str, Any]
             "required": [rule.name for rule in rules if rule.required and rule.default is None],
             "additionalProperties": bool(allows_custom),
         }
+    constraints = definition.constraints
+    resources = narrowed["definitions"]["Resources"]["properties"]
+    resources["device"] |= {"enum": list(constraints.devices), "default": device_of(algorithm)}
+    if not constraints.multi_card:
+        resources["processes_per_node"]["maximum"] = 1
     return narrowed
+
+
+def device_of(algorithm: SavedAlgorithm) -> Device:
+    """Return the device that the form of an algorithm begins with: cpu if it can use that."""
+    devices = algorithm.definition.constraints.devices
+    return "cpu" if "cpu" in devices else devices[0]
 
 
 def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +106,14 @@ def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, An
         "outputs": [_channel(base, "outputs", o.name) for o in algorithm.outputs or ()]
         or copy.deepcopy(base.get("outputs", [])),
         "checkpoints": None,
+        # What any script can be started with; those of the base are for its own.
+        "resources": {
+            **copy.deepcopy(base.get("resources") or {}),
+            "device": device_of(algorithm),
+            "flavor": None,
+            "processes_per_node": 1,
+        },
+        "launcher": "single",
     }
 
 
@@ -109,7 +129,9 @@ def _field(rule: HyperparameterRule, position: int) -> dict[str, Any]:
     if rule.restricted:
         value["enum"] = rule.default if rule.is_list else [rule.default]
     field = {"type": "array", "items": value} if rule.is_list else value
-    about = {"title": rule.name, "description": rule.description, "position": position}
+    # The form shows no range of its own, and the choices only of an open dropdown.
+    description = "; ".join(filter(None, (rule.description, rule.allowed())))
+    about = {"title": rule.name, "description": description, "position": position}
     return field | about | ({} if rule.default is None else {"default": rule.default})
 
 

@@ -7,13 +7,14 @@ import argparse
 from typing import Any
 
 from flows.cache_command import Answer
+from flows.registry_place import chosen_registry
 from flows.text_table import table
 from trainjob.engines import CatalogueEngine, Engine, catalogue, differences, installed
-from trainjob.flavor_catalogue import flavors_of_machine
+from trainjob.flavor_catalogue import flavors_of
 from trainjob.flavors import Flavor
 from trainjob.values import counted
 
-_FLAVOR_HEAD = ("FLAVOR", "SIZE", "DEVICE", "DISK", "PRICE PER HOUR")
+_FLAVOR_HEAD = ("FLAVOR", "SIZE", "DEVICE", "DISK", "PRICE PER HOUR", "POOL")
 _ENGINE_HEAD = ("ENGINE", "PRODUCT", "FRAMEWORK", "PYTHON", "HERE")
 
 
@@ -38,7 +39,7 @@ def add_catalogue_commands(commands: Any) -> list[argparse.ArgumentParser]:
 
 
 def _list_flavors(_arguments: argparse.Namespace) -> Answer:
-    found = flavors_of_machine()
+    found = flavors_of(chosen_registry().place)
     flavors = list(found.flavors.values())
     lines = table([_FLAVOR_HEAD, *map(_flavor_row, flavors)]) if flavors else []
     lines.append(f"{counted(len(flavors), 'flavor')} in {found.place}")
@@ -55,7 +56,8 @@ def _facts(flavor: Flavor) -> dict[str, Any]:
 def _flavor_row(flavor: Flavor) -> tuple[str, ...]:
     disk = "-" if flavor.disk_gib is None else f"{flavor.disk_gib} GiB"
     price = "-" if flavor.price_per_hour is None else f"{flavor.price_per_hour:g}"
-    return flavor.name or flavor.size, flavor.size, flavor.device or "-", disk, price
+    pool = flavor.pool or "-"
+    return flavor.name or flavor.size, flavor.size, flavor.device or "-", disk, price, pool
 
 
 def _list_engines(arguments: argparse.Namespace) -> Answer:

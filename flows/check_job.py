@@ -6,10 +6,11 @@ from typing import Any, cast
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from blocks.object_store import load_settings
-from flows.check_text import findings_markdown
+from flows.check_text import NOT_READ, findings_markdown
+from flows.registry_place import chosen_registry
+from flows.server_check import check_with_server
 from tasks.artifacts import artifact_key
-from trainjob.check.checking import Findings, check_job
+from trainjob.check.checking import Findings
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob
 
@@ -29,11 +30,15 @@ def check_training_job(job: TrainingJob) -> Findings:
         JobError: With all errors of the job.
     """
     given = cast("TrainingJob | dict[str, Any]", job)
-    read = given if isinstance(given, TrainingJob) else TrainingJob.parse(given)
-    read = read.resolved(Path.cwd())
-    findings = check_job(read, load_settings(read.store))
+    name = given.get("name") if isinstance(given, dict) else given.name
+    try:
+        if not isinstance(given, TrainingJob):
+            given = TrainingJob.parse(given, f"job {name!r}", chosen_registry())
+        findings = check_with_server(given.resolved(Path.cwd()))
+    except JobError as error:
+        findings = Findings(error.problems, (NOT_READ,))
     # The artifact is of this run, and of this job's line of checks.
-    create_markdown_artifact(findings_markdown(findings), key=artifact_key(read.name, "check"))
+    create_markdown_artifact(findings_markdown(findings), key=artifact_key(str(name), "check"))
     if findings.errors:
-        raise JobError(f"job {read.name!r}", findings.errors)
+        raise JobError(f"job {name!r}", findings.errors)
     return findings

@@ -6,6 +6,9 @@ from trainjob.check.checking import Findings
 from trainjob.errors import Problem
 from trainjob.values import counted
 
+NOT_READ = "everything outside the job file, such as code, stores and machine: correct it first"
+"""What was not checked of a job that could not be read."""
+
 
 def errors_text(source: str, findings: Findings) -> str:
     """Return all that was found in a job that cannot run.
@@ -19,15 +22,16 @@ def errors_text(source: str, findings: Findings) -> str:
 
 
 def more_lines(findings: Findings) -> list[str]:
-    """Return the lines of the cost, of warnings and of what was not checked."""
+    """Return the lines of the code, the cost, of warnings and of what was not checked."""
+    code = [f"  code: {findings.code}"] if findings.code else []
     cost = [f"  cost: {findings.cost}"] if findings.cost else []
     warnings = ["  warnings:", *_lines(findings.warnings, "    ")] if findings.warnings else []
     not_checked = ["  not checked:", *(f"    {text}" for text in findings.not_checked)]
-    return [*cost, *warnings, *not_checked]
+    return [*code, *cost, *warnings, *not_checked]
 
 
 def findings_markdown(findings: Findings) -> str:
-    """Return the findings as a page: a table of problems, the cost, and what was not checked."""
+    """Return the findings as a page: a table of problems, code, cost, and what was not checked."""
     rows = [
         (p.level, p.id, p.field, p.asked, p.found, p.do)
         for p in (*findings.errors, *findings.warnings)
@@ -35,7 +39,8 @@ def findings_markdown(findings: Findings) -> str:
     table = ["| level | rule | field | asked | found | do |", "|---|---|---|---|---|---|"]
     table += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
     problems = table if rows else ["Nothing wrong found."]
-    cost = ["", f"Cost: {findings.cost}."] if findings.cost else []
+    cost = ["", f"Code: {findings.code}."] if findings.code else []
+    cost += ["", f"Cost: {findings.cost}."] if findings.cost else []
     return "\n".join(
         [*problems, *cost, "", "Not checked:", "", *(f"- {t}" for t in findings.not_checked)]
     )

@@ -73,6 +73,7 @@ class Delivery:
         restarts: Restarts of the training so far, this one included if it is one. A person's retry
             begins at 0 again.
         deployment_id: What a worker starts the run again from, if there is one.
+        pool: The work pool whose worker started it; None: a person did.
     """
 
     run_id: UUID
@@ -81,6 +82,7 @@ class Delivery:
     was_cancelled: bool
     restarts: int
     deployment_id: UUID | None
+    pool: str | None = None
 
 
 def delivery_of(run_id: UUID | str) -> Delivery:
@@ -101,6 +103,7 @@ def delivery_of(run_id: UUID | str) -> Delivery:
         was_cancelled=was_cancelled,
         restarts=counted + 1 if is_redelivered else 0,
         deployment_id=run.deployment_id,
+        pool=run.work_pool_name,
     )
 
 

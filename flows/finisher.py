@@ -3,25 +3,28 @@
 A worker kills a cancelled flow after 30 seconds (Prefect 3.8), whatever the grace of the job and
 however much is left to upload. So a flow that is told to end starts this process, in a session of
 its own, and waits for it as long as it may. It waits until the ranks are gone, takes to the stores
-what there is, and leaves the report beside the run. ``python -m flows.finisher FOLDER LOCK``
+what there is, and leaves the report beside the run. ``python -m flows.finisher FOLDER LOCK``; what
+it has to hide in the logs comes by its standard input, so that it is in no file or command line.
 """
 
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 from uuid import UUID
 
 from httpx import HTTPError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from blocks.object_store import load_settings
 from tasks.report import write_report
@@ -54,6 +57,9 @@ STOPPED_BY_SIGTERM = "stopped by SIGTERM: the run was cancelled, or its worker e
 class _Order(BaseModel):
     """What a finisher has to know."""
 
+    # Every run imports this, few are stopped.
+    model_config = ConfigDict(defer_build=True)
+
     run_id: str
     job: TrainingJob
     report: RunReport
@@ -64,16 +70,19 @@ class Finisher:
     """The process that finishes a run, from the flow's side.
 
     Args:
-        record: What is known of the run; read when the process is started.
+        record: What is known of the run; read when the process is started, as is the next.
+        secrets: What the ranks were given and nobody may find in the logs.
 
     Attributes:
         lock: The descriptor by which the flow holds the workspace; None while it does not.
+        process: The process; None until it is started.
     """
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunRecord, secrets: Collection[str] = ()) -> None:
         self.lock: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._record = record
-        self._process: subprocess.Popen[bytes] | None = None
+        self._secrets = secrets
 
     def start(self) -> bool:
         """Start the process, once; return False if there is no need or nothing to finish.
@@ -83,9 +92,9 @@ class Finisher:
         is_under_worker = "PREFECT__FLOW_RUN_ID" in os.environ
         if not is_under_worker or self._record.job is None or self.lock is None:
             return False
-        if self._process is None:
+        if self.process is None:
             try:
-                self._process = _start(self._record, self.lock)
+                self.process = _start(self._record, self._secrets, self.lock)
             except OSError:  # a full disk, or no more processes: the flow does what it can itself
                 _logger.exception("the finisher could not be started")
                 return False
@@ -94,12 +103,12 @@ class Finisher:
     def wait(self) -> bool:
         """Wait until everything is saved and reported; return whether it is."""
         order_file = _order_file(self._record.workspace.root)
-        while self._process is not None and self._process.poll() is None and order_file.exists():
+        while self.process is not None and self.process.poll() is None and order_file.exists():
             time.sleep(_POLL_S)
         return not order_file.exists()
 
 
-def _start(record: RunRecord, lock: int) -> "subprocess.Popen[bytes]":
+def _start(record: RunRecord, secrets: Collection[str], lock: int) -> "subprocess.Popen[bytes]":
     order = _Order(
         run_id=record.run_id,
         job=record.job,
@@ -110,19 +119,24 @@ def _start(record: RunRecord, lock: int) -> "subprocess.Popen[bytes]":
     record.workspace.logs.mkdir(parents=True, exist_ok=True)
     _order_file(root).write_text(order.model_dump_json(), encoding="utf-8")
     with (record.workspace.logs / "finisher.log").open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "flows.finisher", str(root), str(lock)],
             cwd=_HOME,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
             pass_fds=[lock],  # so that no new process of the run begins before this one ends
         )
+    told = cast(IO[bytes], process.stdin)
+    with suppress(BrokenPipeError), told:  # whoever waits for the process sees that it is gone
+        told.write(json.dumps(list(secrets)).encode())
+    return process
 
 
 def main() -> int:
     """Finish the run whose workspace is the first argument; the second holds the workspace."""
+    secrets = _told_secrets(sys.stdin.buffer.read())
     root, lock = Path(sys.argv[1]), int(sys.argv[2])
     order = _Order.model_validate_json(_order_file(root).read_text(encoding="utf-8"))
     grace_s = order.job.limits.grace.total_seconds()
@@ -130,7 +144,7 @@ def main() -> int:
     record = RunRecord(order.run_id, order.job.name, order.job)
     with listening(record.note):
         try:
-            _save(order, record)
+            _save(order, record, secrets)
         except Exception as error:  # the border of the process: the report says what is missing
             _logger.exception("not everything could be saved")
             record.note(Noted(f"not everything was saved, it is in {root}: {error}"))
@@ -152,10 +166,18 @@ def main() -> int:
     return 0
 
 
-def _save(order: _Order, record: RunRecord) -> None:
+def _told_secrets(told: bytes) -> list[str]:
+    """Return what to hide; none if the flow was killed before it had said all."""
+    try:
+        return list(json.loads(told))
+    except ValueError:
+        return []
+
+
+def _save(order: _Order, record: RunRecord, secrets: Collection[str]) -> None:
     """Take everything to its store; what is known of it is in the record."""
     settings = _patiently(lambda: load_settings(order.job.store))
-    save_checkpoints_and_logs(order.job, record.run_id, settings)
+    save_checkpoints_and_logs(order.job, record.run_id, settings, secrets=secrets)
     save_outputs(order.job, record.run_id, settings, order.facts, _STATE)
 
 

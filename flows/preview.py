@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from trainjob.job import InputChannel, TrainingJob
+from trainjob.launch.applied_limits import planned_limits
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment
 from trainjob.launch.launch import Launch, Mount
@@ -45,10 +46,12 @@ def preview(job: TrainingJob) -> dict[str, Any]:
         "paths": [_path_plan(m) for m in launch.mounts if m.target != str(m.source)],
         "hyperparameters": _hyperparameter_plan(job),
         "limits": job.limits.model_dump(mode="json", exclude_none=True),
+        "limits_of_ranks": planned_limits(launch),
         "ranks": job.world_size,
         "command": str(program),
         "launcher": shlex.join(_launcher_argv(launch)),
         "environment": dict(sorted(added.items())),
+        "secrets": job.secrets,
         "inherited_environment": sorted(set(inherited) - set(added)),
     }
 
@@ -154,11 +157,15 @@ def preview_text(plan: dict[str, Any]) -> str:
         lines.append(f"  {label}  {plan[name]['folder']}")
         lines += [f"          -> {plan[name]['url']}"] if plan[name]["url"] else []
     lines += _hyperparameter_lines(plan["hyperparameters"])
-    lines += [f"  limits  {_limits_text(plan['limits'])}", ""]
+    lines.append(f"  limits  {_limits_text(plan['limits'])}")
+    if plan["limits_of_ranks"]:
+        lines.append(f"  ranks   {plan['limits_of_ranks']}")
+    lines.append("")
     lines += [f"  {counted(plan['ranks'], 'rank')} of this, in the code folder:"]
     lines += [f"    {plan['command']}", "  started by:", f"    {plan['launcher']}", ""]
     lines += ["  environment of the ranks:"]
     lines += [f"    {name}={shlex.quote(value)}" for name, value in plan["environment"].items()]
+    lines += [f"    {name}: the saved secret {saved!r}" for name, saved in plan["secrets"].items()]
     names = ", ".join(plan["inherited_environment"])
     lines += [f"    and from here: {names}", ""]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import yaml
 from flows.cache_command import Answer
 from flows.registry_place import chosen_registry
 from flows.text_table import table
+from trainjob.errors import TrainjobError
 from trainjob.registry.contents import ListedFile
 from trainjob.registry.data import DataSource
 from trainjob.registry.file_list import listed_files
@@ -99,7 +100,9 @@ def _add_deploy(actions: Any) -> argparse.ArgumentParser:
     deploy = actions.add_parser("deploy", help="give it a form of its own on the server")
     deploy.add_argument("reference", metavar="NAME[@VERSION]", help="the latest without VERSION")
     deploy.add_argument("--name", metavar="NAME", help="of the deployment; else of the algorithm")
-    deploy.add_argument("--pool", default="cpu", metavar="POOL", help="as training-job/POOL runs")
+    deploy.add_argument(
+        "--pool", metavar="POOL", help="as training-job/POOL runs; else that of its device"
+    )
     deploy.set_defaults(answer=_deploy)
     return cast(argparse.ArgumentParser, deploy)
 
@@ -119,7 +122,10 @@ def _add_data(register: argparse.ArgumentParser) -> None:
 
 def _register_algorithm(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
     registry, name, file = chosen_registry(), arguments.name, arguments.file
-    return _saved(register_algorithm(registry, name, file, settings, arguments.store))
+    said: list[str] = []
+    store = arguments.store
+    saved = _saved(register_algorithm(registry, name, file, settings, store, warn=said.append))
+    return _with_warnings(saved, said)
 
 
 def _register_dataset(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
@@ -133,7 +139,16 @@ def _register_dataset(arguments: argparse.Namespace, settings: StoreSettings) ->
         format=arguments.format,
         is_split=arguments.split,
     )
-    return _saved(version)
+    answer = _saved(version)
+    # Whether there is a server to be told, which takes a second, only Prefect knows: a profile of
+    # it may name one.
+    from flows.new_versions import announce_version
+
+    if problem := announce_version(version):
+        return _with_warnings(
+            answer, [f"no job that waits for a new version is started: {problem}"]
+        )
+    return answer
 
 
 def _register_model(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
@@ -155,6 +170,13 @@ def _source(arguments: argparse.Namespace) -> DataSource:
         expect=arguments.expect,
         store=arguments.store,
     )
+
+
+def _with_warnings(answer: Answer, said: Sequence[str]) -> Answer:
+    if not said:
+        return answer
+    lines = [f"warning: {printable(text)}" for text in said]
+    return Answer("\n".join([answer.text, *lines]), answer.data | {"warnings": lines})
 
 
 def _saved(record: Record) -> Answer:
@@ -231,6 +253,33 @@ def _users_to_be_left(
     if found.broken and not is_forced:
         do = "mend it first, or give --force"
         raise RegistryError(asked, f"one perhaps made from it: {found.broken[0]}", do)
+    return users + _deployments_to_be_left(registry, record, asked, is_forced=is_forced)
+
+
+def _deployments_to_be_left(
+    registry: Registry, record: Record, asked: str, *, is_forced: bool
+) -> list[str]:
+    """Return which deployments of the server, where one is configured, name a version.
+
+    Raises:
+        RegistryError: If it must not be deleted because of them.
+    """
+    # Whether there is a server, only Prefect knows: a profile of it may name one.
+    from flows.version_users import deployments_that_name
+
+    is_latest = record in registry.survey(record.kind, record.name, newest=True).records
+    try:
+        users = deployments_that_name(record, is_latest=is_latest)
+    except TrainjobError as error:
+        if is_forced:
+            return []
+        found = f"no word of the deployments that may name it: {error}"
+        raise RegistryError(asked, found, "or give --force") from error
+    if users and not is_forced:
+        names = ", ".join(repr(user.removeprefix("deployment ")) for user in users)
+        found = f"the deployment {names}, whose job names it"
+        do = "change or delete these first, or give --force"
+        raise RegistryError(asked, found, do)
     return users
 
 

@@ -13,31 +13,25 @@ from prefect.client.schemas.responses import SetStateStatus
 from rich.console import Console
 
 from blocks.object_store import load_settings
-from flows.algorithm_deployment import deploy_algorithm
+from flows.algorithm_deployment import deploy_algorithm, device_of
 from flows.cache_command import Answer
 from flows.registry_place import chosen_registry
 from flows.run_facts import all_facts, places_of, run_facts
 from flows.run_logs import LogTail, Say, follow, log_line
 from flows.run_text import list_text, show_text
-from flows.runs import find_run, is_over, job_data, list_runs, state_words
-from flows.schedules import (
-    add_schedule,
-    delete_schedule,
-    list_schedules,
-    read_cron,
-)
+from flows.runs import Chosen, find_run, is_over, job_data, list_runs, state_words
+from flows.schedule_answers import schedule
 from flows.server_client import configured_server
 from flows.submitting import (
     Submitted,
     deployment_for,
     deployment_name,
-    deployment_named,
     deployment_of,
-    pool_warnings,
+    deployment_on,
     submit,
+    with_priority,
 )
 from flows.terminal import Terminal
-from flows.text_table import table
 from trainjob.download import Downloaded, download_output
 from trainjob.errors import StoreError, TrainjobError
 from trainjob.events import listening
@@ -45,19 +39,22 @@ from trainjob.job import TrainingJob
 from trainjob.job_changes import changed_job
 from trainjob.registry.records import Reference, SavedAlgorithm
 from trainjob.report import GOOD_ENDS
+from trainjob.resources import Resources
 from trainjob.values import counted, format_size
 
 
 def _submit(arguments: argparse.Namespace, say: Say) -> Answer:
     with configured_server() as client:
         job = TrainingJob.load(arguments.job, chosen_registry())
-        made = submit(client, job, deployment_for(client, job, arguments.pool))
+        deployment = deployment_for(client, job, arguments.pool)
+        made = submit(client, job, with_priority(client, deployment, arguments.priority))
         return _submitted(client, made, arguments, say)
 
 
 def _list(arguments: argparse.Namespace, _say: Say) -> Answer:
     with configured_server() as client:
-        found = list_runs(client, state=arguments.state, name=arguments.name, limit=arguments.limit)
+        chosen = Chosen(arguments.state, arguments.name, arguments.tag)
+        found = list_runs(client, chosen, arguments.limit)
     rows = [run_facts(run, word) for run, word in found]
     return Answer(list_text(rows), {"runs": rows})
 
@@ -115,10 +112,12 @@ def _rerun(arguments: argparse.Namespace, say: Say) -> Answer:
         source = f"the job of the run {old.name!r}"
         job, data = changed_job(job_data(old), arguments.changes, source, chosen_registry())
         deployment = None if arguments.pool else deployment_of(client, old)
-        if deployment is None or _device_of(old) != job.resources.device:
+        if deployment is None or not _goes_where(old, job):
             deployment = deployment_for(client, job, arguments.pool)
-        made = submit(client, job, deployment, data)
-        return _submitted(client, made, arguments, say)
+        elif old.work_queue_name:  # its priority
+            deployment = deployment.model_copy(update={"work_queue_name": old.work_queue_name})
+        deployment = with_priority(client, deployment, arguments.priority)
+        return _submitted(client, submit(client, job, deployment, data, old.id), arguments, say)
 
 
 def _download(arguments: argparse.Namespace, say: Say) -> Answer:
@@ -148,77 +147,17 @@ def _download(arguments: argparse.Namespace, say: Say) -> Answer:
     return Answer("", data, is_good)
 
 
-def _schedule(arguments: argparse.Namespace, say: Say) -> Answer:
-    if arguments.what == "list":
-        return _list_schedules()
-    if arguments.what == "delete":
-        return _delete_schedule(arguments.target)
-    if arguments.target is not None:
-        raise TrainjobError(
-            f"asked for a schedule of {arguments.what!r}, found {arguments.target!r} after it; "
-            "give one job file, and the name of the schedule by --name"
-        )
-    if arguments.cron is None:
-        raise TrainjobError(
-            f"asked for a schedule of {arguments.what!r}, found no --cron; write, for every night "
-            f"at three, python -m flows schedule {arguments.what} --cron '0 3 * * *'"
-        )
-    cron = read_cron(arguments.cron, arguments.timezone)
-    with configured_server() as client:
-        job = TrainingJob.load(arguments.what, chosen_registry())
-        base = deployment_for(client, job, arguments.pool)
-        name = deployment_name(arguments.name or job.name)
-        add_schedule(client, job, base, name, cron)
-        for warning in pool_warnings(client, base):
-            say(f"warning: {warning}")
-    when = f"{cron.cron} ({cron.timezone})"
-    text = (
-        f"{job.name} is run by the schedule {name!r}, at {when}, by the pool {base.work_pool_name}"
-    )
-    return Answer(text, {"name": name, "cron": cron.cron, "timezone": cron.timezone})
-
-
 def deploy(arguments: argparse.Namespace) -> Answer:
     """Make a deployment of a saved algorithm; see `flows.algorithm_deployment`."""
     with configured_server() as client:
         reference = Reference.parse(arguments.reference)
         algorithm = cast(SavedAlgorithm, chosen_registry().find("algorithm", reference))
-        base = deployment_named(client, arguments.pool, "--pool")
+        base = deployment_on(client, device_of(algorithm), arguments.pool)
         name = deployment_name(arguments.name or algorithm.name)
         deploy_algorithm(client, algorithm, base, name)
     text = f"the deployment training-job/{name} trains with {algorithm}, on the pool"
     data = {"deployment": f"training-job/{name}", "algorithm": str(algorithm)}
     return Answer(f"{text} {base.work_pool_name}", data)
-
-
-def _list_schedules() -> Answer:
-    with configured_server() as client:
-        found = list_schedules(client)
-    head = ("NAME", "WHEN", "ACTIVE", "NEXT", "POOL")
-    rows = [
-        (
-            schedule.name,
-            schedule.when,
-            "yes" if schedule.is_active else "no",
-            f"{schedule.next_start.astimezone():%Y-%m-%d %H:%M}" if schedule.next_start else "-",
-            schedule.pool or "-",
-        )
-        for schedule in found
-    ]
-    text = "\n".join(table([head, *rows])) if rows else "no schedules"
-    data = [asdict(s) | {"next_start": str(s.next_start or "") or None} for s in found]
-    return Answer(text, {"schedules": data})
-
-
-def _delete_schedule(name: str | None) -> Answer:
-    if name is None:
-        raise TrainjobError(
-            "asked to delete a schedule, found no name; write python -m flows schedule delete NAME"
-        )
-    with configured_server() as client:
-        delete_schedule(client, name)
-    text = f"deleted the schedule {name!r}; its runs that have begun stay, those planned are gone"
-    return Answer(text, {"deleted": name})
 
 
 def _submitted(
@@ -251,9 +190,17 @@ def _folder_name(run: FlowRun) -> str:
     return run.name
 
 
-def _device_of(run: FlowRun) -> str:
-    resources = job_data(run).get("resources")
-    return str(resources.get("device", "cpu")) if isinstance(resources, dict) else "cpu"
+def _goes_where(run: FlowRun, job: TrainingJob) -> bool:
+    """Tell whether a job wants the same kind of machine as that of a run."""
+    try:
+        before = TrainingJob.parse(job_data(run), registry=chosen_registry()).resources
+    except TrainjobError:  # what it needed is not known any more
+        return False
+    return _kind_of_machine(before) == _kind_of_machine(job.resources)
+
+
+def _kind_of_machine(resources: Resources) -> tuple[str, str | None]:
+    return resources.device, resources.flavor.pool if resources.flavor else None
 
 
 def _downloaded_line(output: Downloaded) -> str:
@@ -270,6 +217,6 @@ ANSWERS: dict[str, Callable[[argparse.Namespace, Say], Answer]] = {
     "stop": _stop,
     "rerun": _rerun,
     "download": _download,
-    "schedule": _schedule,
+    "schedule": schedule,
 }
 """By the name of the command. `Say` gets what is not to wait for the end of the answer."""

@@ -6,6 +6,8 @@ What the words of the command line are; `flows.run_answers` answers them, with P
 import argparse
 from typing import Any
 
+from flows.priorities import PRIORITIES
+
 _RUN = "id, or how it begins; name; or name of a job: its latest run"
 _RUN_TO_STOP = "id, or how it begins; name; or name of a job: its run that is not over"
 _POOL = "run by the deployment training-job/POOL; else cpu, gpu or npu, by the device of the job"
@@ -44,6 +46,7 @@ def _add_list(commands: Any) -> argparse.ArgumentParser:
     listed = _parser(commands, "list", "the newest runs")
     listed.add_argument("--state", metavar="STATE", help="only these: Running, Failed, ...")
     listed.add_argument("--name", metavar="TEXT", help="only runs and jobs with this in the name")
+    listed.add_argument("--tag", metavar="TAG", help="only runs with this tag")
     listed.add_argument("--limit", type=_count, default=20, metavar="N", help="how many; 20")
     return listed
 
@@ -77,13 +80,18 @@ def _add_download(commands: Any) -> argparse.ArgumentParser:
 
 
 def _add_schedule(commands: Any) -> argparse.ArgumentParser:
-    schedule = _parser(commands, "schedule", "have a job run by a schedule; list, delete NAME")
+    schedule = _parser(commands, "schedule", "have a job start by itself; list, delete NAME")
     schedule.add_argument("what", metavar="JOB.yaml|list|delete", help="a job file, or what to do")
     schedule.add_argument("target", nargs="?", metavar="NAME", help="which schedule to delete")
-    schedule.add_argument("--cron", metavar="CRON", help="when, such as '0 3 * * *'")
+    when = schedule.add_mutually_exclusive_group()
+    when.add_argument("--cron", metavar="CRON", help="when, such as '0 3 * * *'")
+    when.add_argument("--every", metavar="DURATION", help="how often, such as 6h")
+    when.add_argument("--rrule", metavar="RULE", help="when, such as 'FREQ=WEEKLY;BYDAY=MO'")
+    when.add_argument("--on-dataset", metavar="NAME", help="when this dataset has a new version")
+    schedule.add_argument("--anchor", metavar="TIME", help="what --every is counted from; now")
     schedule.add_argument("--timezone", default="UTC", metavar="ZONE", help="of the times; UTC")
     schedule.add_argument("--name", metavar="NAME", help="of the schedule; else that of the job")
-    schedule.add_argument("--pool", metavar="POOL", help=_POOL)
+    _add_pool(schedule)
     return schedule
 
 
@@ -93,8 +101,15 @@ def _add_about_one(commands: Any, name: str, text: str, run: str = _RUN) -> argp
     return parser
 
 
-def _add_pool_and_watch(parser: argparse.ArgumentParser) -> None:
+def _add_pool(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", metavar="POOL", help=_POOL)
+    parser.add_argument(
+        "--priority", choices=PRIORITIES, help="start it before or after others of its pool"
+    )
+
+
+def _add_pool_and_watch(parser: argparse.ArgumentParser) -> None:
+    _add_pool(parser)
     parser.add_argument("--watch", action="store_true", help="show its log, end as it ends")
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flows.delivery import RESTARTS_LABEL
 from flows.runs import artifacts_of, job_data, job_name, result_of, stages_of, state_words
-from flows.submitting import deployment_of
+from flows.submitting import RERUN_OF_LABEL, deployment_of
 from tasks.report import RESULT_TYPE
 from trainjob.errors import TrainjobError
 from trainjob.job import url_of_run
@@ -59,7 +59,9 @@ def all_facts(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any]:
         "outputs": result.get("outputs", []),
         "saved": result.get("saved", []),
         "notes": result.get("notes", []),
+        "spent": result.get("spent"),
         "restarts": run.labels.get(RESTARTS_LABEL, 0),
+        "rerun_of": run.labels.get(RERUN_OF_LABEL),
         "error": result.get("error"),
         "failure": result.get("failure"),
         "job_file": job_data(run),

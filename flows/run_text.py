@@ -11,12 +11,14 @@ from flows.text_table import table
 from trainjob.failure import Failure
 from trainjob.failure_card import card_text
 from trainjob.metrics.summary import format_value
+from trainjob.spent import Spent
 from trainjob.values import counted, format_size
 
 _HEAD = ("NAME", "STATE", "JOB", "POOL", "STARTED", "TOOK", "ID")
 _ID_CHARS = 8  # enough to name a run among thousands
 _MAX_METRICS = 10
 _FAILURE = TypeAdapter(Failure)
+_SPENT = TypeAdapter(Spent)
 
 
 def list_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -42,9 +44,13 @@ def show_text(facts: dict[str, Any], width: int) -> str:
         *(f"  tag      {tag}" for tag in facts["tags"]),
         *_progress_lines(facts["progress"]),
     ]
+    if facts["rerun_of"]:
+        lines.append(f"  rerun of {facts['rerun_of']}")
     if facts["restarts"]:
         lines.append(f"  restarts {facts['restarts']}")
     lines += [f"  stage    {row}" for row in _stage_rows(facts["stages"])]
+    if facts["spent"]:
+        lines.append(f"  took     {_SPENT.validate_python(facts['spent'])}")
     lines += [f"  metric   {_metric(metric)}" for metric in facts["metrics"][:_MAX_METRICS]]
     if len(facts["metrics"]) > _MAX_METRICS:
         lines.append(f"           and {len(facts['metrics']) - _MAX_METRICS} more")

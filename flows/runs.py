@@ -7,6 +7,7 @@ Everything that reads runs, for `flows.run_answers`. A run is Prefect's flow run
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateName,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, StateType, TaskRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
@@ -111,28 +113,42 @@ def is_over(run: FlowRun) -> bool:
     return state is not None and state.is_final() and state.name != RESTART_PENDING
 
 
-def list_runs(
-    client: SyncPrefectClient, *, state: str | None, name: str | None, limit: int
-) -> list[tuple[FlowRun, str]]:
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which runs are wanted; None: whatever it is.
+
+    Attributes:
+        state: Only those in this state, in whatever case.
+        name: Only those whose name, or that of their job, has this in it.
+        tag: Only those with this tag.
+    """
+
+    state: str | None = None
+    name: str | None = None
+    tag: str | None = None
+
+
+def list_runs(client: SyncPrefectClient, chosen: Chosen, limit: int) -> list[tuple[FlowRun, str]]:
     """Return the newest runs with their states as people know them.
 
     Args:
         client: How to reach the server.
-        state: Only those in this state, in whatever case.
-        name: Only those whose name, or that of their job, has this in it.
+        chosen: Which runs.
         limit: How many.
 
     Raises:
         TrainjobError: If there is no such state.
     """
-    wanted = None if state is None else _known_state(state)
+    wanted = None if chosen.state is None else _known_state(chosen.state)
     # Of what is only scheduled for later, there may be a hundred runs a schedule.
     where = FlowRunFilter() if wanted == "Scheduled" else _due()
     if wanted is not None:
         where.state = _state_filter(wanted)
+    if chosen.tag is not None:
+        where.tags = FlowRunFilterTags(all_=[chosen.tag])
     found: list[tuple[FlowRun, str]] = []
     for page in _pages(client, where):
-        named = [run for run in page if name is None or _is_called(run, name)]
+        named = [run for run in page if chosen.name is None or _is_called(run, chosen.name)]
         words = state_words(client, named)
         found += [(run, words[run.id]) for run in named if wanted in (None, words[run.id])]
         if len(found) >= limit:

@@ -1,8 +1,12 @@
-"""Jobs that start by themselves: a deployment of the flow with the job and a cron schedule."""
+"""Jobs that start by themselves: a deployment of the flow with the job and what starts it.
+
+That is a schedule of Prefect, or an automation that waits for new versions of a dataset.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -14,10 +18,11 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
-from pydantic import ValidationError
 
+from flows.new_versions import Waiting, automation_of, owner_of, waiting_deployments
+from flows.pool_sizes import size_variables
+from flows.schedule_times import Times, in_words
 from flows.submitting import deployments, find_deployment
 from trainjob.errors import JobError, Problem, TrainjobError
 from trainjob.job import TrainingJob
@@ -36,11 +41,11 @@ class Schedule:
 
     Attributes:
         name: That of the deployment.
-        when: Its schedules in words.
-        is_active: Whether any of them is.
+        when: What starts it, in words.
+        is_active: Whether it does, and was not switched off.
         pool: Where it runs.
         next_start: When it is started next; None if that is not known yet.
-        is_ours: Whether `add_schedule` made it.
+        is_ours: Whether it was made here.
     """
 
     name: str
@@ -51,29 +56,12 @@ class Schedule:
     is_ours: bool
 
 
-def read_cron(cron: str, timezone: str) -> CronSchedule:
-    """Return a schedule.
-
-    Raises:
-        TrainjobError: If it is none, or the time zone is none.
-    """
-    try:
-        return CronSchedule(cron=cron, timezone=timezone)
-    except ValidationError as error:
-        found = error.errors()[0]
-        raise TrainjobError(
-            f"asked for the schedule {cron!r} in the time zone {timezone!r}, found that this is "
-            f"none ({found['msg']}); write minute, hour, day, month and weekday, such as "
-            "'0 3 * * *', and a time zone such as Europe/Berlin"
-        ) from error
-
-
 def add_schedule(
     client: SyncPrefectClient,
     job: TrainingJob,
     base: DeploymentResponse,
     name: str,
-    cron: CronSchedule,
+    times: Times,
 ) -> None:
     """Have a job started by a schedule; one of the same name that was made here is replaced.
 
@@ -82,30 +70,71 @@ def add_schedule(
         job: The job, its paths absolute.
         base: The deployment that says how it is started, and by the workers of which pool.
         name: Name of the schedule.
-        cron: When.
+        times: When.
 
     Raises:
         JobError: If the second run would find its place taken by the first.
         TrainjobError: If a deployment has the name that was not made here.
     """
     refuse_shared_places(job)
+    _make_deployment(client, job, base, name, job.model_dump(mode="json"), times)
+
+
+def add_retraining(
+    client: SyncPrefectClient,
+    job: TrainingJob,
+    base: DeploymentResponse,
+    name: str,
+    dataset: str,
+    data: dict[str, Any],
+) -> None:
+    """Have a job started whenever a dataset gets a new version, as `add_schedule` does.
+
+    Args:
+        client: How to reach the server.
+        job: The job, its paths absolute.
+        base: The deployment that says how it is started, and by the workers of which pool.
+        name: Name of the schedule.
+        dataset: Name of the dataset.
+        data: The job as `flows.new_versions.job_on_versions_of` returns it.
+
+    Raises:
+        JobError: If the second run would find its place taken by the first.
+        TrainjobError: If a deployment has the name that was not made here.
+    """
+    refuse_shared_places(job)
+    made = _make_deployment(client, job, base, name, data, None)
+    client.create_automation(automation_of(made, name, dataset, data))
+
+
+def _make_deployment(
+    client: SyncPrefectClient,
+    job: TrainingJob,
+    base: DeploymentResponse,
+    name: str,
+    data: dict[str, Any],
+    times: Times | None,
+) -> UUID:
     known = find_deployment(client, name)
     if known is not None and MADE_HERE not in known.tags:
         raise TrainjobError(
             f"asked for a schedule of the name {name!r}, found a deployment of that name which "
             "this command has not made; give another --name"
         )
+    if known is not None:
+        client.delete_resource_owned_automations(owner_of(known.id))
+    size = size_variables(client, base.work_pool_name, job.resources.flavor)
     # An upsert: the server drops the old schedule and the runs that it has planned, and the
     # deployment stays, without which a run that goes on could not be started again.
-    client.create_deployment(
+    return client.create_deployment(
         flow_id=base.flow_id,
         name=name,
-        description=job.description or f"The job {job.name}, by a schedule.",
-        schedules=[DeploymentScheduleCreate(schedule=cron)],
-        parameters={"job": job.model_dump(mode="json")},
+        description=job.description or f"The job {job.name}, which starts by itself.",
+        schedules=[] if times is None else [DeploymentScheduleCreate(schedule=times)],
+        parameters={"job": data},
         tags=sorted({*inherited_tags(base), *job.tags, MADE_HERE}),
         paused=False,
-        **same_start(base),
+        **same_start(base) | {"job_variables": {**(base.job_variables or {}), **size}},
     )
 
 
@@ -130,19 +159,37 @@ def inherited_tags(base: DeploymentResponse) -> set[str]:
 
 
 def list_schedules(client: SyncPrefectClient) -> list[Schedule]:
-    """Return every deployment of training jobs that has a schedule, by name."""
-    return [
-        Schedule(
-            name=deployment.name,
-            when=", ".join(_words(item.schedule) for item in deployment.schedules),
-            is_active=not deployment.paused and any(s.active for s in deployment.schedules),
-            pool=deployment.work_pool_name,
-            next_start=_next_start(client, deployment),
-            is_ours=MADE_HERE in deployment.tags,
-        )
-        for deployment in deployments(client)
-        if deployment.schedules
-    ]
+    """Return every deployment of training jobs that starts by itself, by name."""
+    waiting = waiting_deployments(client.read_automations())
+    found = []
+    for deployment in deployments(client):
+        if deployment.id in waiting:
+            found.append(_waiting_schedule(deployment, waiting[deployment.id]))
+        elif deployment.schedules:
+            found.append(_timed_schedule(client, deployment))
+    return found
+
+
+def _timed_schedule(client: SyncPrefectClient, deployment: DeploymentResponse) -> Schedule:
+    return Schedule(
+        name=deployment.name,
+        when=", ".join(in_words(item.schedule) for item in deployment.schedules),
+        is_active=not deployment.paused and any(s.active for s in deployment.schedules),
+        pool=deployment.work_pool_name,
+        next_start=_next_start(client, deployment),
+        is_ours=MADE_HERE in deployment.tags,
+    )
+
+
+def _waiting_schedule(deployment: DeploymentResponse, waiting: Waiting) -> Schedule:
+    return Schedule(
+        name=deployment.name,
+        when=f"every new version of the dataset {waiting.dataset}",
+        is_active=waiting.is_active,
+        pool=deployment.work_pool_name,
+        next_start=None,
+        is_ours=MADE_HERE in deployment.tags,
+    )
 
 
 def delete_schedule(client: SyncPrefectClient, name: str) -> None:
@@ -163,6 +210,7 @@ def delete_schedule(client: SyncPrefectClient, name: str) -> None:
             f"asked to delete the schedule {name!r}, found a deployment that this command has not "
             "made; change it where it is kept, such as prefect.yaml, or in the UI"
         )
+    client.delete_resource_owned_automations(owner_of(known.id))
     client.delete_deployment(known.id)
 
 
@@ -187,14 +235,6 @@ def refuse_shared_places(job: TrainingJob) -> None:
     ]
     if problems:
         raise JobError(f"a schedule of {job.name!r}", problems)
-
-
-def _words(schedule: Any) -> str:
-    if isinstance(schedule, CronSchedule):
-        return f"{schedule.cron} ({schedule.timezone or 'UTC'})"
-    if isinstance(schedule, IntervalSchedule):
-        return f"every {schedule.interval}"
-    return str(getattr(schedule, "rrule", schedule))
 
 
 def _next_start(client: SyncPrefectClient, deployment: DeploymentResponse) -> datetime | None:

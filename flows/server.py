@@ -5,14 +5,24 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from http import HTTPStatus
 from pathlib import Path
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 from trainjob.errors import TrainjobError
 
 _LIFELINE = Path(__file__).with_name("lifeline.py")
+_MAX_ANSWER_CHARS = 2000
+_ANOTHER_VERSION = "the deployment may be of another version: register it anew, by `make register`"
+_ADVICE = {
+    HTTPStatus.NOT_FOUND: "it was deleted meanwhile",
+    HTTPStatus.CONFLICT: _ANOTHER_VERSION,
+    HTTPStatus.UNPROCESSABLE_ENTITY: _ANOTHER_VERSION,
+}
 _lifelines: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
@@ -25,13 +35,33 @@ def reach_server() -> None:
     (pthread_sigmask(3)); Prefect 3.8 ends it by SIGTERM.
 
     Raises:
-        TrainjobError: If a server is configured and does not answer.
+        TrainjobError: If a server is configured and does not answer, or refuses who asks.
     """
     with ThreadPoolExecutor(1, "start-server", _block_sigint) as thread:
-        problem = thread.submit(_health).result()
+        problem = thread.submit(copy_context().run, _problem).result()
     _end_with_this_process()
     if problem is not None:
-        raise no_answer(problem, "start it, or unset PREFECT_API_URL to use a temporary one")
+        raise problem
+
+
+def refusal(response: httpx.Response) -> TrainjobError:
+    """Return the error that the configured server does not do as asked, with what to do about it.
+
+    Args:
+        response: Its answer.
+    """
+    url, status = server_url(), HTTPStatus(response.status_code)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return TrainjobError(
+            f"the Prefect server at {url!r} refuses who asks ({status} {status.phrase}); set "
+            "PREFECT_API_AUTH_STRING to the one of the server"
+        )
+    asked = f"{response.request.method} {response.request.url.path}"
+    advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
+    return TrainjobError(
+        f"the Prefect server at {url!r} answered {asked} with {status} {status.phrase}: "
+        f"{response.text[:_MAX_ANSWER_CHARS]}{advice}"
+    )
 
 
 def no_answer(problem: Exception, do: str) -> TrainjobError:
@@ -70,6 +100,13 @@ def _block_sigint() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _health() -> Exception | None:
+def _problem() -> TrainjobError | None:
     with get_client(sync_client=True) as client:
-        return client.api_healthcheck()
+        problem = client.api_healthcheck()
+        if problem is not None:
+            return no_answer(problem, "start it, or unset PREFECT_API_URL to use a temporary one")
+        try:
+            client.api_version()  # its health, a server tells everyone
+        except httpx.HTTPStatusError as error:
+            return refusal(error.response)
+    return None

@@ -2,23 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from flows.server import no_answer, server_url
+from flows.server import no_answer, refusal, server_url
 from trainjob.errors import TrainjobError
-
-_MAX_ANSWER_CHARS = 2000
-_ANOTHER_VERSION = "the deployment may be of another version: register it anew, by `make register`"
-_ADVICE = {
-    HTTPStatus.NOT_FOUND: "it was deleted meanwhile",
-    HTTPStatus.CONFLICT: _ANOTHER_VERSION,
-    HTTPStatus.UNPROCESSABLE_ENTITY: _ANOTHER_VERSION,
-}
 
 
 @contextmanager
@@ -41,11 +32,11 @@ def configured_server() -> Iterator[SyncPrefectClient]:
                 raise no_answer(problem, "start it, or correct PREFECT_API_URL")
             yield client
     except httpx.HTTPStatusError as error:
-        raise TrainjobError(_told(error.response)) from error
+        raise refusal(error.response) from error
     except (ObjectNotFound, ObjectAlreadyExists) as error:
         if not isinstance(error.http_exc, httpx.HTTPStatusError):
             raise
-        raise TrainjobError(_told(error.http_exc.response)) from error
+        raise refusal(error.http_exc.response) from error
     except httpx.InvalidURL:
         raise TrainjobError(  # without its cause, which may quote the password
             f"asked for the Prefect server at {server_url()!r}, found that PREFECT_API_URL is no "
@@ -53,18 +44,3 @@ def configured_server() -> Iterator[SyncPrefectClient]:
         ) from None
     except httpx.TransportError as error:
         raise no_answer(error, "try again when it is back") from error
-
-
-def _told(response: httpx.Response) -> str:
-    url, status = server_url(), HTTPStatus(response.status_code)
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return (
-            f"the Prefect server at {url!r} refuses who asks ({status} {status.phrase}); set "
-            "PREFECT_API_AUTH_STRING to the one of the server"
-        )
-    asked = f"{response.request.method} {response.request.url.path}"
-    advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
-    return (
-        f"the Prefect server at {url!r} answered {asked} with {status} {status.phrase}: "
-        f"{response.text[:_MAX_ANSWER_CHARS]}{advice}"
-    )

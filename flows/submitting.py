@@ -17,9 +17,15 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Scheduled
 from prefect.types import BANNED_CHARACTERS
 
+from flows.pool_sizes import size_variables
+from flows.priorities import QUEUES, Priority
 from flows.runs import FLOW
 from trainjob.errors import TrainjobError
 from trainjob.job import TrainingJob
+from trainjob.launch.launch import Device
+
+RERUN_OF_LABEL = "trainjob.rerun-of"
+"""Label of a run with the id of the run whose job it was made from."""
 
 _POOLS = {"cpu": "cpu", "cuda": "gpu", "npu": "npu"}
 """The deployment for jobs of a device; prefect.yaml has one of that name on the pool."""
@@ -43,6 +49,7 @@ def submit(
     job: TrainingJob,
     deployment: DeploymentResponse,
     data: dict[str, Any] | None = None,
+    rerun_of: UUID | None = None,
 ) -> Submitted:
     """Have a worker run a job.
 
@@ -51,6 +58,7 @@ def submit(
         job: The job, its paths absolute.
         deployment: What says how it is started, and by the workers of which pool.
         data: What the run is given as the job, as somebody wrote it; absent: the whole job.
+        rerun_of: The run whose job it is, with changes; absent: none.
     """
     now = datetime.now(UTC)
     run = client.create_flow_run_from_deployment(
@@ -60,6 +68,9 @@ def submit(
         # As `flows.training_job` names it when it starts, which may be later.
         name=f"{job.name}-{now:%Y%m%d-%H%M%S}",
         tags=sorted({*deployment.tags, *job.tags}),
+        work_queue_name=deployment.work_queue_name,
+        job_variables=size_variables(client, deployment.work_pool_name, job.resources.flavor),
+        labels={RERUN_OF_LABEL: str(rerun_of)} if rerun_of else None,
     )
     return Submitted(run, (*pool_warnings(client, deployment), *path_warnings(job)))
 
@@ -71,16 +82,50 @@ def deployment_for(
 
     Args:
         client: How to reach the server.
-        job: The job; its device decides if no pool is named.
+        job: The job; the pool of its flavor decides if none is named, else its device.
         pool: Name of the deployment, which is that of its pool.
+
+    Raises:
+        TrainjobError: If there is none; the message names those that there are.
+    """
+    flavor = job.resources.flavor
+    if pool is None and flavor is not None and flavor.pool is not None:
+        return deployment_named(client, flavor.pool, f"the pool of the flavor {flavor}")
+    return deployment_on(client, job.resources.device, pool)
+
+
+def deployment_on(
+    client: SyncPrefectClient, device: Device, pool: str | None
+) -> DeploymentResponse:
+    """Return the deployment of a pool, or if none is named the one for a kind of device.
 
     Raises:
         TrainjobError: If there is none; the message names those that there are.
     """
     if pool is not None:
         return deployment_named(client, pool, "--pool")
-    device = job.resources.device
     return deployment_named(client, _POOLS[device], f"resources.device: {device}")
+
+
+def with_priority(
+    client: SyncPrefectClient, deployment: DeploymentResponse, priority: Priority | None
+) -> DeploymentResponse:
+    """Return a deployment as if its runs went into the queue of a priority; None: as it is.
+
+    Raises:
+        TrainjobError: If its pool has no such queue: Prefect would make one, to be served last.
+    """
+    if priority is None:
+        return deployment
+    queue = QUEUES[priority]
+    try:
+        client.read_work_queue_by_name(queue, work_pool_name=deployment.work_pool_name)
+    except ObjectNotFound as error:
+        raise TrainjobError(
+            f"asked for the priority {priority!r}, found no queue {queue!r} in the work pool "
+            f"{deployment.work_pool_name!r}; make those of our pools by `make register`"
+        ) from error
+    return deployment.model_copy(update={"work_queue_name": queue})
 
 
 def deployment_named(client: SyncPrefectClient, name: str, why: str) -> DeploymentResponse:

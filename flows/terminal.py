@@ -145,6 +145,8 @@ class Terminal:
             self.say(f"  {line}")
         for line in report.notes:
             self.say(f"  note  {line}")
+        if report.spent and report.spent.cost is not None:
+            self.say(f"  cost  {report.spent}")
         if report.logs:
             self.say(f"  logs  {report.logs}")
         if report.run_id:

@@ -13,14 +13,18 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException, TerminationSignal
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.object_store import load_settings
+from blocks.saved_secrets import remembering_secrets
 from flows.delivery import Delivery, delivery_of, holding, note_restarts
 from flows.finisher import STOPPED_BY_SIGTERM, Finisher
 from flows.outliving import outlive_worker
+from flows.quotas import holding_quotas
 from flows.registry_place import chosen_registry
+from flows.run_events import tell_attempt, tell_restart
+from flows.server_check import check_with_server
 from tasks.fetch_code import fetch_code
 from tasks.inject_hyperparameters import inject_hyperparameters
 from tasks.install_requirements import install_requirements
@@ -29,7 +33,6 @@ from tasks.stage import Done
 from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
-from trainjob.check.checking import check_job
 from trainjob.errors import JobError, RunCancelled, RunLost, StoreError, TrainjobError
 from trainjob.events import AttemptEnded, Event, Noted, RunEnded, emit, listening
 from trainjob.handover import handing_over_to
@@ -72,7 +75,7 @@ def _name_of(job: Any) -> str:
 
 
 def _refuse_problems(job: TrainingJob, source: str) -> None:
-    findings = check_job(job, load_settings(job.store))
+    findings = check_with_server(job)
     for problem in findings.warnings:
         get_run_logger().warning("%s [%s]", problem, problem.id)
     if findings.cost:
@@ -118,7 +121,11 @@ def training_job(job: TrainingJob) -> RunReport:
 
 def _run_to_its_end(run: "_Run", job: TrainingJob) -> RunReport:
     try:
-        with listening(run.note), handing_over_to(run.hand_over):
+        with (
+            listening(run.note),
+            handing_over_to(run.hand_over),
+            remembering_secrets(run.secrets),
+        ):
             run.prepare(job)
             reason = run.chain()
     except RunCancelled as error:
@@ -144,19 +151,26 @@ class _Run:
     Args:
         record: What is known of the run.
         held: Keeps what the run holds until everything of it is saved and told.
+
+    Attributes:
+        secrets: What the ranks were given and nobody may find in the logs; in memory alone.
     """
 
     def __init__(self, record: RunRecord, held: ExitStack) -> None:
         self.record = record
+        self.secrets: set[str] = set()
         self._held = held
-        self._finisher = Finisher(record)
+        self._finisher = Finisher(record, self.secrets)
         self._num_restarts = 0
 
     def note(self, event: Event) -> None:
-        """Take from an event what the report needs, and have the server count restarts."""
+        """Take from an event what the report needs, and tell the server of restarts."""
         self.record.note(event)
-        if isinstance(event, AttemptEnded) and event.will_restart:
-            self._num_restarts += 1
+        if not isinstance(event, AttemptEnded):
+            return
+        self._num_restarts += event.will_restart
+        tell_attempt(self.record.run_id, event, self._num_restarts)
+        if event.will_restart:
             try:
                 note_restarts(self.record.run_id, self._num_restarts)
             except (HTTPError, PrefectException) as error:  # the training goes on without it
@@ -175,14 +189,32 @@ class _Run:
         grace_s = job.limits.grace.total_seconds()
         self._finisher.lock = self._held.enter_context(alone_in(record.workspace, grace_s=grace_s))
         record.keep_job()
-        record.take_over()
+        record.take_over(delivery.restarts)
         self._take_delivery(job, delivery)
+        self._warn_of_pool(job, delivery.pool)
         if job.tags:
             with get_client(sync_client=True) as client:
                 known = client.read_flow_run(flow_run.id)
                 client.update_flow_run(flow_run.id, tags=sorted({*known.tags, *job.tags}))
         is_restartable = job.limits.auto_restart > 0
         self._held.enter_context(holding(delivery, is_restartable=is_restartable))
+        self._held.enter_context(holding_quotas(job))
+
+    def _warn_of_pool(self, job: TrainingJob, pool: str | None) -> None:
+        """Say that the flavor of a job is of another pool than the one whose worker runs it.
+
+        Only a submit from the terminal looks: in the UI, a person chooses the deployment.
+        """
+        flavor = job.resources.flavor
+        wanted = flavor.pool if flavor else None
+        if wanted is None or pool is None or wanted in (pool, deployment.name):
+            return
+        text = (
+            f"the flavor {flavor} is of the pool {wanted!r}, and the run is in the pool {pool!r}, "
+            f"which may have other machines; start it by the deployment training-job/{wanted}"
+        )
+        get_run_logger().warning(text)
+        self.record.note(Noted(text))
 
     def _take_delivery(self, job: TrainingJob, delivery: Delivery) -> None:
         """Take into account why this process was started.
@@ -202,6 +234,8 @@ class _Run:
             )
         if delivery.number > 1:  # the server counts none for a first process
             note_restarts(self.record.run_id, self._num_restarts)
+            why = "its process was killed" if delivery.is_redelivered else "a person has retried it"
+            tell_restart(self.record.run_id, why, self._num_restarts)
 
     def chain(self) -> str:
         """Run the stages in order; return why the training ended."""
@@ -281,8 +315,9 @@ class _Run:
         with listening(record.note):
             try:
                 settings = load_settings(job.store)
-                but = record.saved_labels
-                save_checkpoints_and_logs(job, record.run_id, settings, but=but)
+                save_checkpoints_and_logs(
+                    job, record.run_id, settings, secrets=self.secrets, but=record.saved_labels
+                )
                 save_outputs(job, record.run_id, settings, record.receipt_facts(state), state)
             except (TrainjobError, OSError) as error:  # the report has to say how the run ended
                 where = record.workspace.root

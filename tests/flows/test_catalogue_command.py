@@ -17,7 +17,7 @@ def flavors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "flavors.yaml"
     file.write_text(
         "1c1g: {price_per_hour: 0.4}\n"
-        "lab-v100: {size: 8C40G V100*1, disk_gib: 500, price_per_hour: 12.6}\n"
+        "lab-v100: {size: 8C40G V100*1, disk_gib: 500, price_per_hour: 12.6, pool: lab}\n"
     )
     return file
 
@@ -28,9 +28,9 @@ def test_flavors_are_listed_with_size_and_price(
     assert main(["flavor", "list"]) == 0
 
     assert capsys.readouterr().out.splitlines() == [
-        "FLAVOR    SIZE          DEVICE  DISK     PRICE PER HOUR",
-        "1c1g      1c1g          -       -        0.4",
-        "lab-v100  8c40g V100*1  cuda    500 GiB  12.6",
+        "FLAVOR    SIZE          DEVICE  DISK     PRICE PER HOUR  POOL",
+        "1c1g      1c1g          -       -        0.4             -",
+        "lab-v100  8c40g V100*1  cuda    500 GiB  12.6            lab",
         f"2 flavors in {flavors}",
     ]
 

@@ -114,3 +114,15 @@ def test_the_check_shows_the_folders_of_the_profile() -> None:
     index = lines.index("  path    /dataset, to read only")
     assert lines[index + 1].endswith("/inputs/dataset")
     assert plan["command"] == "python train.py"
+
+
+def test_the_check_says_what_ranks_of_a_flavor_are_held_to() -> None:
+    resources = {"flavor": "1c3g"}
+    plan = preview(TrainingJob.parse({"name": "x", "algorithm": ALGORITHM, "resources": resources}))
+    without = plan_of()
+
+    assert plan["limits_of_ranks"].startswith("1 core")
+    assert "; 3 GiB of memory " in plan["limits_of_ranks"]
+    assert f"  ranks   {plan['limits_of_ranks']}" in preview_text(plan).splitlines()
+    assert without["limits_of_ranks"] is None
+    assert "  ranks " not in preview_text(without)

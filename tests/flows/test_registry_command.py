@@ -172,7 +172,7 @@ def test_what_a_model_was_made_from_is_deleted_by_force_only(data, tmp_path, cap
     model = tmp_path / "registry" / "model" / "net" / "1.yaml"
     model.parent.mkdir(parents=True)
     record = yaml.safe_load((tmp_path / "registry/dataset/numbers/1.yaml").read_text())
-    for key in ("labelling", "format", "is_split"):
+    for key in ("labelling", "format", "is_split", "values_sha256"):
         del record[key]
     run = {"run_id": "r", "state": "Completed", "used": ["dataset numbers@1"]}
     model.write_text(yaml.safe_dump(record | {"kind": "model", "name": "net", "run": run}))

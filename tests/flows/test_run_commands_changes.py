@@ -12,7 +12,12 @@ from trainjob.job_changes import changed_job
 
 @pytest.fixture
 def job(tmp_path: Path) -> dict[str, Any]:
-    return make_job(tmp_path, hyperparameters={"lr": 0.1, "layers": [8, 4]}, env={"LEVEL": "1"})
+    return make_job(
+        tmp_path,
+        hyperparameters={"lr": 0.1, "layers": [8, 4]},
+        env={"LEVEL": "1"},
+        secrets={"HF_TOKEN": "my-token"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,9 @@ def test_a_value_is_of_the_type_that_the_job_wants(
     [
         ("hyperparameters.lrr=1", "did you mean 'lr'? Write +hyperparameters.lrr="),
         ("env.LEVELS=1", "did you mean 'LEVEL'?"),
+        ("secrets.HF_TOKN=b", "did you mean 'HF_TOKEN'? Write +secrets.HF_TOKN=… to add it"),
+        ("+env.API_KEY=a-secret-of-mine", "env.API_KEY: asked for a value that everyone"),
+        ("env={API_KEY: a-secret-of-mine}", "env.API_KEY: asked for a value that everyone"),
         ("limit.auto_stop=1h", "did you mean 'limits'?"),
         ("limits.auto_stopp=1h", "did you mean 'auto_stop'?"),
         ("limits.auto_stop=soon", "limits.auto_stop: asked for a duration with its unit"),
@@ -86,3 +94,13 @@ def test_a_job_that_was_wrong_can_be_mended(job: dict[str, Any]) -> None:
 
     assert changed.launcher == "torchrun"
     assert data["launcher"] == "torchrun"
+
+
+def test_a_secret_that_the_old_job_has_in_its_env_does_not_keep_it_from_running_again(
+    job: dict[str, Any],
+) -> None:
+    job["env"]["WANDB_API_KEY"] = "sent-long-ago"
+
+    changed, _ = changed_job(job, ["hyperparameters.lr=1"], "job")
+
+    assert changed.env["WANDB_API_KEY"] == "sent-long-ago"

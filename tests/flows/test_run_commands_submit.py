@@ -1,4 +1,4 @@
-"""``python -m flows submit | rerun | schedule``: what the server is given and what is said."""
+"""``python -m flows submit | rerun``: what the server is given and what is said."""
 
 import json
 from collections.abc import Iterator
@@ -6,53 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments.work_queues import ensure_queues
 from flows.__main__ import main
-from flows.schedules import MADE_FROM_ALGORITHM, MADE_HERE
+from flows.schedules import MADE_FROM_ALGORITHM
 from flows.submitting import path_warnings
-from flows.training_job import training_job
 from tests.jobs import make_job
-from tests.pools import delete_pools
+from tests.submitting import cpu_deployment, job_file
 from trainjob.job import TrainingJob
 
 
 @pytest.fixture
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
     """A client of a server that has the pool and the deployment cpu, and no worker."""
-    with get_client(sync_client=True) as found:
-        found.create_work_pool(WorkPoolCreate(name="cpu", type="process"), overwrite=True)
-        flow_id = found.create_flow(training_job)
-        base = found.create_deployment(
-            flow_id,
-            "cpu",
-            work_pool_name="cpu",
-            entrypoint="flows.training_job.training_job",
-            parameter_openapi_schema=training_job.parameters.model_dump(),
-            enforce_parameter_schema=True,
-            parameters={"job": {"resources": {"device": "cpu"}, "store": None}},
-        )
+    with cpu_deployment() as found:
         yield found
-        found.delete_deployment(base)
-        delete_pools(found)
-
-
-def job_file(folder: Path, **changes: Any) -> str:
-    """Write a job whose paths are relative to its file."""
-    make_job(folder)
-    relative = {
-        "name": "relative",
-        "algorithm": {"code": {"url": "code"}, "boot_file": "train.py"},
-        "inputs": [{"name": "data_url", "url": "data"}],
-        "outputs": [{"name": "train_url", "url": "out/{run_id}/"}],
-        "hyperparameters": {"scale": 2},
-    }
-    file = folder / "job.yaml"
-    file.write_text(yaml.safe_dump(relative | changes))
-    return str(file)
 
 
 def submitted(client: SyncPrefectClient, capsys, *words: str) -> Any:
@@ -97,6 +68,22 @@ def test_submit_to_a_deployment_that_is_not_there_names_those_that_are(
     assert "'training-job/elsewhere' (--pool), found: cpu;" in by_pool
 
 
+def test_the_pool_of_the_flavor_goes_before_that_of_the_device(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    size = {"cores": 8, "memory_gib": 40, "card": "V100", "cards": 1}
+    elsewhere = job_file(tmp_path, resources={"flavor": size | {"pool": "vision"}})
+    assert main(["submit", elsewhere]) == 1
+    refused = capsys.readouterr().err
+
+    run = submitted(
+        client, capsys, "submit", job_file(tmp_path, resources={"flavor": size | {"pool": "cpu"}})
+    )
+
+    assert "'training-job/vision' (the pool of the flavor 8c40g V100*1), found: cpu;" in refused
+    assert run.work_pool_name == "cpu"
+
+
 def test_a_wrong_job_is_not_submitted(client: SyncPrefectClient, tmp_path: Path, capsys) -> None:
     assert main(["submit", job_file(tmp_path, hyperparamters={})]) == 2
 
@@ -136,6 +123,38 @@ def test_rerun_fills_in_the_old_job_and_takes_changes(
     expected["limits"]["auto_stop"] = "2h"
     assert new.parameters["job"] == expected
     assert new.deployment_id == old.deployment_id
+    assert main(["show", str(new.id)]) == 0
+    assert f"  rerun of {old.id}" in capsys.readouterr().out
+
+
+def test_runs_are_listed_by_tag(client: SyncPrefectClient, tmp_path: Path, capsys) -> None:
+    (tmp_path / "other").mkdir()
+    run = submitted(client, capsys, "submit", job_file(tmp_path, tags=["paper", "lab"]))
+    submitted(client, capsys, "submit", job_file(tmp_path / "other", tags=["lab"]))
+
+    assert main(["list", "--tag", "paper", "--json"]) == 0
+
+    [listed] = json.loads(capsys.readouterr().out)["runs"]
+    assert listed["id"] == str(run.id)
+
+
+def test_a_rerun_waits_where_its_run_waited(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    ensure_queues(client, "cpu")
+    old = submitted(client, capsys, "submit", job_file(tmp_path), "--priority", "high")
+
+    same = submitted(client, capsys, "rerun", str(old.id))
+    dedicated = [
+        "rerun",
+        str(old.id),
+        "--set",
+        "resources.flavor={cores: 1, memory_gib: 1, pool: x}",
+    ]
+
+    assert same.work_queue_name == old.work_queue_name == "high"
+    assert main(dedicated) == 1
+    assert "'training-job/x' (the pool of the flavor 1c1g), found: cpu" in capsys.readouterr().err
 
 
 def test_rerun_refuses_a_key_that_the_job_does_not_have(
@@ -146,62 +165,6 @@ def test_rerun_refuses_a_key_that_the_job_does_not_have(
     assert main(["rerun", str(old.id), "--set", "hyperparameters.scal=3"]) == 2
 
     assert "did you mean 'scale'?" in capsys.readouterr().err
-
-
-def test_schedule_makes_a_deployment_that_is_listed_replaced_and_deleted(
-    client: SyncPrefectClient, tmp_path: Path, capsys
-) -> None:
-    file = job_file(tmp_path)
-    assert main(["schedule", file, "--cron", "0 3 * * *"]) == 0
-    assert main(["schedule", file, "--cron", "0 4 * * 1", "--timezone", "Europe/Berlin"]) == 0
-    capsys.readouterr()
-
-    assert main(["schedule", "list", "--json"]) == 0
-    [listed] = json.loads(capsys.readouterr().out)["schedules"]
-    made = client.read_deployment_by_name("training-job/relative")
-    assert main(["schedule", "delete", "relative"]) == 0
-    capsys.readouterr()
-    assert main(["schedule", "list"]) == 0
-
-    assert (listed["name"], listed["when"]) == ("relative", "0 4 * * 1 (Europe/Berlin)")
-    assert listed["is_active"]
-    assert made.parameters["job"]["algorithm"]["code"]["url"] == str(tmp_path / "code")
-    assert (made.entrypoint, made.work_pool_name) == ("flows.training_job.training_job", "cpu")
-    assert capsys.readouterr().out == "no schedules\n"
-
-
-def test_a_schedule_that_is_replaced_keeps_its_deployment(
-    client: SyncPrefectClient, tmp_path: Path, capsys
-) -> None:
-    """A run of it that goes on is started again from there, if its process is killed."""
-    file = job_file(tmp_path)
-    assert main(["schedule", file, "--cron", "0 3 * * *"]) == 0
-    before = client.read_deployment_by_name("training-job/relative")
-    client.pause_deployment(before.id)
-    run = client.create_flow_run_from_deployment(before.id)
-
-    assert main(["schedule", file, "--cron", "0 4 * * *"]) == 0
-
-    after = client.read_deployment_by_name("training-job/relative")
-    assert after.id == before.id == client.read_flow_run(run.id).deployment_id
-    assert [item.schedule.model_dump()["cron"] for item in after.schedules] == ["0 4 * * *"]
-    assert not after.paused
-    capsys.readouterr()
-    assert main(["schedule", "delete", "relative"]) == 0
-    assert "runs that have begun stay" in capsys.readouterr().out
-
-
-def test_what_a_schedule_is_made_from_does_not_make_it_another_thing(
-    client: SyncPrefectClient, tmp_path: Path
-) -> None:
-    base = client.read_deployment_by_name("training-job/cpu")
-    client.update_deployment(base.id, DeploymentUpdate(tags=["lab", MADE_FROM_ALGORITHM]))
-
-    assert main(["schedule", job_file(tmp_path), "--cron", "0 3 * * *"]) == 0
-
-    made = client.read_deployment_by_name("training-job/relative")
-    client.delete_deployment(made.id)
-    assert made.tags == ["lab", MADE_HERE]
 
 
 def test_a_pool_may_be_named_as_prefect_names_its_deployment(
@@ -219,46 +182,6 @@ def test_a_name_that_no_deployment_can_have_is_one_message(
     assert main(["submit", job_file(tmp_path), "--pool", name]) == 1
 
     assert "found a name that no deployment can have" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["more", "--cron", "0 3 * * *"], "found 'more' after it"),
-        (["--cron", "0 3 * * *", "--name", "50%"], "found a name that no deployment can have"),
-        (["--cron", "61 * * * *"], "asked for the schedule '61 * * * *'"),
-        (["--cron", "0 3 * * *", "--timezone", "Mars/North"], "'Mars/North'"),
-        (["--cron", "0 3 * * *", "--name", "cpu"], "this command has not made"),
-        ([], "found no --cron"),
-    ],
-)
-def test_a_wrong_schedule_is_one_message(
-    client: SyncPrefectClient, tmp_path: Path, capsys, words: list[str], expected: str
-) -> None:
-    assert main(["schedule", job_file(tmp_path), *words]) == 1
-
-    assert expected in capsys.readouterr().err
-
-
-def test_runs_of_a_schedule_need_places_of_their_own(
-    client: SyncPrefectClient, tmp_path: Path, capsys
-) -> None:
-    file = job_file(tmp_path, outputs=[{"name": "train_url", "url": "out"}], logs={"url": "logs"})
-
-    assert main(["schedule", file, "--cron", "0 3 * * *"]) == 2
-
-    message = capsys.readouterr().err
-    assert "outputs[0].url: asked for a place for every run" in message
-    assert "logs.url: asked for a place for every run" in message
-
-
-def test_a_deployment_that_was_not_made_here_is_not_deleted(
-    client: SyncPrefectClient, capsys
-) -> None:
-    assert main(["schedule", "delete", "cpu"]) == 1
-
-    assert "this command has not made" in capsys.readouterr().err
-    assert client.read_deployment_by_name("training-job/cpu")
 
 
 ALGORITHM = """\
@@ -296,7 +219,7 @@ def test_a_deployment_of_an_algorithm_has_a_field_for_each_hyperparameter(
         "maximum": 1,
         "default": 0.1,
         "title": "lr",
-        "description": "learning rate",
+        "description": "learning rate; a finite number from 0 to 1",
         "position": 0,
     }
     assert own["optimizer"]["enum"] == ["sgd", "adam"]
@@ -305,3 +228,50 @@ def test_a_deployment_of_an_algorithm_has_a_field_for_each_hyperparameter(
     assert good.parameters["job"]["hyperparameters"]["optimizer"] == "sgd"
     assert MADE_FROM_ALGORITHM in made.tags
     client.delete_deployment(made.id)
+
+
+def test_the_untouched_form_of_an_algorithm_is_a_job_that_it_can_run(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    base = client.read_deployment_by_name("training-job/cpu")
+    resources = {"device": "cpu", "flavor": None, "nodes": 1, "processes_per_node": 2}
+    job = {"resources": resources, "launcher": "torchrun", "store": None}
+    client.update_deployment(base.id, DeploymentUpdate(parameters={"job": job}))
+    make_job(tmp_path)
+    constraints = "  constraints: {devices: [cuda], multi_card: false}\n"
+    (tmp_path / "algorithm.yaml").write_text(ALGORITHM + constraints)
+    assert main(["algorithm", "register", "one-card", str(tmp_path / "algorithm.yaml")]) == 0
+
+    assert main(["algorithm", "deploy", "one-card"]) == 1
+    refused = capsys.readouterr().err
+    assert main(["algorithm", "deploy", "one-card", "--pool", "cpu"]) == 0
+
+    made = client.read_deployment_by_name("training-job/one-card")
+    client.delete_deployment(made.id)
+    assert "'training-job/gpu' (resources.device: cuda), found: cpu" in refused
+    assert made.parameter_openapi_schema
+    form = made.parameter_openapi_schema["definitions"]["Resources"]["properties"]
+    assert (form["device"]["enum"], form["processes_per_node"]["maximum"]) == (["cuda"], 1)
+    untouched = TrainingJob.parse(made.parameters["job"] | {"outputs": []})
+    assert (untouched.resources.device, untouched.launcher) == ("cuda", "single")
+
+
+def test_a_priority_puts_the_run_into_its_queue_if_the_pool_has_it(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    file = job_file(tmp_path)
+    assert main(["submit", file, "--priority", "high"]) == 1
+    refused = capsys.readouterr().err
+    ensure_queues(client, "cpu")
+
+    urgent = submitted(client, capsys, "submit", file, "--priority", "high")
+    later = submitted(client, capsys, "rerun", str(urgent.id), "--priority", "low")
+    usual = submitted(client, capsys, "submit", file)
+    assert main(["schedule", file, "--cron", "0 3 * * *", "--priority", "low"]) == 0
+    nightly = client.read_deployment_by_name("training-job/relative")
+    client.delete_deployment(nightly.id)
+
+    assert "asked for the priority 'high', found no queue 'high' in the work pool 'cpu'" in refused
+    queues = [run.work_queue_name for run in (urgent, later, usual)]
+    assert queues == ["high", "low", "default"]
+    assert nightly.work_queue_name == "low"

@@ -9,6 +9,8 @@ import pytest
 from prefect import State
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.flow_engine import run_flow
 
 from flows.training_job import training_job
 from tasks.artifacts import artifact_key
@@ -27,8 +29,8 @@ def run(job: dict[str, Any]) -> State[Any]:
     return state
 
 
-def artifact_of(run_id: str, job: str = "copy") -> str:
-    artifact = cast(Artifact, Artifact.get(key=artifact_key(job)))
+def artifact_of(run_id: str, job: str = "copy", kind: str = "job") -> str:
+    artifact = cast(Artifact, Artifact.get(key=artifact_key(job, kind)))
     assert str(artifact.flow_run_id) == run_id
     return str(artifact.data)
 
@@ -78,6 +80,11 @@ def test_the_page_of_a_run_says_what_ran_and_where_the_outputs_are(tmp_path: Pat
     assert str(tmp_path / "out") in page
     assert "| train |" in page
     assert "--scale 2" in page
+    links = artifact_of(report.run_id, kind="outputs")
+    assert (
+        f"| receipt of train_url | `{tmp_path / 'out' / '_trainjob' / 'receipt.json'}` |" in links
+    )
+    assert f"python -m flows download {report.run_id} FOLDER" in links
 
 
 def test_copies_are_removed_after_a_completed_run_and_logs_stay(tmp_path: Path) -> None:
@@ -255,3 +262,50 @@ def test_a_job_on_s3_runs_from_bucket_to_bucket(
     assert state.is_completed(), state.message
     assert s3.get(bucket, "out/result.json") == b"8"
     assert "out/_SUCCESS" in s3.keys(bucket)
+
+
+@pytest.mark.parametrize("deployment", ["other", "lab"])
+def test_a_run_in_another_pool_than_that_of_its_flavor_says_so(
+    deployment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flavor = {"name": "lab-a", "cores": 1, "memory_gib": 1, "pool": "lab"}
+    job = make_job(tmp_path, "raise SystemExit(1)", resources={"flavor": flavor})
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="elsewhere", type="process"))
+        flow_id = client.create_flow(training_job)
+        base = client.create_deployment(flow_id, deployment, work_pool_name="elsewhere")
+        flow_run = client.create_flow_run_from_deployment(base, parameters={"job": job})
+        # As the process of a worker has it.
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(flow_run.id))
+
+        state = run_flow(training_job, flow_run=flow_run, return_type="state")
+
+        client.delete_deployment(base)
+        client.delete_work_pool("elsewhere")
+    assert isinstance(state, State)
+    page = artifact_of(str(flow_run.id))
+    is_said = "- the flavor lab-a (1c1g) is of the pool 'lab', and the run is in the pool" in page
+    assert is_said == (deployment == "other")
+
+
+def test_a_run_of_a_priced_flavor_says_its_limits_and_what_it_cost(tmp_path: Path) -> None:
+    flavor = {"cores": 1, "memory_gib": 1, "price_per_hour": 3600}
+    limits = {"auto_stop": "10m", "budget": 3000}
+    job = make_job(tmp_path, resources={"flavor": flavor}, limits=limits)
+
+    refused = make_job(tmp_path, resources={"flavor": flavor}, limits=limits | {"budget": 100})
+    with pytest.raises(JobError, match=r"limits.budget: asked for at most 100.00, found a worst"):
+        training_job(cast(TrainingJob, refused))  # as a deployment gives it
+    report = training_job(TrainingJob.parse(job))
+
+    assert report.spent is not None
+    assert report.spent.by_stage["train"] == pytest.approx(report.attempts[0].seconds)
+    assert report.spent.device_seconds == report.attempts[0].seconds
+    [note] = [note for note in report.notes if note.startswith("limits of the ranks: ")]
+    assert "; 1 GiB of memory " in note
+    page = artifact_of(report.run_id)
+    assert note in page
+    assert f"| took | {report.spent} |" in page
+    assert "| flavor | 1c1g |" in page
+    assert "| costs | 3,600.00 an hour for 1 machine of 1c1g; at most 610.00 for the trai" in page
+    assert "| stage | time | cost | what it did |" in page

@@ -1,0 +1,113 @@
+"""Answers ``python -m flows schedule``: make, list and delete what starts jobs by itself."""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from flows.cache_command import Answer
+from flows.new_versions import job_on_versions_of
+from flows.registry_place import chosen_registry
+from flows.run_logs import Say
+from flows.schedule_times import Times, in_words, read_cron, read_interval, read_rrule
+from flows.schedules import add_retraining, add_schedule, delete_schedule, list_schedules
+from flows.server_client import configured_server
+from flows.submitting import deployment_for, deployment_name, pool_warnings, with_priority
+from flows.text_table import table
+from trainjob.errors import TrainjobError
+from trainjob.job import TrainingJob
+
+
+def schedule(arguments: argparse.Namespace, say: Say) -> Answer:
+    """Make a schedule of a job file, or list or delete schedules.
+
+    Raises:
+        TrainjobError: If it cannot be done as it was asked for.
+    """
+    if arguments.what == "list":
+        return _list()
+    if arguments.what == "delete":
+        return _delete(arguments.target)
+    if arguments.target is not None:
+        raise TrainjobError(
+            f"asked for a schedule of {arguments.what!r}, found {arguments.target!r} after it; "
+            "give one job file, and the name of the schedule by --name"
+        )
+    times = _times(arguments)
+    with configured_server() as client:
+        job = TrainingJob.load(arguments.what, chosen_registry())
+        base = deployment_for(client, job, arguments.pool)
+        base = with_priority(client, base, arguments.priority)
+        name = deployment_name(arguments.name or job.name)
+        if times is None:
+            dataset = arguments.on_dataset
+            data = job_on_versions_of(arguments.what, job, dataset)
+            add_retraining(client, job, base, name, dataset, data)
+        else:
+            add_schedule(client, job, base, name, times)
+        for warning in pool_warnings(client, base):
+            say(f"warning: {warning}")
+    if times is None:
+        when = f"on every new version of the dataset {dataset}"
+        facts: dict[str, Any] = {"dataset": dataset}
+    else:
+        when = in_words(times)
+        when = when if when.startswith("every ") else f"at {when}"
+        facts = times.model_dump(mode="json", exclude={"day_or"})
+    text = f"{job.name} is run by the schedule {name!r}, {when}, by the pool {base.work_pool_name}"
+    return Answer(text, {"name": name, **facts})
+
+
+def _times(arguments: argparse.Namespace) -> Times | None:
+    """Return when the job is to start; None if a dataset decides it.
+
+    Raises:
+        TrainjobError: If nothing says when, or what says it is no schedule.
+    """
+    if arguments.anchor is not None and arguments.every is None:
+        raise TrainjobError(
+            f"asked for --anchor {arguments.anchor!r}, found no --every that is counted from it; "
+            "write both, such as --every 6h --anchor 2026-01-31T03:00"
+        )
+    if arguments.cron is not None:
+        return read_cron(arguments.cron, arguments.timezone)
+    if arguments.every is not None:
+        return read_interval(arguments.every, arguments.anchor, arguments.timezone)
+    if arguments.rrule is not None:
+        return read_rrule(arguments.rrule, arguments.timezone)
+    if arguments.on_dataset is None:
+        raise TrainjobError(
+            f"asked for a schedule of {arguments.what!r}, found nothing that says when; write "
+            "--cron, --every, --rrule or --on-dataset, such as, for every night at three, "
+            f"python -m flows schedule {arguments.what} --cron '0 3 * * *'"
+        )
+    return None
+
+
+def _list() -> Answer:
+    with configured_server() as client:
+        found = list_schedules(client)
+    head = ("NAME", "WHEN", "ACTIVE", "NEXT", "POOL")
+    rows = [
+        (
+            schedule.name,
+            schedule.when,
+            "yes" if schedule.is_active else "no",
+            f"{schedule.next_start.astimezone():%Y-%m-%d %H:%M}" if schedule.next_start else "-",
+            schedule.pool or "-",
+        )
+        for schedule in found
+    ]
+    text = "\n".join(table([head, *rows])) if rows else "no schedules"
+    data = [asdict(s) | {"next_start": str(s.next_start or "") or None} for s in found]
+    return Answer(text, {"schedules": data})
+
+
+def _delete(name: str | None) -> Answer:
+    if name is None:
+        raise TrainjobError(
+            "asked to delete a schedule, found no name; write python -m flows schedule delete NAME"
+        )
+    with configured_server() as client:
+        delete_schedule(client, name)
+    text = f"deleted the schedule {name!r}; its runs that have begun stay, those planned are gone"
+    return Answer(text, {"deleted": name})

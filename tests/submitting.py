@@ -1,0 +1,49 @@
+"""A server that takes jobs which nobody runs, for tests of the commands that hand them over."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+
+from flows.training_job import training_job
+from tests.jobs import make_job
+from tests.pools import delete_pools
+
+
+@contextmanager
+def cpu_deployment() -> Iterator[SyncPrefectClient]:
+    """Give a client of a server that has the pool and the deployment cpu, and no worker."""
+    with get_client(sync_client=True) as found:
+        found.create_work_pool(WorkPoolCreate(name="cpu", type="process"), overwrite=True)
+        flow_id = found.create_flow(training_job)
+        base = found.create_deployment(
+            flow_id,
+            "cpu",
+            work_pool_name="cpu",
+            entrypoint="flows.training_job.training_job",
+            parameter_openapi_schema=training_job.parameters.model_dump(),
+            enforce_parameter_schema=True,
+            parameters={"job": {"resources": {"device": "cpu"}, "store": None}},
+        )
+        yield found
+        found.delete_deployment(base)
+        delete_pools(found)
+
+
+def job_file(folder: Path, **changes: Any) -> str:
+    """Write a job whose paths are relative to its file."""
+    make_job(folder)
+    relative = {
+        "name": "relative",
+        "algorithm": {"code": {"url": "code"}, "boot_file": "train.py"},
+        "inputs": [{"name": "data_url", "url": "data"}],
+        "outputs": [{"name": "train_url", "url": "out/{run_id}/"}],
+        "hyperparameters": {"scale": 2},
+    }
+    file = folder / "job.yaml"
+    file.write_text(yaml.safe_dump(relative | changes))
+    return str(file)
