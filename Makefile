@@ -3,10 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-pools lint register serve bench bench-storage clean-demo
+DIGITS := .demo/datasets/digits
+
+.PHONY: demo test test-pools lint register serve screenshots bench bench-storage clean-demo
 
 demo: $(STAMP)
-	$(BIN)/python examples/make_dataset.py .demo/datasets/digits
+	$(BIN)/python examples/make_dataset.py $(DIGITS)
 	$(BIN)/python -m flows run examples/digits/job.yaml
 
 test: $(STAMP)
@@ -29,12 +31,21 @@ lint: $(STAMP)
 register: $(STAMP)
 	$(BIN)/python -m deployments.register
 
-serve: $(STAMP)
+# The form of the UI is filled with a job on the digits, so they have to be there.
+serve: $(STAMP) $(DIGITS)
 	$(BIN)/python -m deployments.serve
+
+$(DIGITS): | $(STAMP)
+	$(BIN)/python examples/make_dataset.py $@
+
+# The pictures of docs/ui.md; wants Chromium.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.ui_screenshots docs/images
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_launch.py
 	$(BIN)/python benchmarks/bench_supervision.py
+	$(BIN)/python benchmarks/bench_orchestration.py
 
 # Its peers are installed for it alone: the tests need none of them.
 bench-storage: $(STAMP)

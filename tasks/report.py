@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from tasks.artifacts import artifact_key, write_artifact
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport, report_markdown
+from trainjob.report_places import places_markdown, places_of
 
 RESULT_TYPE = "json"
 """Type of the artifact that holds the report as values; a run has one such, the latest counts."""
@@ -38,7 +39,11 @@ def report(result: RunReport, job: TrainingJob | None) -> None:
 
 
 def write_report(result: RunReport, job: TrainingJob | None) -> None:
-    """Write the report as artifacts of its run, a page and its values, from whatever process."""
+    """Write the report as artifacts of its run, from whatever process.
+
+    They are ``job-JOB``, a page; ``result-JOB``, its values; and ``outputs-JOB``, links to what the
+    run wrote, if it got as far as that.
+    """
     page = ArtifactCreate(
         type="markdown",
         key=artifact_key(result.job),
@@ -57,3 +62,12 @@ def write_report(result: RunReport, job: TrainingJob | None) -> None:
     with get_client(sync_client=True) as client:
         write_artifact(client, page)
         write_artifact(client, values)
+        if places := places_of(result, job):
+            links = ArtifactCreate(
+                type="markdown",
+                key=artifact_key(result.job, "outputs"),
+                data=places_markdown(places, result.run_id),
+                description=next(iter(places.values())),  # is in lists, where people look first
+                flow_run_id=UUID(result.run_id),
+            )
+            write_artifact(client, links)

@@ -11,6 +11,7 @@ from logging import Logger, LoggerAdapter
 from prefect import get_run_logger
 
 from blocks.object_store import load_settings
+from blocks.saved_secrets import load_secrets
 from tasks.live import live_artifacts
 from tasks.stage import stage
 from trainjob.attempts import OUTCOMES, Trained
@@ -55,7 +56,7 @@ def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) ->
             f"the workspace of this run, {str(workspace.root)!r}, is not on this "
             "machine or was removed, so the run cannot be resumed: start a new run"
         )
-    settings = load_settings(job.store)
+    settings, secrets = load_settings(job.store), load_secrets(job.secrets)
     recorder = MetricsRecorder(MetricPatterns(job.metrics))
     rank = None if job.logs.ranks == "all" else int(job.logs.ranks)
     with (
@@ -70,7 +71,15 @@ def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) ->
         holding_inputs(job, workspace, settings),
         holding_environment(job, workspace),
     ):
-        return train_job(job, program, settings, recorder, run_id=run_id, num_restarts=num_restarts)
+        return train_job(
+            job,
+            program,
+            settings,
+            recorder,
+            run_id=run_id,
+            num_restarts=num_restarts,
+            secrets=secrets,
+        )
 
 
 @contextmanager
