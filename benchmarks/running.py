@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +102,16 @@ def job_of(script: Path, train_url: Path, **changes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def running_server(folder: Path, *, notes_calls: bool = False) -> Iterator[Server]:
-    """Run a Prefect server with its data below `folder`."""
+def running_server(
+    folder: Path, *, notes_calls: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Run a Prefect server with its data below `folder`.
+
+    Args:
+        folder: Where its data and its log go.
+        notes_calls: Whether its log has a line for each call of its API.
+        settings: More of its environment.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,11 +120,12 @@ def running_server(folder: Path, *, notes_calls: bool = False) -> Iterator[Serve
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "INFO" if notes_calls else "WARNING",
+        **(settings or {}),
     }
     command = [sys.executable, "-m", "prefect", "server", "start"]
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}/api"
     try:
         deadline = time.monotonic() + 120

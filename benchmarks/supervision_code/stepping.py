@@ -1,4 +1,4 @@
-"""Ranks without torch that step until they may leave; for bench_supervision.py.
+"""Ranks without torch that step until they may leave: bench_supervision.py, bench_orchestration.py.
 
 They note when they began and made their first step: ``begun-RANK-ATTEMPT``, ``stepped-…``.
 """
@@ -19,6 +19,7 @@ def main() -> None:
     """Step until there is a file ``finish`` among the notes, or the rank is asked to stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--notes", type=Path, required=True)
+    parser.add_argument("--data_url")
     parser.add_argument("--train_url", type=Path)
     parser.add_argument("--checkpoint_dir")
     parser.add_argument("--when_stopped", choices=("leave", "ignore"), default="leave")
