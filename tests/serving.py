@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.waiting import wait_until
@@ -13,13 +13,20 @@ ROOT = Path(__file__).parent.parent
 
 
 class Serve:
-    """`python -m deployments.serve` on a free port, with its data below `folder`."""
+    """`python -m deployments.serve` on a free port, with its data below `folder`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where everything of it goes.
+        more: More of its environment.
+    """
+
+    def __init__(self, folder: Path, more: Mapping[str, str] | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        env = os.environ | {
+        env = {
+            **os.environ,
+            **(more or {}),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_API_PORT": str(self.port),
             "TRAINJOB_WORKDIR": str(folder / "runs"),

@@ -2,7 +2,8 @@
 
 Blocks of the README are marked after their language: `file=PATH` is written, `console` is typed
 and its output compared line by line (numbers, ids and this machine's paths may differ), `run` is
-executed as Python. Everything happens in a copy of the checkout.
+executed as Python. Everything happens in a copy of the checkout. What is marked `serve`, and what
+is pressed in the browser, is the matter of tests/e2e/test_browser.py.
 """
 
 import os
@@ -75,7 +76,7 @@ def test_every_command_of_the_readme_does_what_the_readme_shows(
                 check=False,
             )
             assert done.returncode == 0, done.stderr.decode()
-        elif block.language == "console":
+        elif block.language == "console" and block.mark != "serve":
             for command, quoted in _typed(block.text):
                 run_id = _check(checkout, command, quoted, block.mark, env, run_id) or run_id
 

@@ -91,9 +91,11 @@ BESIDE_RANKS = (
     "bootstrap",
     "folder_growth",
     "liveness",
+    "memory_watch",
     "processes",
     "rank_files",
     "stacks",
+    "start",
     "supervisor",
     "user_script",
 )

@@ -6,9 +6,11 @@ Part of the job model; saved algorithms are these models, too.
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
+from trainjob.declared_channels import DeclaredInput, DeclaredOutput
 from trainjob.engines import EngineName
+from trainjob.form_titles import WRITTEN_BY_OTHERS
 from trainjob.hyperparameter_rules import HyperparameterRule, Merged, merge
 from trainjob.parameters import ArgumentStyle, HyperparameterValue
 from trainjob.resources import Constraints
@@ -36,24 +38,14 @@ class ScriptAlgorithm(Spec):
 
     model_config = ConfigDict(title="Script")  # the form's tab
 
-    kind: Literal["script"] = "script"
-    """This form of algorithm."""
-
-    registered: Line | None = None
-    """The saved algorithm that this is, as `NAME@VERSION`; a run writes it when it reads the job.
-    To use one, give its name in place of all of this: `algorithm: digits@3`."""
+    kind: Literal["script"] = Field("script", json_schema_extra=WRITTEN_BY_OTHERS)
+    """This form of algorithm; in the UI, the tab chooses it."""
 
     code: Code
     """Where the code is."""
 
     boot_file: Line
     """The one Python file that is started, relative to the code folder; ends in .py or .pyc."""
-
-    hyperparameters: tuple[HyperparameterRule, ...] = ()
-    """Rules for the hyperparameters of a job, and their defaults."""
-
-    allow_custom_hyperparameters: bool | None = None
-    """Whether a job may give others than the rules name; absent: if there are no rules."""
 
     arguments: ArgumentStyle = ArgumentStyle()
     """How the code reads channels and hyperparameters from its command line."""
@@ -65,18 +57,35 @@ class ScriptAlgorithm(Spec):
     constraints: Constraints = Constraints()
     """What it can use of machines."""
 
+    hyperparameters: tuple[HyperparameterRule, ...] = Field((), title="Rules for hyperparameters")
+    """Rules for the hyperparameters of a job, and their defaults."""
+
+    allow_custom_hyperparameters: bool | None = None
+    """Whether a job may give others than the rules name; absent: if there are no rules."""
+
+    inputs: tuple[DeclaredInput, ...] | None = Field(
+        None, title="Declared inputs", json_schema_extra=WRITTEN_BY_OTHERS
+    )
+    """What it reads: the inputs of a job must be these, also in its later runs. A saved algorithm
+    says it. Absent: a job may give any inputs."""
+
+    outputs: tuple[DeclaredOutput, ...] | None = Field(
+        None, title="Declared outputs", json_schema_extra=WRITTEN_BY_OTHERS
+    )
+    """What it writes: the outputs of a job must be these. Absent: a job may give any outputs."""
+
+    registered: Line | None = Field(None, json_schema_extra=WRITTEN_BY_OTHERS)
+    """The saved algorithm that this is, as `NAME@VERSION`; a run writes it when it reads the job.
+    To use one, give its name in place of all of this: `algorithm: digits@3`."""
+
 
 class CommandAlgorithm(Spec):
     """Code with a startup command in any language, run on every rank."""
 
     model_config = ConfigDict(title="Startup command")  # the form's tab
 
-    kind: Literal["command"] = "command"
-    """This form of algorithm."""
-
-    registered: Line | None = None
-    """The saved algorithm that this is, as `NAME@VERSION`; a run writes it when it reads the job.
-    To use one, give its name in place of all of this: `algorithm: digits@3`."""
+    kind: Literal["command"] = Field("command", json_schema_extra=WRITTEN_BY_OTHERS)
+    """This form of algorithm; in the UI, the tab chooses it."""
 
     code: Code
     """Where the code is."""
@@ -85,12 +94,6 @@ class CommandAlgorithm(Spec):
     """The command as typed in a terminal, such as `sh start.sh`; it is split like a shell does, but
     no shell runs it. Channels and hyperparameters are appended as `--name value`."""
 
-    hyperparameters: tuple[HyperparameterRule, ...] = ()
-    """Rules for the hyperparameters of a job, and their defaults."""
-
-    allow_custom_hyperparameters: bool | None = None
-    """Whether a job may give others than the rules name; absent: if there are no rules."""
-
     arguments: ArgumentStyle = ArgumentStyle()
     """How the code reads channels and hyperparameters from its command line."""
 
@@ -100,6 +103,27 @@ class CommandAlgorithm(Spec):
 
     constraints: Constraints = Constraints()
     """What it can use of machines."""
+
+    hyperparameters: tuple[HyperparameterRule, ...] = Field((), title="Rules for hyperparameters")
+    """Rules for the hyperparameters of a job, and their defaults."""
+
+    allow_custom_hyperparameters: bool | None = None
+    """Whether a job may give others than the rules name; absent: if there are no rules."""
+
+    inputs: tuple[DeclaredInput, ...] | None = Field(
+        None, title="Declared inputs", json_schema_extra=WRITTEN_BY_OTHERS
+    )
+    """What it reads: the inputs of a job must be these, also in its later runs. A saved algorithm
+    says it. Absent: a job may give any inputs."""
+
+    outputs: tuple[DeclaredOutput, ...] | None = Field(
+        None, title="Declared outputs", json_schema_extra=WRITTEN_BY_OTHERS
+    )
+    """What it writes: the outputs of a job must be these. Absent: a job may give any outputs."""
+
+    registered: Line | None = Field(None, json_schema_extra=WRITTEN_BY_OTHERS)
+    """The saved algorithm that this is, as `NAME@VERSION`; a run writes it when it reads the job.
+    To use one, give its name in place of all of this: `algorithm: digits@3`."""
 
 
 def merged_hyperparameters(

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 Level = Literal["error", "warning"]
-_NAMED_BY_JOB = re.compile(r"^(hyperparameters|env)\..*", re.DOTALL)
+_NAMED_BY_JOB = re.compile(r"^(hyperparameters|env|secrets)\..*", re.DOTALL)
 
 
 class TrainjobError(Exception):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from trainjob.env_rules import variables_of
 from trainjob.errors import Problem
 from trainjob.parameters import channel_env_name
 from trainjob.storage.script_access import ACCESS_ENV
@@ -54,8 +55,8 @@ def _access_problems(job: "TrainingJob") -> list[Problem]:
     """Find names that the credentials of a streamed channel would take."""
     found = "a variable that mode: stream sets for the script"
     problems = [
-        Problem(f"env.{name}", name, found, "remove it, the store's settings have it")
-        for name in job.env
+        Problem(field, name, found, "remove it, the store's settings have it")
+        for field, name in variables_of(job)
         if name in ACCESS_ENV
     ]
     channels: list[tuple[str, InputChannel | OutputChannel]] = [

@@ -9,11 +9,13 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from trainjob.algorithm import Code, CommandAlgorithm, ScriptAlgorithm, merged_hyperparameters
+from trainjob.env_rules import open_secret_problems
 from trainjob.errors import JobError
 from trainjob.flavor_catalogue import resolve_flavor
+from trainjob.form_titles import title_in_group
 from trainjob.job_problems import ProblemsFound, problems_of
 from trainjob.job_rules import RUN_ID, problems_across_fields
 from trainjob.jobfile import read_job_file
@@ -25,7 +27,7 @@ from trainjob.registry.references import resolve_references
 from trainjob.registry.registry import Registry
 from trainjob.resource_rules import without_guessed_device
 from trainjob.resources import Resources
-from trainjob.spec import ContentFingerprint, EnvValue, InputUrl, Line, Name, Spec
+from trainjob.spec import ContentFingerprint, EnvValue, InputUrl, Line, Name, SecretName, Spec
 
 
 class InputChannel(Spec):
@@ -33,11 +35,6 @@ class InputChannel(Spec):
 
     name: Name
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
-
-    given_as: GivenAs | None = None
-    """How the script gets the folder: as the `argument` `--NAME PATH`, as the variable NAME of its
-    environment (`env`), or as `both`. Absent: as the scripts of the profile expect it, which with
-    `plain` is both."""
 
     url: InputUrl = Field(default="", validate_default=True)
     """A folder, `s3://bucket/prefix/`, a folder that fsspec reads (`gs://`, `abfs://`, `hdfs://`,
@@ -66,6 +63,11 @@ class InputChannel(Spec):
     """How names in an archive are written that are not marked as UTF-8: `gbk` for most archives
     that were packed on a Chinese Windows."""
 
+    given_as: GivenAs | None = None
+    """How the script gets the folder: as the `argument` `--NAME PATH`, as the variable NAME of its
+    environment (`env`), or as `both`. Absent: as the scripts of the profile expect it, which with
+    `plain` is both."""
+
     expect: ContentFingerprint | None = None
     """The data that the job is about, as `sha256:` and 64 digits: other data is refused. A run
     tells the fingerprint of its inputs in its report."""
@@ -87,13 +89,13 @@ class OutputChannel(Spec):
     name: Name
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
 
-    given_as: GivenAs | None = None
-    """How the script gets the folder, as with an input: `argument`, `env` or `both`."""
-
     url: Line
     """Where the files go: an empty or new folder or `s3://bucket/prefix/`. `{run_id}` in it
     becomes the id of the run. Without a scheme: a path relative to the
     job file, or in a deployment to the checkout of the worker."""
+
+    given_as: GivenAs | None = None
+    """How the script gets the folder, as with an input: `argument`, `env` or `both`."""
 
 
 class Environment(Spec):
@@ -150,6 +152,8 @@ def _or_saved(schema: dict[str, Any]) -> None:
 class TrainingJob(Spec):
     """A training job: what to train, on what, with which parameters, where the results go."""
 
+    model_config = ConfigDict(field_title_generator=title_in_group)
+
     name: Name
     """Name of the job; runs are named after it."""
 
@@ -180,9 +184,8 @@ class TrainingJob(Spec):
     """Where the script saves its state to go on from. Absent: on the machine alone, in the folder
     that the environment variable TRAINJOB_CHECKPOINT_DIR names."""
 
-    metrics: list[Metric] = []
-    """Numbers that are read from the lines that the script writes, for plots and `limits.target`.
-    What the script reports by `trainjob.progress` or writes for TensorBoard is found without."""
+    store: Name | None = None
+    """Name of the ObjectStore block for `s3://` urls; absent: the AWS_* environment."""
 
     hyperparameters: dict[Name, HyperparameterValue | None] = {}
     """Given to the script as `--name value`: texts, numbers, true or false, or lists of these; null
@@ -190,6 +193,10 @@ class TrainingJob(Spec):
 
     env: dict[str, EnvValue] = {}
     """Environment variables of the ranks. Everyone who can see the run can read them."""
+
+    secrets: dict[str, SecretName] = {}
+    """Environment variables whose values are kept by Prefect: by the name of the variable, that of
+    a saved block of the type Secret. What is told of the run has `***` in place of the value."""
 
     environment: Environment = Environment()
     """The Python packages that the ranks find beside those of the worker."""
@@ -202,17 +209,18 @@ class TrainingJob(Spec):
     resources: Resources = Resources()
     """What the job needs of a machine."""
 
-    launcher: Literal["single", "torchrun", "mpi"] = "single"
-    """What starts the ranks: one process, torch.distributed.run, or mpirun."""
+    launcher: Literal["single", "torchrun", "mpi", "msrun"] = "single"
+    """What starts the ranks: one process, torch.distributed.run, mpirun, or MindSpore's msrun."""
 
     limits: Limits = Limits()
     """When the run is stopped, and when it is started again."""
 
+    metrics: list[Metric] = []
+    """Numbers that are read from the lines that the script writes, for plots and `limits.target`.
+    What the script reports by `trainjob.progress` or writes for TensorBoard is found without."""
+
     logs: Logs = Logs()
     """Where the output of the ranks goes."""
-
-    store: Name | None = None
-    """Name of the ObjectStore block for `s3://` urls; absent: the AWS_* environment."""
 
     @property
     def saved_versions(self) -> list[str]:
@@ -246,27 +254,38 @@ class TrainingJob(Spec):
             JobError: With all mistakes of the file at once.
         """
         file = Path(path).absolute()
-        job = cls.parse(read_job_file(file), source=str(path), registry=registry)
+        job = cls.parse(read_job_file(file), str(path), registry, is_new=True)
         return job.resolved(file.parent)
 
     @classmethod
-    def parse(cls, data: Any, source: str = "job", registry: Registry | None = None) -> Self:
+    def parse(
+        cls,
+        data: Any,
+        source: str = "job",
+        registry: Registry | None = None,
+        *,
+        is_new: bool = False,
+    ) -> Self:
         """Build a job from plain values, such as parameters of a deployment.
 
-        Saved versions that it names are looked up in the registry, a flavor in that of the machine,
-        and the job keeps what they are: a name alone may be another version tomorrow.
+        Saved versions and a flavor that it names are looked up in the registry, and the job keeps
+        what they are: a name alone may be another version tomorrow.
 
         Args:
             data: Keys and values as in a job file.
             source: What the error message calls them.
             registry: Where saved versions are; absent: in the folder of this machine.
+            is_new: Whether a person gives it now: saved versions have to be there even if the job
+                says all by itself, and `env` may hold no secret. What was sent before runs on.
 
         Raises:
             JobError: With all mistakes at once.
         """
-        resolved = resolve_references(data, registry or registry_of_machine())
-        plain, flavor_problems = resolve_flavor(resolved.data)
+        registry = registry or registry_of_machine()
+        resolved = resolve_references(data, registry, must_exist=is_new)
+        plain, flavor_problems = resolve_flavor(resolved.data, registry.place)
         problems = [*resolved.problems, *flavor_problems]
+        problems += open_secret_problems(plain.get("env")) if is_new else []
         try:
             job = cls.model_validate(plain)
         except ValidationError as error:
@@ -275,6 +294,22 @@ class TrainingJob(Spec):
         if problems:
             raise JobError(source, problems)
         return job
+
+    @classmethod
+    def restored(cls, data: Any, source: str = "job") -> Self:
+        """Build a job from what a process of its run has kept, whatever is registered now.
+
+        Args:
+            data: What `model_dump` returned.
+            source: What the error message calls it.
+
+        Raises:
+            JobError: If it was kept by a release whose jobs had other keys.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise JobError(source, problems_of(error, cls, data)) from error
 
     def resolved(self, base: Path) -> Self:
         """Return the job with every path that has no scheme made absolute below `base`."""

@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from trainjob.env_rules import open_secret_problems
 from trainjob.errors import Problem
 
 _NAME_RULE = "1 to 64 letters, digits, - and _, not starting with -"
@@ -113,11 +114,23 @@ def _problems(
                 *(field, "a value", "nothing", f"add {path[-1]}: to the job"), id="missing-value"
             )
         ]
+    if path[:1] == ("secrets",):
+        return [_no_name_of_secret(field)]
     if (value := _of_many_types(path)) and not _is_bad_name(detail):
         value_path, asked = value
         found = _shown(_value_at(data, value_path))
         return [Problem(_dotted(value_path), asked, found, "change it", id="wrong-value")]
-    return [Problem(field, _asked(detail), _shown(detail["input"]), _do(detail), id="wrong-value")]
+    found = _shown(detail["input"])
+    if path[:1] == ("env",) and open_secret_problems({path[-1]: detail["input"]}):
+        found = "something else, which may be a secret"
+    return [Problem(field, _asked(detail), found, _do(detail), id="wrong-value")]
+
+
+def _no_name_of_secret(field: str) -> Problem:
+    """Return the problem without what was found, which may be the secret itself."""
+    asked = "the name of a saved block of the type Secret: small letters, digits and -"
+    do = "save the value in such a block, and write its name here: secrets: {VARIABLE: NAME}"
+    return Problem(field, asked, "something else, which is not repeated", do, id="wrong-value")
 
 
 def _of_many_types(path: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str] | None:
@@ -143,6 +156,8 @@ def _not_to_be_judged(details: Iterable[ErrorDetails], data: Any) -> Iterator[st
         path = _data_path(detail["loc"], data)
         if path[:2] == ("algorithm", "allow_custom_hyperparameters"):
             yield "hyperparameters"
+        elif path[:3] == ("algorithm", "constraints", "devices"):
+            yield "resources.device"
         elif path[:2] == _RULES:
             rule = _value_at(data, path[:3])
             name = rule.get("name") if isinstance(rule, dict) else None
@@ -190,6 +205,8 @@ def _asked(detail: ErrorDetails) -> str:
 
 
 def _do(detail: ErrorDetails) -> str:
+    if detail["type"] == "literal_error" and detail["input"] == "gpu" and "'cuda'" in detail["msg"]:
+        return "did you mean 'cuda'?"  # what products call it
     return "rename it" if _is_bad_name(detail) else "change it"
 
 

@@ -8,6 +8,8 @@ import re
 from typing import TYPE_CHECKING
 
 from trainjob.algorithm import merged_hyperparameters
+from trainjob.cost import budget_problems
+from trainjob.env_rules import RESERVED_ENV, env_problems, variables_of
 from trainjob.errors import Problem
 from trainjob.git import shown_url
 from trainjob.hyperparameter_rules import rule_problems
@@ -22,12 +24,6 @@ from trainjob.resource_rules import resource_problems
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
     from trainjob.job import TrainingJob
     from trainjob.limits import Limits
-
-RESERVED_ENV = re.compile(
-    r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
-    r"|TORCH_DISABLE_SHARE_RDZV_TCP_STORE|(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
-)
-"""Environment names that the launchers and trainjob set; a job must not."""
 
 RUN_ID = "{run_id}"
 """What becomes the id of the run in the url of an output."""
@@ -50,6 +46,7 @@ def problems_across_fields(job: "TrainingJob") -> list[Problem]:
         *resource_problems(job),
         *metric_problems(job.metrics),
         *_limit_problems(job.limits),
+        *budget_problems(job),
         *_log_problems(job),
     ]
 
@@ -116,6 +113,7 @@ def _name_problems(job: "TrainingJob") -> list[Problem]:
     problems: list[Problem] = []
     taken: dict[tuple[str, str], str] = {}
     channels = _named_channels(job)
+    variables = {name for _, name in variables_of(job)}
     for field, name, way in channels:
         env_name = channel_env_name(name)
         keys = [("name", name), *([("env", env_name)] if way != "argument" else [])]
@@ -123,7 +121,7 @@ def _name_problems(job: "TrainingJob") -> list[Problem]:
         if other is not None:
             found = f"the same name at {other}"
             problems.append(Problem(field, f"the channel {name!r}", found, "rename one of them"))
-        elif way != "argument" and _means_something_else(env_name, job.env):
+        elif way != "argument" and _means_something_else(env_name, variables):
             found = f"the environment variable {env_name}, which means something else"
             do = "rename the channel, or use given_as: argument"
             problems.append(Problem(field, f"the channel {name!r}", found, do))
@@ -136,7 +134,7 @@ def _name_problems(job: "TrainingJob") -> list[Problem]:
                 found = f"a channel of that name at {arguments[option]}"
                 field = f"hyperparameters.{name}"
                 problems.append(Problem(field, f"--{option}", found, "rename one of them"))
-    return [*problems, *_env_problems(job.env), *_overlapping_folders(job)]
+    return [*problems, *env_problems(job), *_overlapping_folders(job)]
 
 
 def _named_channels(job: "TrainingJob") -> list[tuple[str, str, GivenAs]]:
@@ -155,8 +153,8 @@ def _named_channels(job: "TrainingJob") -> list[tuple[str, str, GivenAs]]:
     return channels
 
 
-def _means_something_else(env_name: str, env: dict[str, str]) -> bool:
-    return bool(RESERVED_ENV.fullmatch(env_name)) or is_of_machine(env_name) or env_name in env
+def _means_something_else(env_name: str, given: set[str]) -> bool:
+    return bool(RESERVED_ENV.fullmatch(env_name)) or is_of_machine(env_name) or env_name in given
 
 
 def _hyperparameter_problems(job: "TrainingJob") -> list[Problem]:
@@ -201,23 +199,11 @@ def _overlapping_folders(job: "TrainingJob") -> list[Problem]:
     return problems
 
 
-def _env_problems(env: dict[str, str]) -> list[Problem]:
-    problems = []
-    for name in env:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            do = "use letters, digits and _, not starting with a digit"
-            problems.append(Problem(f"env.{name}", "an environment name", repr(name), do))
-        elif RESERVED_ENV.fullmatch(name):
-            found = "a name that the launcher sets for every rank"
-            problems.append(Problem(f"env.{name}", repr(name), found, "remove it"))
-    return problems
-
-
 def _launch_problems(job: "TrainingJob") -> list[Problem]:
     processes = job.resources.processes_per_node
     if job.launcher == "single" and processes > 1:
         found = "launcher single, which starts 1"
-        do = "set launcher to torchrun or mpi, or processes_per_node to 1"
+        do = "set launcher to torchrun, mpi or msrun, or processes_per_node to 1"
         return [Problem("resources.processes_per_node", f"{processes} processes", found, do)]
     return []
 

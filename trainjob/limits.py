@@ -3,10 +3,10 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from trainjob.spec import Line, Spec
-from trainjob.values import Duration
+from trainjob.values import DURATION_SCHEMA, Duration
 
 
 def _limited(value: timedelta) -> timedelta:
@@ -20,7 +20,15 @@ def _off_as_none(value: Any) -> Any:
 
 
 LimitedDuration = Annotated[Duration, AfterValidator(_limited)]
-OptionalDuration = Annotated[LimitedDuration | None, BeforeValidator(_off_as_none)]
+_DURATION_OR_OFF = DURATION_SCHEMA | {
+    "pattern": f"{DURATION_SCHEMA['pattern']}|^off$",
+    "title": "Duration",
+}
+OptionalDuration = Annotated[
+    LimitedDuration | None,
+    BeforeValidator(_off_as_none),
+    WithJsonSchema({"anyOf": [_DURATION_OR_OFF, {"type": "null", "title": "Off"}]}),
+]
 
 
 class Target(Spec):
@@ -46,7 +54,13 @@ class Limits(Spec):
     """When a run is stopped, and when it is started again."""
 
     auto_stop: OptionalDuration = None
-    """Stop the training after this long, such as `1h`, and upload what is there; `off`: never."""
+    """Stop the training after this long, such as `1h`, `2h`, `4h`, `6h` or `90m`, and upload what
+    is there; `off`: never."""
+
+    budget: float | None = Field(default=None, ge=0)
+    """What the training may cost at most, in the currency of the platform's flavors. A job whose
+    flavor costs more until `auto_stop` and `grace` are over is refused, and so is one of which that
+    cannot be told: without `auto_stop`, or of a flavor without a price."""
 
     target: Target | None = None
     """Stop the training when a metric has reached a value, and upload what is there."""

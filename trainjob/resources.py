@@ -26,8 +26,8 @@ class Resources(Spec):
     flavor: Flavor | None = Field(default=None, json_schema_extra=_or_text)
     """Kind of machine: its size, such as `2c4g` (2 cores and 4 GiB) or `8C40G V100*1` (and a card),
     or the name of one that the platform has, see `python -m flows flavor list`. A smaller machine
-    is refused, and the cores are shared out to the ranks as threads. Absent: all cores of the
-    machine."""
+    is refused; on a bigger one the ranks together get these cores, shared out as threads, and this
+    memory, and are ended when they take more. Absent: all cores and memory of the machine."""
 
     nodes: Literal[1] = 1
     """Number of machines; only 1 so far."""

@@ -78,11 +78,18 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+# What `parse_duration` reads, so that a form can refuse anything else at once.
+DURATION_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "pattern": "^ *([0-9.]+ *[smhdSMHD] *)+$",  # is shown to people, so as short as may be
+    "examples": ["90s", "15m", "1h30m", "2d"],
+}
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "examples": ["90s", "15m", "1h30m", "2d"]}),
+    WithJsonSchema(DURATION_SCHEMA),
 ]
 """A length of time, written with its unit."""
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 import yaml
 
+from flows.__main__ import main
 from flows.training_job import training_job
 from tests.e2e import product_scripts
+from trainjob.errors import JobError
 from trainjob.job import TrainingJob
 from trainjob.launch.environment import search_path
 from trainjob.launch.launch import Mount
@@ -71,10 +73,15 @@ def machine_as_before() -> Any:
 
 def job_of_page(product: str, place: Place) -> dict[str, Any]:
     """Return the job file that the page shows, with our bucket for that of the page."""
-    page = (ROOT / "docs" / "products.md").read_text()
-    [text] = re.findall(rf"^```yaml file={product}\.yaml\n(.*?)^```$", page, re.M | re.S)
-    job: dict[str, Any] = yaml.safe_load(text.replace("s3://bucket/", f"s3://{place.name}/"))
+    job: dict[str, Any] = yaml.safe_load(_of_page(rf"^```yaml file={product}\.yaml\n", place))
     return job
+
+
+def _of_page(start: str, place: Place) -> str:
+    """Return the only block of the page that starts so."""
+    page = (ROOT / "docs" / "products.md").read_text()
+    [text] = re.findall(rf"{start}(.*?)^```$", page, re.M | re.S)
+    return str(text).replace("s3://bucket/", f"s3://{place.name}/")
 
 
 def train(job: dict[str, Any]) -> None:
@@ -153,13 +160,33 @@ def pretrained(folder: Path) -> bytes:
     return (code / "mnist.pkl").read_bytes()
 
 
-def test_an_algorithm_and_a_training_job_of_modelarts(place: Place) -> None:
+def test_an_algorithm_and_a_training_job_of_modelarts(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path / "registry"))
     place.put("demo-code/train.py", product_scripts.MODELARTS)
     place.put("data/a.txt", "1")
     place.put("data/b.txt", "2")
+    file = tmp_path / "modelarts-algorithm.yaml"
+    file.write_text(yaml.safe_dump(job_of_page("modelarts-algorithm", place)))
+    monkeypatch.chdir(tmp_path)
+    for line in _of_page(r"^```\n(?=python -m flows algorithm)", place).splitlines():
+        assert main(line.split()[3:]) == 0
+    job = job_of_page("modelarts", place)
 
-    train(job_of_page("modelarts", place))
+    with pytest.raises(JobError) as refused:
+        TrainingJob.parse(
+            job
+            | {"inputs": [{"name": "data_url", "url": f"s3://{place.name}/data/"}]}
+            | {"hyperparameters": {"epochs": 11}, "resources": {"device": "npu"}}
+        )
+    train(job)
 
+    assert {problem.field for problem in refused.value.problems} >= {
+        "inputs[0].url",
+        "hyperparameters.epochs",
+        "resources.device",
+    }
     assert json.loads(place.results("output/")["result.json"]) == {
         "data_url": "/home/ma-user/modelarts/inputs/data_url_0",
         "train_url": "/home/ma-user/modelarts/outputs/train_url_0",

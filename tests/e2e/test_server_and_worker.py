@@ -20,8 +20,10 @@ from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.__main__ import main
+from flows.run_logs import LogTail
 from tests.jobs import COPY_SCRIPT, make_job, write_job
 from tests.serving import Serve, wait_for
+from tests.simulated_devices import simulated_device_files
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,13 +37,30 @@ class Ours:
 
 sys.meta_path.insert(0, Ours())
 """
+WAITING = "waiting for 1 card of npu: 0 of 1 free"
+ON_THE_CARD = """\
+import argparse, os, pathlib, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--data_url")
+for name in ("train_url", "begun", "go"):
+    parser.add_argument("--" + name, type=pathlib.Path)
+args = parser.parse_args()
+begun = time.time_ns()
+args.begun.touch()
+while not args.go.exists():
+    time.sleep(0.05)
+card = os.environ["ASCEND_RT_VISIBLE_DEVICES"]
+(args.train_url / "card.txt").write_text(f"{card} {begun} {time.time_ns()}")
+"""
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the API url of a server that has a worker."""
-    serve = Serve(tmp_path_factory.mktemp("serve"))
+    """Give the API url of a server that has a worker, and another for the one simulated NPU."""
+    folder = tmp_path_factory.mktemp("serve")
+    cards = {"TRAINJOB_CARDS_DIR": str(folder / "cards")}
+    serve = Serve(folder, cards | simulated_device_files(folder / "devices", "davinci0"))
     try:
         serve.wait_until_ready()
         yield f"http://127.0.0.1:{serve.port}/api"
@@ -68,9 +87,9 @@ def submit(job: dict[str, Any] | None) -> FlowRun:
     return run
 
 
-def begin(job: dict[str, Any]) -> FlowRun:
+def begin(job: dict[str, Any], pool: str = "cpu") -> FlowRun:
     """Submit a job and do not wait for it."""
-    run = run_deployment("training-job/cpu", parameters={"job": job}, timeout=0)
+    run = run_deployment(f"training-job/{pool}", parameters={"job": job}, timeout=0)
     assert isinstance(run, FlowRun)
     return run
 
@@ -261,6 +280,40 @@ def test_a_drained_pool_finishes_its_run_and_keeps_the_next_until_it_is_resumed(
     assert ended.is_completed()
     assert kept is not None
     assert kept.is_scheduled()
+
+
+def test_of_two_jobs_for_one_simulated_card_the_second_waits_for_the_first(
+    tmp_path: Path, api: str
+) -> None:
+    first = begin(job_on_the_card(tmp_path, "first"), pool="npu")
+    wait_for((tmp_path / "first.begun").exists)
+    second = begin(job_on_the_card(tmp_path, "second"), pool="npu")
+
+    with get_client(sync_client=True) as client:
+        tail = LogTail(client, second.id)
+        wait_for(lambda: any(WAITING in log.message for log in tail.new()))
+        (tmp_path / "go").touch()
+        wait_for(lambda: all(_is_over(client.read_flow_run(run.id)) for run in (first, second)))
+        ended = [client.read_flow_run(run.id).state for run in (first, second)]
+
+    assert [state.name for state in ended if state] == ["Completed", "Completed"]
+    used = [(tmp_path / name / "card.txt").read_text().split() for name in ("first", "second")]
+    (first_card, _, first_ended), (second_card, second_begun, _) = used
+    assert first_card == second_card == "0"
+    assert int(first_ended) < int(second_begun)
+
+
+def job_on_the_card(folder: Path, name: str) -> dict[str, Any]:
+    """Return a job for an NPU that says which one it has, and waits until it may go on."""
+    return make_job(
+        folder,
+        ON_THE_CARD,
+        name=name,
+        outputs=[{"name": "train_url", "url": str(folder / name)}],
+        logs={"url": str(folder / f"logs-{name}")},
+        resources={"device": "npu"},
+        hyperparameters={"begun": str(folder / f"{name}.begun"), "go": str(folder / "go")},
+    )
 
 
 def test_server_and_worker_end_when_what_started_them_is_killed(tmp_path: Path) -> None:

@@ -3,22 +3,16 @@
 What happens when flow processes are killed is told by `test_redelivery`.
 """
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
@@ -26,8 +20,8 @@ from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
+from tests.e2e.machine import Machine
 from tests.e2e.watched_runs import (
-    ROOT,
     local_steps,
     page_of,
     stored_steps,
@@ -43,72 +37,6 @@ MANY = {"steps": 1000, "step_s": 0.05}
 pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(600)]
 
 
-class Machine:
-    """A server and a worker as processes of their own, which can be killed one by one."""
-
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.folder = folder
-        self.api_url = f"http://127.0.0.1:{port}/api"
-        self._env = {
-            **os.environ,
-            **env,
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_API_URL": self.api_url,
-            "PREFECT_SERVER_API_HOST": "127.0.0.1",
-            "PREFECT_SERVER_API_PORT": str(port),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "TRAINJOB_HOME": str(ROOT),
-            "TRAINJOB_WORKDIR": str(folder / "runs"),
-        }
-        self.server = self._start_server()
-        register = [sys.executable, "-m", "deployments.register"]
-        subprocess.run(register, cwd=ROOT, env=self._env, check=True, capture_output=True)
-        self.worker = self._start("prefect", "worker", "start", "--pool", "cpu")
-
-    def restart_server(self) -> None:
-        self.server.kill()
-        self.server.wait()
-        self.server = self._start_server()
-
-    def end(self) -> None:
-        for process in (self.worker, self.server):
-            process.terminate()
-        for process in (self.worker, self.server):
-            process.wait(PATIENCE_S)
-        for pid in processes_with(os.fsencode(self.folder)):  # finishers, which look out for long
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def _start_server(self) -> "subprocess.Popen[bytes]":
-        server = self._start("prefect", "server", "start")
-        wait_until(self._is_healthy)
-        return server
-
-    def _start(self, *words: str) -> "subprocess.Popen[bytes]":
-        with (self.folder / f"{words[1]}.log").open("ab") as log:
-            command = [sys.executable, "-m", *words]
-            return subprocess.Popen(command, cwd=ROOT, env=self._env, stdout=log, stderr=log)
-
-    def _is_healthy(self) -> bool:
-        with suppress(httpx.TransportError):
-            return httpx.get(f"{self.api_url}/health", timeout=5).is_success
-        return False
-
-
-def processes_with(word: bytes) -> list[int]:
-    """Return the processes that have the word on their command line."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if word in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-    return found
-
-
 @dataclass(frozen=True)
 class Story:
     """A run on a machine, and where its things are."""
@@ -117,7 +45,6 @@ class Story:
     folder: Path
     run_id: str
     bucket: str | None = None
-    last_message: str = ""
 
     @property
     def workspace(self) -> Path:
@@ -135,6 +62,13 @@ class Story:
         return self.state.message or ""
 
     @property
+    def last_message(self) -> str:
+        """The message in which the run stays, after its worker had its word too."""
+        with suppress(AssertionError):
+            wait_until(lambda: "Saved: " in self.message)
+        return self.message
+
+    @property
     def local_steps(self) -> list[int]:
         return local_steps(self.machine.folder / "runs", self.run_id)
 
@@ -149,12 +83,6 @@ class Story:
     def wait_until_explained(self) -> "Story":
         wait_until(lambda: "Saved: " in self.message or self.state.is_failed())
         return self
-
-    def with_last_message(self) -> "Story":
-        """Keep the message in which the run stays, after its worker had its word too."""
-        with suppress(AssertionError):
-            wait_until(lambda: "Saved: " in self.message)
-        return replace(self, last_message=self.message)
 
 
 class SlowStore:
@@ -272,11 +200,6 @@ def told(telling: Telling) -> Stories:
             "denied": tell(telling.cancelled_in_upload, "denied"),
         }
         wait([server, worker, *cancelled.values()])
-        # Before the server is killed: an event that it loses lets an automation have its word, too.
-        cancelled = {
-            name: tell(story.result().with_last_message) for name, story in cancelled.items()
-        }
-        wait(cancelled.values())
         restarted = tell(lambda: telling.server_restarted(server.result()))
         wait([restarted])
         killed = tell(lambda: telling.worker_killed(worker.result()))
