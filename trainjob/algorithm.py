@@ -33,19 +33,8 @@ class Code(Spec):
     tells the fingerprint of its code in the receipts of its outputs."""
 
 
-class ScriptAlgorithm(Spec):
-    """Code whose boot file is a Python script, run on every rank."""
-
-    model_config = ConfigDict(title="Script")  # the form's tab
-
-    kind: Literal["script"] = Field("script", json_schema_extra=WRITTEN_BY_OTHERS)
-    """This form of algorithm; in the UI, the tab chooses it."""
-
-    code: Code
-    """Where the code is."""
-
-    boot_file: Line
-    """The one Python file that is started, relative to the code folder; ends in .py or .pyc."""
+class _Algorithm(Spec):
+    """What algorithms of every form have."""
 
     arguments: ArgumentStyle = ArgumentStyle()
     """How the code reads channels and hyperparameters from its command line."""
@@ -79,11 +68,18 @@ class ScriptAlgorithm(Spec):
     To use one, give its name in place of all of this: `algorithm: digits@3`."""
 
 
-class CommandAlgorithm(Spec):
-    """Code with a startup command in any language, run on every rank."""
+class _Script(Spec):
+    kind: Literal["script"] = Field("script", json_schema_extra=WRITTEN_BY_OTHERS)
+    """This form of algorithm; in the UI, the tab chooses it."""
 
-    model_config = ConfigDict(title="Startup command")  # the form's tab
+    code: Code
+    """Where the code is."""
 
+    boot_file: Line
+    """The one Python file that is started, relative to the code folder; ends in .py or .pyc."""
+
+
+class _Command(Spec):
     kind: Literal["command"] = Field("command", json_schema_extra=WRITTEN_BY_OTHERS)
     """This form of algorithm; in the UI, the tab chooses it."""
 
@@ -94,36 +90,18 @@ class CommandAlgorithm(Spec):
     """The command as typed in a terminal, such as `sh start.sh`; it is split like a shell does, but
     no shell runs it. Channels and hyperparameters are appended as `--name value`."""
 
-    arguments: ArgumentStyle = ArgumentStyle()
-    """How the code reads channels and hyperparameters from its command line."""
 
-    engine: EngineName | None = None
-    """The framework it was written for, as products write it: `PyTorch / 1.9-py3.6-cuda11.1-gpu`.
-    What is installed is compared with it. See `python -m flows engine list`."""
+# The form shows fields in their order, which is that of the bases from the last to the first.
+class ScriptAlgorithm(_Algorithm, _Script):
+    """Code whose boot file is a Python script, run on every rank."""
 
-    constraints: Constraints = Constraints()
-    """What it can use of machines."""
+    model_config = ConfigDict(title="Script")  # the form's tab
 
-    hyperparameters: tuple[HyperparameterRule, ...] = Field((), title="Rules for hyperparameters")
-    """Rules for the hyperparameters of a job, and their defaults."""
 
-    allow_custom_hyperparameters: bool | None = None
-    """Whether a job may give others than the rules name; absent: if there are no rules."""
+class CommandAlgorithm(_Algorithm, _Command):
+    """Code with a startup command in any language, run on every rank."""
 
-    inputs: tuple[DeclaredInput, ...] | None = Field(
-        None, title="Declared inputs", json_schema_extra=WRITTEN_BY_OTHERS
-    )
-    """What it reads: the inputs of a job must be these, also in its later runs. A saved algorithm
-    says it. Absent: a job may give any inputs."""
-
-    outputs: tuple[DeclaredOutput, ...] | None = Field(
-        None, title="Declared outputs", json_schema_extra=WRITTEN_BY_OTHERS
-    )
-    """What it writes: the outputs of a job must be these. Absent: a job may give any outputs."""
-
-    registered: Line | None = Field(None, json_schema_extra=WRITTEN_BY_OTHERS)
-    """The saved algorithm that this is, as `NAME@VERSION`; a run writes it when it reads the job.
-    To use one, give its name in place of all of this: `algorithm: digits@3`."""
+    model_config = ConfigDict(title="Startup command")  # the form's tab
 
 
 def merged_hyperparameters(
