@@ -1,6 +1,7 @@
 """How the server takes in its events: one by one, again if the database is locked, no waiting."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -14,6 +15,25 @@ from deployments import patient_events
 from deployments.patient_events import CausalOrdering, Consumer, Publisher
 
 TOPIC = "patient-events"
+
+
+async def consume(
+    topic: str,
+    messages: Sequence[bytes],
+    handle: Callable[[Message], Awaitable[None]],
+    is_done: asyncio.Event,
+) -> None:
+    """Publish messages and have them handled until that is done."""
+    consumer = Consumer(topic, group="tests", name="test")
+    async with Publisher(topic, cache=Cache()) as publisher:
+        for message in messages:
+            await publisher.publish_data(message, {})
+    task = asyncio.create_task(consumer.run(handle))
+    async with asyncio.timeout(20):
+        await is_done.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await consumer.cleanup()
 
 
 def taken_in(messages: list[bytes], num_locked: int) -> list[bytes]:
@@ -33,16 +53,7 @@ def taken_in(messages: list[bytes], num_locked: int) -> list[bytes]:
             if len(handled) == len(messages):
                 is_done.set()
 
-        consumer = Consumer(TOPIC, group="tests", name="test")
-        async with Publisher(TOPIC, cache=Cache()) as publisher:
-            for message in messages:
-                await publisher.publish_data(message, {})
-        task = asyncio.create_task(consumer.run(handle))
-        async with asyncio.timeout(20):
-            await is_done.wait()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await consumer.cleanup()
+        await consume(TOPIC, messages, handle, is_done)
 
     asyncio.run(take_in())
     return handled
@@ -71,16 +82,7 @@ def test_an_action_that_takes_long_holds_up_no_other() -> None:
             else:
                 is_done.set()
 
-        consumer = Consumer("actions", group="tests", name="test")
-        async with Publisher("actions", cache=Cache()) as publisher:
-            for message in (b"webhook", b"restart"):
-                await publisher.publish_data(message, {})
-        task = asyncio.create_task(consumer.run(handle))
-        async with asyncio.timeout(20):
-            await is_done.wait()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await consumer.cleanup()
+        await consume("actions", [b"webhook", b"restart"], handle, is_done)
 
     asyncio.run(take_in())
 
