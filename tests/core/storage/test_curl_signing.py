@@ -2,7 +2,11 @@
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import FrameType
+from typing import Any
 
 import pytest
 from botocore.auth import S3SigV4Auth
@@ -13,7 +17,7 @@ from pydantic import SecretStr
 from tests.core.storage.conftest import NASTY_NAMES
 from trainjob.errors import StoreDenied
 from trainjob.storage.curl import credentials
-from trainjob.storage.curl.credentials import Credentials
+from trainjob.storage.curl.credentials import Credentials, Keys
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.signing import EMPTY_SHA256, UNSIGNED, Signer, encode_path, encode_query
 from trainjob.storage.curl.transport import Transport
@@ -79,6 +83,60 @@ def test_a_day_that_ends_gives_another_key(monkeypatch):
 
     assert after["x-amz-date"] == "20300201T000000Z" != before["x-amz-date"]
     assert after["authorization"] == signature_of_botocore("GET", "/b/k", "", after)
+
+
+class Stop(BaseException):
+    """As Prefect's TerminationSignal: raised by a signal handler between any two lines."""
+
+
+def stopping_at(number: int) -> Callable[..., Any]:
+    """Return a tracer (sys.settrace) that raises at the line `number`, counted over all frames."""
+    passed = count()
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        if event == "line" and next(passed) == number:
+            raise Stop
+        return trace
+
+    return trace
+
+
+def test_a_signature_is_right_wherever_the_last_one_was_broken_off(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
+    expected = signer().sign("GET", "/b/k", "", {}, EMPTY_SHA256)
+    stops = 0
+    while True:
+        ours = signer()
+        sys.settrace(stopping_at(stops))
+        try:
+            ours.sign("GET", "/b/k", "", {}, EMPTY_SHA256)
+        except Stop:
+            stops += 1
+        else:
+            break
+        finally:
+            sys.settrace(None)
+        assert ours.sign("GET", "/b/k", "", {}, EMPTY_SHA256) == expected
+
+    assert stops > 10
+
+
+def test_keys_that_could_not_be_had_are_asked_for_again(monkeypatch):
+    answers: list[StoreDenied | Keys] = [StoreDenied("not now"), Keys("key", "secret", None)]
+
+    def keys(_: Credentials) -> Keys:
+        answer = answers.pop(0)
+        if isinstance(answer, StoreDenied):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
+    monkeypatch.setattr(Credentials, "keys", keys)
+    ours = signer()
+    with pytest.raises(StoreDenied):
+        ours.sign("GET", "/b/k", "", {}, EMPTY_SHA256)
+
+    assert "authorization" in fields(ours.sign("GET", "/b/k", "", {}, EMPTY_SHA256))
 
 
 def test_nothing_is_signed_without_keys():

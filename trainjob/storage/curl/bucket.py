@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from typing import NamedTuple
 
 from trainjob.storage.curl.addressing import Address, address_of
 from trainjob.storage.curl.credentials import Credentials
@@ -17,6 +18,13 @@ from trainjob.storage.curl.signing import (
 from trainjob.storage.settings import StoreSettings
 
 
+class _Way(NamedTuple):
+    """Where requests go, and who signs them for it; replaced as a whole, as `Signer` does."""
+
+    address: Address
+    signer: Signer
+
+
 class Bucket:
     """Turns requests into what is sent to the bucket `name`.
 
@@ -29,17 +37,17 @@ class Bucket:
         self._settings = settings
         self._sends_checksums = settings.checksums == "when_supported"
         self._credentials = Credentials(settings, self.url(""))
-        self._go_to(address_of(name, settings))
+        self._way = self._way_to(address_of(name, settings))
 
     @property
     def endpoint(self) -> str:
         """Where requests go, for messages."""
-        return self._address.endpoint
+        return self._way.address.endpoint
 
     @property
     def is_anonymous(self) -> bool:
         """Whether nothing is signed, since there are no keys."""
-        return self._signer.is_anonymous
+        return self._way.signer.is_anonymous
 
     def url(self, key: str) -> str:
         """Return what messages call an object."""
@@ -47,12 +55,13 @@ class Bucket:
 
     def new_handle(self) -> Handle:
         """Return a libcurl handle that trusts what the settings say."""
-        return Handle(self._address.ca_bundle)
+        return Handle(self._way.address.ca_bundle)
 
     def prepare(self, handle: Handle, request: Request, tries: int) -> None:
         """Set `handle` up to send `request`, signed as of now."""
-        path = f"{self._address.path}/{encode_path(request.key)}" if request.key else ""
-        path = path or self._address.path or "/"
+        address, signer = self._way
+        path = f"{address.path}/{encode_path(request.key)}" if request.key else ""
+        path = path or address.path or "/"
         query = encode_query(request.query) if request.query else ""
         headers = request.headers
         if request.method in ("PUT", "POST") and "content-type" not in headers:
@@ -62,27 +71,26 @@ class Bucket:
             # Not in parts, which have an MD5: S3 wants to hear of it when their upload begins.
             checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
             headers = {**headers, "x-amz-checksum-sha256": checksum}
-        head = self._signer.sign(request.method, path, query, headers, sha256)
+        head = signer.sign(request.method, path, query, headers, sha256)
         if request.body is not None:
             head.append("Expect:")  # else libcurl waits for an answer 100 before large bodies
-        url = f"{self._address.origin}{path}{'?' if query else ''}{query}"
+        url = f"{address.origin}{path}{'?' if query else ''}{query}"
         handle.prepare(request, url, head, tries)
 
     def move_to(self, region: str) -> bool:
         """Ask this region from now on, if the settings leave it open; say if they do."""
-        if not self._address.is_guessed:
+        if not self._way.address.is_guessed:
             return False
-        if region != self._address.region:
-            self._go_to(address_of(self._name, self._settings, region))
+        if region != self._way.address.region:
+            self._way = self._way_to(address_of(self._name, self._settings, region))
         return True
 
     def renew_keys(self) -> bool:
         """Look for new keys, since the store says that these are over; say if there are any."""
-        return self._signer.renew()
+        return self._way.signer.renew()
 
-    def _go_to(self, address: Address) -> None:
-        self._address = address
-        self._signer = Signer(self._credentials, address.region, address.host)
+    def _way_to(self, address: Address) -> _Way:
+        return _Way(address, Signer(self._credentials, address.region, address.host))
 
 
 def _sha256_of(request: Request) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import quote
 
 from trainjob.storage.curl.credentials import Credentials, Keys
@@ -20,6 +21,16 @@ EMPTY_SHA256 = hashlib.sha256().hexdigest()
 UNSIGNED = "UNSIGNED-PAYLOAD"
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
+
+
+class _Moment(NamedTuple):
+    """What the signatures of one second have in common; `keys` are None if nothing is signed."""
+
+    second: int
+    time: str
+    day: str
+    keys: Keys | None
+    key: bytes
 
 
 class Signer:
@@ -35,12 +46,8 @@ class Signer:
         self._credentials = credentials
         self._region = region
         self._host = host
-        self._second = 0
-        self._time = ""
-        self._scope = ""
-        self._keys: Keys | None = None
-        self._key = b""
-        self._key_of: tuple[Keys, str] | None = None
+        # Replaced as a whole: a signal handler may raise between any two lines.
+        self._latest: _Moment | None = None
 
     def sign(
         self, method: str, path: str, query: str, headers: Mapping[str, str], sha256: str
@@ -53,58 +60,65 @@ class Signer:
             query: As it is sent; see `encode_query`.
             headers: Names in lower case, and values.
             sha256: Hex digest of the body, or `UNSIGNED`.
+
+        Raises:
+            StoreDenied: If there is only a part of the keys, or what should give them fails.
         """
-        self._look_at_clock()
-        if self._keys is None:
+        moment = self._moment()
+        keys = moment.keys
+        if keys is None:
             return [f"{name}: {value}" for name, value in headers.items()]
         signed = {
             "host": self._host,
             "x-amz-content-sha256": sha256,
-            "x-amz-date": self._time,
+            "x-amz-date": moment.time,
             **headers,
         }
-        if self._keys.token:
-            signed["x-amz-security-token"] = self._keys.token
+        if keys.token:
+            signed["x-amz-security-token"] = keys.token
         names = sorted(signed)
         lines = "".join([f"{name}:{signed[name]}\n" for name in names])
         listed = ";".join(names)
+        scope = f"{moment.day}/{self._region}/s3/aws4_request"
         request = f"{method}\n{path}\n{query}\n{lines}\n{listed}\n{sha256}"
         text = (
-            f"{_ALGORITHM}\n{self._time}\n{self._scope}\n"
-            f"{hashlib.sha256(request.encode()).hexdigest()}"
+            f"{_ALGORITHM}\n{moment.time}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
         )
-        signature = hmac.digest(self._key, text.encode(), "sha256").hex()
+        signature = hmac.digest(moment.key, text.encode(), "sha256").hex()
         del signed["host"]  # libcurl sends it
         return [
             *[f"{name}: {value}" for name, value in signed.items()],
-            f"Authorization: {_ALGORITHM} Credential={self._keys.access_key}/{self._scope}, "
+            f"Authorization: {_ALGORITHM} Credential={keys.access_key}/{scope}, "
             f"SignedHeaders={listed}, Signature={signature}",
         ]
 
-    def _look_at_clock(self) -> None:
-        """Take the time, and the keys, once a second."""
+    def _moment(self) -> _Moment:
+        """Return what to sign with now; the time, and the keys, are taken once a second."""
         now = int(time.time())
-        if now == self._second:
-            return
-        self._second = now
-        self._time = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        day = self._time[:8]
-        self._scope = f"{day}/{self._region}/s3/aws4_request"
-        self._keys = self._credentials.keys()
-        if self._keys is not None and self._key_of != (self._keys, day):
-            self._key = _signing_key(self._keys.secret_key, day, self._region)
-            self._key_of = (self._keys, day)
+        latest = self._latest
+        if latest is not None and latest.second == now:
+            return latest
+        text = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        day = text[:8]
+        keys = self._credentials.keys()
+        if keys is None:
+            key = b""
+        elif latest is not None and (latest.keys, latest.day) == (keys, day):
+            key = latest.key
+        else:
+            key = _signing_key(keys.secret_key, day, self._region)
+        self._latest = _Moment(now, text, day, keys, key)
+        return self._latest
 
     def renew(self) -> bool:
         """Look for new keys, since the store says that these are over; say if there are any."""
-        self._second = 0
+        self._latest = None
         return self._credentials.renew()
 
     @property
     def is_anonymous(self) -> bool:
         """Whether nothing is signed."""
-        self._look_at_clock()
-        return self._keys is None
+        return self._moment().keys is None
 
 
 def encode_path(key: str) -> str:
