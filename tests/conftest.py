@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a clean environment, and proof that no process is left behind."""
+"""Of all tests: a clean environment, proof that no process is left behind, failures at once."""
 
 import os
 import re
@@ -14,6 +14,27 @@ _FOREIGN = re.compile(
     r"|(?:LOCAL_)?(?:RANK|WORLD_SIZE)|MASTER_(?:ADDR|PORT)|OMP_NUM_THREADS"
 )
 _RUN_MARK = b"TRAINJOB_RUN_ID="
+
+
+class FailuresAtOnce:
+    """Prints a failure when it comes: a session that is ended from outside has no last page."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self.terminal = terminal
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            what = f"{report.when or 'run'} of {report.nodeid}"
+            self.terminal.write_line(f"\n{what} failed:", red=True)
+            self.terminal.write_line(report.longreprtext)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and config.getoption("numprocesses", None):
+        config.pluginmanager.register(FailuresAtOnce(terminal))
 
 
 @pytest.fixture(autouse=True)
