@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from tests.core.storage.conftest import NASTY_NAMES
 from trainjob.errors import StoreDenied
 from trainjob.storage.curl import credentials
-from trainjob.storage.curl.credentials import Credentials, Keys
+from trainjob.storage.curl.credentials import Credentials
+from trainjob.storage.curl.keys import Keys
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.signing import EMPTY_SHA256, UNSIGNED, Signer, encode_path, encode_query
 from trainjob.storage.curl.transport import Transport

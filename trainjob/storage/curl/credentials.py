@@ -5,28 +5,15 @@ it finds is renewed by botocore when it is about to expire.
 """
 
 import time
-from typing import Any, NamedTuple
-
-from botocore.exceptions import BotoCoreError
+from typing import Any
 
 from trainjob.storage.curl import chain
+from trainjob.storage.curl.keys import Keys
 from trainjob.storage.refusals import no_credentials
 from trainjob.storage.settings import StoreSettings
 
 _KEEP_S = 10.0
 """How long keys are used without asking the chain, which renews them minutes before they end."""
-
-
-class Keys(NamedTuple):
-    """An access key with its secret, and the token of temporary ones."""
-
-    access_key: str
-    secret_key: str
-    token: str | None
-
-    def __repr__(self) -> str:
-        """Return a text without the secret."""
-        return f"Keys({self.access_key!r})"
 
 
 class Credentials:
@@ -69,10 +56,11 @@ class Credentials:
         return Keys(key, secret.get_secret_value(), token.get_secret_value() if token else None)
 
     def _found(self) -> Keys | None:
+        if (keys := chain.keys_of_environment()) is not None:
+            return keys
         try:
             if self._chain is None:
                 self._chain = chain.credentials()
-            frozen = self._chain.get_frozen_credentials() if self._chain else None
-        except BotoCoreError as error:
+            return chain.keys_of(self._chain) if self._chain else None
+        except chain.ChainError as error:
             raise no_credentials(self._url) from error
-        return Keys(frozen.access_key, frozen.secret_key, frozen.token) if frozen else None

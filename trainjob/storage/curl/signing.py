@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
-from trainjob.storage.curl.credentials import Credentials, Keys
+from trainjob.storage.curl.credentials import Credentials
+from trainjob.storage.curl.keys import Keys
 
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
 UNSIGNED = "UNSIGNED-PAYLOAD"
