@@ -16,6 +16,7 @@ from trainjob.values import counted
 from trainjob.workspace import Workspace
 
 _RUN_ID = "RUN_ID"  # stands for the id that a run gets when it starts
+_MOST_RANKS = 8  # that are shown one by one
 
 
 def preview(job: TrainingJob) -> dict[str, Any]:
@@ -48,12 +49,34 @@ def preview(job: TrainingJob) -> dict[str, Any]:
         "limits": job.limits.model_dump(mode="json", exclude_none=True),
         "limits_of_ranks": planned_limits(launch),
         "ranks": job.world_size,
+        "layout": [_rank_plan(rank, launch) for rank in range(job.world_size)],
         "command": str(program),
         "launcher": shlex.join(_launcher_argv(launch)),
         "environment": dict(sorted(added.items())),
         "secrets": job.secrets,
         "inherited_environment": sorted(set(inherited) - set(added)),
     }
+
+
+def _rank_plan(rank: int, launch: Launch) -> dict[str, Any]:
+    """Return where a rank computes, as all ranks of a run are on one machine, and its log."""
+    return {
+        "rank": rank,
+        "node": 0,
+        "local_rank": rank,
+        "device": launch.device if launch.device == "cpu" else f"{launch.device}:{rank}",
+        "log": str(launch.rank_log(rank)),
+    }
+
+
+def _rank_lines(layout: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each rank, of many the first and the last."""
+    lines = [
+        f"    rank {row['rank']}: node {row['node']}, local rank {row['local_rank']}, "
+        f"{row['device']} -> {row['log']}"
+        for row in layout
+    ]
+    return lines if len(lines) <= _MOST_RANKS else [*lines[: _MOST_RANKS - 2], "    …", lines[-1]]
 
 
 def _path_plan(mount: Mount) -> dict[str, Any]:
@@ -162,7 +185,8 @@ def preview_text(plan: dict[str, Any]) -> str:
         lines.append(f"  ranks   {plan['limits_of_ranks']}")
     lines.append("")
     lines += [f"  {counted(plan['ranks'], 'rank')} of this, in the code folder:"]
-    lines += [f"    {plan['command']}", "  started by:", f"    {plan['launcher']}", ""]
+    lines += [f"    {plan['command']}", *_rank_lines(plan["layout"])]
+    lines += ["  started by:", f"    {plan['launcher']}", ""]
     lines += ["  environment of the ranks:"]
     lines += [f"    {name}={shlex.quote(value)}" for name, value in plan["environment"].items()]
     lines += [f"    {name}: the saved secret {saved!r}" for name, saved in plan["secrets"].items()]

@@ -126,3 +126,33 @@ def test_the_check_says_what_ranks_of_a_flavor_are_held_to() -> None:
     assert f"  ranks   {plan['limits_of_ranks']}" in preview_text(plan).splitlines()
     assert without["limits_of_ranks"] is None
     assert "  ranks " not in preview_text(without)
+
+
+def layout_of(**resources: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    job = {"name": "x", "algorithm": ALGORITHM, "launcher": "torchrun", "resources": resources}
+    plan = preview(TrainingJob.parse(job))
+    lines = preview_text(plan).splitlines()
+    return plan["layout"], [line for line in lines if line.startswith("    rank ")]
+
+
+def test_the_check_shows_where_each_rank_computes_and_logs() -> None:
+    on_cards, lines = layout_of(device="cuda", processes_per_node=2)
+    on_cores, _ = layout_of(device="cpu", processes_per_node=2)
+
+    assert [(row["rank"], row["local_rank"], row["device"]) for row in on_cards] == [
+        (0, 0, "cuda:0"),
+        (1, 1, "cuda:1"),
+    ]
+    assert [row["device"] for row in on_cores] == ["cpu", "cpu"]
+    assert lines[1] == f"    rank 1: node 0, local rank 1, cuda:1 -> {on_cards[1]['log']}"
+    assert on_cards[1]["log"].endswith("/rank-1.log")
+
+
+def test_of_many_ranks_the_check_shows_some() -> None:
+    layout, lines = layout_of(device="cpu", processes_per_node=64)
+
+    assert len(layout) == 64
+    assert [line.split(":")[0].strip() for line in lines] == [
+        *(f"rank {number}" for number in range(6)),
+        "rank 63",
+    ]
