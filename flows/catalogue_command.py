@@ -4,7 +4,7 @@ Nothing is printed here: every command returns an answer, which `flows.__main__`
 """
 
 import argparse
-from typing import Any
+from typing import Any, cast, get_args
 
 from flows.cache_command import Answer
 from flows.registry_place import chosen_registry
@@ -12,6 +12,8 @@ from flows.text_table import table
 from trainjob.engines import CatalogueEngine, Engine, catalogue, differences, installed
 from trainjob.flavor_catalogue import flavors_of
 from trainjob.flavors import Flavor
+from trainjob.launch.launch import Device
+from trainjob.registry.records import Reference, SavedAlgorithm
 from trainjob.values import counted
 
 _FLAVOR_HEAD = ("FLAVOR", "SIZE", "DEVICE", "DISK", "PRICE PER HOUR", "POOL")
@@ -34,15 +36,28 @@ def add_catalogue_commands(commands: Any) -> list[argparse.ArgumentParser]:
         listed.set_defaults(answer=_list_flavors if name == "flavor" else _list_engines)
         if name == "engine":
             listed.add_argument("--old", action="store_true", help="also what products hide")
+        else:
+            of_device = "those with these alone; cpu: those without cards"
+            listed.add_argument("--device", choices=get_args(Device), help=of_device)
+            of_algorithm = "those that this saved algorithm can use"
+            listed.add_argument("--algorithm", metavar="NAME[@VERSION]", help=of_algorithm)
         parsers.append(parser)
     return parsers
 
 
-def _list_flavors(_arguments: argparse.Namespace) -> Answer:
-    found = flavors_of(chosen_registry().place)
+def _list_flavors(arguments: argparse.Namespace) -> Answer:
+    registry = chosen_registry()
+    found = flavors_of(registry.place)
     flavors = list(found.flavors.values())
+    if arguments.device:
+        flavors = [f for f in flavors if (f.device or "cpu") == arguments.device]
+    if arguments.algorithm:
+        saved = registry.find("algorithm", Reference.parse(arguments.algorithm))
+        constraints = cast("SavedAlgorithm", saved).definition.constraints
+        flavors = [f for f in flavors if constraints.allow(f)]
     lines = table([_FLAVOR_HEAD, *map(_flavor_row, flavors)]) if flavors else []
-    lines.append(f"{counted(len(flavors), 'flavor')} in {found.place}")
+    of_all = f" of {len(found.flavors)}" if len(flavors) < len(found.flavors) else ""
+    lines.append(f"{counted(len(flavors), 'flavor')}{of_all} in {found.place}")
     data = [_facts(flavor) for flavor in flavors]
     return Answer("\n".join(lines), {"flavors": data})
 

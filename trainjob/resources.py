@@ -75,3 +75,8 @@ class Constraints(Spec):
 
     auto_search: bool = False
     """Whether its hyperparameters may be searched for. So far this is kept and shown."""
+
+    def allow(self, flavor: Flavor) -> bool:
+        """Tell whether the algorithm can use machines of this flavor, all cards of them."""
+        is_its_device = (flavor.device or "cpu") in self.devices
+        return is_its_device and (self.multi_card or flavor.cards <= 1)

@@ -35,6 +35,57 @@ def test_flavors_are_listed_with_size_and_price(
     ]
 
 
+def names_of(capsys: pytest.CaptureFixture[str], *asked: str) -> list[str]:
+    assert main(["flavor", "list", *asked, "--json"]) == 0
+    return [
+        flavor["name"] or flavor["size"]
+        for flavor in json.loads(capsys.readouterr().out)["flavors"]
+    ]
+
+
+def test_flavors_are_listed_by_device(flavors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert names_of(capsys, "--device", "cpu") == ["1c1g"]
+    assert names_of(capsys, "--device", "cuda") == ["lab-v100"]
+    assert main(["flavor", "list", "--device", "npu"]) == 0
+    assert capsys.readouterr().out == f"0 flavors of 2 in {flavors}\n"
+
+
+@pytest.mark.parametrize(
+    ("constraints", "expected"),
+    [
+        ({}, ["1c1g", "lab-v100", "32c256g A100*4"]),
+        ({"devices": ["cpu", "npu"]}, ["1c1g"]),
+        ({"devices": ["cuda"]}, ["lab-v100", "32c256g A100*4"]),
+        ({"multi_card": False}, ["1c1g", "lab-v100"]),
+    ],
+)
+def test_flavors_are_listed_for_an_algorithm(
+    flavors: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    constraints: dict[str, object],
+    expected: list[str],
+) -> None:
+    with flavors.open("a") as file:
+        file.write("32c256g A100*4: {price_per_hour: 40}\n")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").write_text("print(1)\n")
+    algorithm = {"code": {"url": "code"}, "boot_file": "train.py", "constraints": constraints}
+    (tmp_path / "algorithm.yaml").write_text(json.dumps({"algorithm": algorithm}))
+    assert main(["algorithm", "register", "mine", str(tmp_path / "algorithm.yaml")]) == 0
+    capsys.readouterr()
+
+    assert names_of(capsys, "--algorithm", "mine") == expected
+
+
+def test_flavors_of_an_unknown_algorithm_are_refused(
+    flavors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["flavor", "list", "--algorithm", "mine"]) == 1
+
+    assert "mine" in capsys.readouterr().err
+
+
 def test_a_platform_without_flavors_says_where_they_would_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,7 @@ def space_problems(job: TrainingJob, settings: StoreSettings | None) -> Examined
         room = sum(unused.size_bytes for unused in removable(cache))
     except (StoreError, OSError):
         return found
+    found.problems += _flavor_space_problems(job, sum(needs.values()))
     for folder, size_bytes in needs.items():
         disk = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists()))
         free = disk.free + (room if folder == cache.root else 0)
@@ -57,6 +58,17 @@ def space_problems(job: TrainingJob, settings: StoreSettings | None) -> Examined
             problem = Problem("inputs", asked, text, do, id="inputs-space", level=level)
             found.problems.append(problem)
     return found
+
+
+def _flavor_space_problems(job: TrainingJob, size_bytes: int) -> list[Problem]:
+    """Return whether the inputs are larger than the disk that the flavor promises."""
+    flavor = job.resources.flavor
+    if flavor is None or flavor.disk_gib is None or size_bytes <= flavor.disk_gib * 2**30:
+        return []
+    asked = f"{format_size(size_bytes)} of inputs"
+    text = f"{flavor.disk_gib} GiB of disk in the flavor {flavor}"
+    do = "use a flavor with a larger disk, or mode: stream"
+    return [Problem("resources.flavor", asked, text, do, id="flavor-space")]
 
 
 def _add_need(

@@ -237,6 +237,18 @@ def test_inputs_that_do_not_fit_the_disk_are_told(
     assert ids(tmp_path) == []  # used in place
 
 
+@pytest.mark.parametrize(("disk_gib", "expected"), [(2, [("error", "flavor-space")]), (4, [])])
+def test_inputs_that_do_not_fit_the_disk_of_the_flavor_are_told(
+    tmp_path: Path, disk_gib: int, expected: list[tuple[str, str]]
+) -> None:
+    data = make_job(tmp_path)["inputs"][0] | {"mode": "copy"}
+    with (tmp_path / "data" / "sparse").open("wb") as file:
+        file.truncate(3 * 2**30)
+    flavor = {"cores": 1, "memory_gib": 1, "disk_gib": disk_gib}
+
+    assert ids(tmp_path, inputs=[data], resources={"flavor": flavor}) == expected
+
+
 def test_a_job_with_ten_mistakes_lists_ten(tmp_path: Path) -> None:
     script = (
         "import argparse, no_such_package\n"
