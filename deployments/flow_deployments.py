@@ -62,6 +62,11 @@ def pools_in_file() -> set[str]:
     return {pool for pool in pools if pool is not None}
 
 
+def names_in_file() -> set[str]:
+    """Return the names of the deployments of prefect.yaml."""
+    return {deployment["name"] for deployment in _in_file()}
+
+
 def _in_file() -> list[dict[str, Any]]:
     return cast(
         list[dict[str, Any]], yaml.safe_load((HOME / "prefect.yaml").read_text())["deployments"]
@@ -70,10 +75,8 @@ def _in_file() -> list[dict[str, Any]]:
 
 def _deployments(client: SyncPrefectClient) -> dict[UUID, DeploymentResponse]:
     """Return those of the server that prefect.yaml names, by their ids."""
-    wanted = _in_file()
-    names = [deployment["name"] for deployment in wanted]
-    named = DeploymentFilter(name=DeploymentFilterName(any_=names))
-    entrypoints = {deployment["entrypoint"] for deployment in wanted}
+    named = DeploymentFilter(name=DeploymentFilterName(any_=sorted(names_in_file())))
+    entrypoints = {deployment["entrypoint"] for deployment in _in_file()}
     found = client.read_deployments(deployment_filter=named)
     return {found.id: found for found in found if found.entrypoint in entrypoints}
 

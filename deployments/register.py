@@ -1,12 +1,14 @@
 """Tell a Prefect server what trainjob has: pools, blocks, automations and deployments.
 
 Running it again changes nothing that is already right, and overwrites no template that a person
-has changed. ``python -m deployments.register [POOL=KIND ...]``, or ``make register``.
+has changed. ``python -m deployments.register [POOL=[LIKE:]KIND ...]``, or ``make register``.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from prefect.client.orchestration import SyncPrefectClient
 
@@ -14,24 +16,34 @@ from deployments.automations import default_dead_after_s, register_automations
 from deployments.changes import Change
 from deployments.flow_deployments import deploy_all
 from deployments.quotas import Quota, ensure_quotas, quotas_of_machine
-from deployments.starter_blocks import register_blocks
+from deployments.stale_forms import stale_forms
+from deployments.starter_blocks import register_blocks, register_store
 from deployments.webhooks import OFF, check_url, register_webhook
-from deployments.work_pools import KINDS, POOLS, Kind, PoolName, PoolSpec, ensure_pool
+from deployments.work_pools import KINDS, POOLS, PoolSpec, ensure_pool
 from deployments.work_queues import ensure_queues, other_pools
 from flows.server_client import configured_server
 from trainjob.errors import TrainjobError
+
+_OWN_NAME = re.compile("[a-z0-9][a-z0-9_-]*")
+"""What a deployment, a queue and a command line can all name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Register everything, with a line for each thing, and return the exit code."""
     arguments = _parser().parse_args(argv)
-    kinds: dict[PoolName, Kind] = dict(arguments.kinds)
-    pools = _pools(kinds, arguments.image)
+    pools = _pools(arguments.pools, arguments.image)
     try:
         webhook = _webhook(arguments.webhook)
         quotas = quotas_of_machine()
         with configured_server() as client:
-            changes = register(client, pools, quotas, force=arguments.force, webhook=webhook)
+            changes = register(
+                client,
+                pools,
+                quotas,
+                force=arguments.force,
+                store=arguments.store,
+                webhook=webhook,
+            )
             for change in changes:
                 sys.stdout.write(f"{change}\n")
                 sys.stdout.flush()
@@ -47,6 +59,7 @@ def register(
     quotas: Mapping[Quota, int],
     *,
     force: bool = False,
+    store: str | None = None,
     webhook: str | None = None,
 ) -> Iterator[Change]:
     """Register pools, quotas, blocks, automations, webhook and deployments, in this order.
@@ -55,8 +68,9 @@ def register(
         client: The server to tell.
         pools: What the pools are to be.
         quotas: How many runs may go on at once.
-        force: Whether templates of pools, limits and flavors that a person has changed are
-            replaced, too.
+        force: Whether templates of pools, limits, flavors and the store are replaced, too, if a
+            person has changed them.
+        store: What jobs are to call the store of the AWS_* environment; None: it is not saved.
         webhook: The url to call at every event of a run; ``off``: none any more; None: as it is.
 
     Yields:
@@ -72,16 +86,20 @@ def register(
         yield ensure_queues(client, name)
     yield from ensure_quotas(client, quotas, force=force)
     yield from register_blocks(client, force=force)
+    if store is not None:
+        yield register_store(client, store, force=force)
     yield from register_automations(client, default_dead_after_s())
     yield from register_webhook(client, webhook)
     yield from deploy_all(client)
+    yield from stale_forms(client)
 
 
-def _pools(kinds: dict[PoolName, Kind], image: str | None) -> list[PoolSpec]:
+def _pools(named: Sequence[PoolSpec], image: str | None) -> list[PoolSpec]:
     """Return what the pools are to be; the image is for those that are named, or for all."""
-    with_image = kinds or POOLS
+    wanted = {spec.name: spec for spec in (*(PoolSpec(name, name) for name in POOLS), *named)}
+    with_image = [spec.name for spec in named] or POOLS
     return [
-        PoolSpec(name, kinds.get(name), image if name in with_image else None) for name in POOLS
+        replace(spec, image=image if spec.name in with_image else None) for spec in wanted.values()
     ]
 
 
@@ -92,11 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         "PREFECT_API_URL names.",
     )
     parser.add_argument(
-        "kinds",
+        "pools",
         nargs="*",
-        type=_kind_of_pool,
-        metavar="POOL=KIND",
-        help=f"one of {', '.join(POOLS)} is of this kind: {', '.join(KINDS)}; not named: as it is",
+        type=_pool,
+        metavar="POOL=[LIKE:]KIND",
+        help=f"{', '.join(POOLS)}, or one of your own that is like one of these, is of this kind: "
+        f"{', '.join(KINDS)}; not named: as it is",
     )
     parser.add_argument(
         "--image", help="the image that containers of the named pools, or of all, start in"
@@ -104,7 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace templates, limits and flavors that were changed by hand, too",
+        help="replace templates, limits, flavors and the store if changed by hand, too",
+    )
+    parser.add_argument(
+        "--store",
+        type=_block_name,
+        metavar="NAME",
+        help="save the store of the AWS_* variables by this name, unless one has it",
     )
     parser.add_argument(
         "--webhook",
@@ -122,15 +147,22 @@ def _webhook(word: str | None) -> str | None:
     return check_url(sys.stdin.readline().strip() if word == "-" else word)
 
 
-def _kind_of_pool(word: str) -> tuple[PoolName, Kind]:
-    name, _, kind = word.partition("=")
-    for known_name in POOLS:
-        for known_kind in KINDS:
-            if (name, kind) == (known_name, known_kind):
-                return known_name, known_kind
+def _block_name(word: str) -> str:
+    if not re.fullmatch("[a-z0-9-]+", word):
+        raise argparse.ArgumentTypeError(f"{word!r}; write lowercase letters, digits and dashes")
+    return word
+
+
+def _pool(word: str) -> PoolSpec:
+    name, _, what = word.partition("=")
+    is_own = name not in POOLS and _OWN_NAME.fullmatch(name) is not None
+    for like in POOLS:
+        for kind in KINDS:
+            if (name, what) == (like, kind) or (is_own and what == f"{like}:{kind}"):
+                return PoolSpec(name, like, kind)
     raise argparse.ArgumentTypeError(
         f"{word!r}; write one of {', '.join(POOLS)}, =, and one of {', '.join(KINDS)}, "
-        "such as gpu=kubernetes"
+        "such as gpu=kubernetes, or vision=gpu:kubernetes for a pool of your own"
     )
 
 

@@ -8,6 +8,7 @@ jobs save and leave, then stops all processes; jobs with restarts left go on at 
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts: list[subprocess.Popen[bytes]] = []
     try:
+        _refuse_taken_port(int(port))
         parts.append(_start(["-m", "prefect", "server", "start"], env))
         _wait_until_healthy(url, parts[0])
         _say(f"server   {url}")
@@ -100,6 +102,24 @@ def _environment(url: str, port: str) -> dict[str, str]:
     # 17 minutes instead of one in which a run may tell a server that is away how it ended.
     env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "9")
     return env
+
+
+def _refuse_taken_port(port: int) -> None:
+    """See that the port is free: the server of somebody else would be taken for ours, and changed.
+
+    Raises:
+        RuntimeError: If it cannot be had.
+    """
+    with socket.socket() as probe:
+        # As Prefect looks; without it, a port counts as taken for a minute after its last use.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise RuntimeError(
+                f"asked for the port {port} of 127.0.0.1, found: {error}; stop what listens there, "
+                "or choose another one by PREFECT_SERVER_API_PORT"
+            ) from error
 
 
 def _start(arguments: list[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":

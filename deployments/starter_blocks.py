@@ -1,4 +1,7 @@
-"""The block types of trainjob, and the flavors of this machine's ``flavors.yaml`` as blocks."""
+"""The block types of trainjob, and blocks made of what this machine says.
+
+These are the flavors of its ``flavors.yaml`` and, if asked for, a store of its AWS_* variables.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +16,12 @@ from blocks.flavor import FlavorBlock, block_name, flavor_line, flavor_values
 from blocks.object_store import ObjectStore
 from blocks.saved_versions import all_of_type, create_block
 from deployments.changes import Change
+from trainjob.errors import TrainjobError
 from trainjob.flavor_catalogue import flavors_of
 from trainjob.registry.folder import registry_of_machine
+from trainjob.storage.settings import StoreSettings
+
+_KEYS = {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}
 
 
 def register_blocks(client: SyncPrefectClient, *, force: bool) -> Iterator[Change]:
@@ -55,6 +62,42 @@ def register_blocks(client: SyncPrefectClient, *, force: bool) -> Iterator[Chang
         else:
             why = f"block {document.name!r} says something else than flavors.yaml"
             yield Change("left", what, f"{why}; --force replaces it")
+
+
+def register_store(client: SyncPrefectClient, name: str, *, force: bool) -> Change:
+    """Save the store of the AWS_* environment, unless one is saved under the name.
+
+    Args:
+        client: The server to tell.
+        name: What jobs call it.
+        force: Whether one that says something else than the environment is replaced.
+
+    Raises:
+        TrainjobError: If it is to be made, and the environment has no keys.
+    """
+    what, settings = f"saved store {name!r}", StoreSettings.from_env()
+    missing = [variable for key, variable in _KEYS.items() if getattr(settings, key) is None]
+    saved = _saved_store(client, name)
+    if saved is not None and (missing or saved == settings):
+        return Change("left", what)
+    if missing:
+        raise TrainjobError(
+            f"asked to save the store {name!r} of AWS_* of the environment, found no "
+            f"{' and no '.join(missing)}; set it"
+        )
+    if saved is not None and not force:
+        why = "it says something else than AWS_* of the environment; --force replaces it"
+        return Change("left", what, why)
+    ObjectStore(**dict(settings)).save(name, overwrite=True)
+    return Change("created" if saved is None else "changed", what)
+
+
+def _saved_store(client: SyncPrefectClient, name: str) -> StoreSettings | None:
+    try:
+        document = client.read_block_document_by_name(name, ObjectStore.get_block_type_slug())
+    except ObjectNotFound:
+        return None
+    return ObjectStore.model_validate(document.data).to_settings()
 
 
 def _says(document: BlockDocument, values: dict[str, Any]) -> bool:

@@ -25,9 +25,10 @@ from prefect.settings import get_current_settings
 
 from deployments.automations import ANY_RUN, OUR_FLOWS, register_automation
 from deployments.changes import Change
-from flows.delivery import AWAITING_RESTART, RESTART_PENDING, RESTARTS_LABEL
+from flows.delivery import AWAITING_RESTART, RESTART_PENDING
 from flows.run_events import RESTARTED_EVENT, STALLED_EVENT
 from flows.server import without_password
+from flows.tally import RESTARTS_LABEL
 from trainjob.errors import TrainjobError
 
 OFF = "off"
@@ -42,8 +43,8 @@ _RUN_ID = "prefect.resource.id"
 _SETTLED_S = 30.0
 """By then a crashed run that is started again is RestartPending, or its process took it back."""
 
-_WORD_S = 10.0
-"""A run that is cancelled says a second later what was saved; the shortest that Prefect allows."""
+_WORD_S = 30.0
+"""A run that is cancelled says a second later what was saved; a busy server hears that later."""
 
 _MEMORY = timedelta(minutes=10)
 """How long an event is known that was told."""

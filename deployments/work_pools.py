@@ -1,4 +1,4 @@
-"""The work pools cpu, gpu and npu, and which infrastructure each stands for.
+"""The work pools cpu, gpu, npu and such as are like them, and which infrastructure each stands for.
 
 Their base job templates are data, one file a kind of infrastructure in `deployments/pools`. A
 template carries a fingerprint of itself, by which a later registration knows whether a person has
@@ -37,24 +37,26 @@ class PoolSpec:
 
     Attributes:
         name: Name of the pool.
+        like: Which of ours has its template; the same name, unless it is a pool of one's own.
         kind: Where its runs are processes; absent, as it is, and a new one of the worker's machine.
         image: Image of its containers; absent, that which it has.
     """
 
-    name: PoolName
+    name: str
+    like: PoolName
     kind: Kind | None = None
     image: str | None = None
 
 
-def base_job_template(kind: Kind, name: PoolName, image: str | None = None) -> dict[str, Any]:
+def base_job_template(kind: Kind, like: PoolName, image: str | None = None) -> dict[str, Any]:
     """Return the base job template of a pool, with its fingerprint.
 
     Args:
         kind: Where the runs of the pool are processes.
-        name: Name of the pool.
+        like: Which of our pools it is, or is like.
         image: The image that containers start in; process pools have none.
     """
-    template = cast(dict[str, Any], _pools(kind)[name]["base_job_template"])
+    template = cast(dict[str, Any], _pools(kind)[like]["base_job_template"])
     _set_image(template, image)
     return {**template, _MARK: {"fingerprint": _fingerprint(template)}}
 
@@ -80,7 +82,7 @@ def ensure_pool(client: SyncPrefectClient, spec: PoolSpec, *, force: bool = Fals
         return Change("left", what, "trainjob has no template for pools of this type")
     current = pool.base_job_template
     image = spec.image or _image_of(current)
-    wanted = base_job_template(kind, spec.name, image)
+    wanted = base_job_template(kind, spec.like, image)
     if current == wanted:
         return Change("left", what)
     if not (force or _is_untouched(current) or _is_of_prefect(client, current)):
@@ -97,8 +99,8 @@ def _create(client: SyncPrefectClient, spec: PoolSpec) -> Change:
         WorkPoolCreate(
             name=spec.name,
             type=kind,
-            description=_pools(kind)[spec.name]["description"],
-            base_job_template=base_job_template(kind, spec.name, spec.image),
+            description=_pools(kind)[spec.like]["description"],
+            base_job_template=base_job_template(kind, spec.like, spec.image),
         )
     )
     return Change("created", f"pool {spec.name} ({kind})")

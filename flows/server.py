@@ -17,7 +17,10 @@ from trainjob.errors import TrainjobError
 
 _LIFELINE = Path(__file__).with_name("lifeline.py")
 _MAX_ANSWER_CHARS = 2000
-_ANOTHER_VERSION = "the deployment may be of another version: register it anew, by `make register`"
+_ANOTHER_VERSION = (
+    "the deployment may be of another version: make it anew, by `make register` or the "
+    "`algorithm deploy` or `schedule` that made it"
+)
 _ADVICE = {
     HTTPStatus.NOT_FOUND: "it was deleted meanwhile",
     HTTPStatus.CONFLICT: _ANOTHER_VERSION,

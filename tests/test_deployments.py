@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.work_pools import POOLS
+from deployments.work_pools import POOLS, PoolName
 from trainjob.job import TrainingJob
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +14,8 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
     deployment["name"]: deployment
     for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 }
-CPU, CHECK, NIGHTLY = (DEPLOYMENTS[name] for name in ("cpu", "check", "nightly"))
+CPU, NIGHTLY = DEPLOYMENTS["cpu"], DEPLOYMENTS["nightly"]
+CHECKS = {"cpu": "check", "gpu": "check-gpu", "npu": "check-npu"}
 
 
 def test_the_default_job_is_the_digits_example() -> None:
@@ -34,7 +35,8 @@ def test_the_default_job_gives_every_key(name: str) -> None:
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_the_entrypoint_is_dotted(name: str) -> None:
     """The path form imports the file as a module of its own and breaks `import tasks`."""
-    flow = "check_job.check_training_job" if name == "check" else "training_job.training_job"
+    is_check = name in CHECKS.values()
+    flow = "check_job.check_training_job" if is_check else "training_job.training_job"
 
     assert DEPLOYMENTS[name]["entrypoint"] == f"flows.{flow}"
 
@@ -53,8 +55,17 @@ def test_every_deployment_runs_on_a_pool_that_is_registered() -> None:
     assert named == set(POOLS)
 
 
-def test_a_check_and_a_schedule_are_offered_for_the_same_job() -> None:
-    assert CHECK["parameters"] == NIGHTLY["parameters"] == CPU["parameters"]
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_job_is_checked_where_it_would_run(pool: PoolName) -> None:
+    """The worker of another pool has other devices, and would refuse every right job."""
+    check, train = DEPLOYMENTS[CHECKS[pool]], DEPLOYMENTS[pool]
+
+    assert check["work_pool"] == train["work_pool"]
+    assert check["parameters"] == train["parameters"]
+
+
+def test_a_schedule_is_offered_for_the_same_job() -> None:
+    assert NIGHTLY["parameters"] == CPU["parameters"]
 
 
 def test_nothing_trains_on_a_schedule_before_a_person_wants_it() -> None:

@@ -1,26 +1,35 @@
 """docs/operations.md: its commands exist, its settings are Prefect's, its backup restores."""
 
-import configparser
 import os
 import re
 import shlex
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_valid_setting_names
 
 from deployments import drain, register
+from trainjob.registry.folder import IN_PREFECT
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 _BLOCK = re.compile(r"^```(\w+)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS: list[tuple[str, str, str]] = _BLOCK.findall(PAGE)
 UNITS = [text for language, mark, text in BLOCKS if (language, mark) == ("ini", "unit")]
+ENV_FILES = {
+    path: dict(line.split("=", 1) for line in text.splitlines())
+    for language, mark, text in reversed(BLOCKS)  # of server.env more is shown below
+    if language == "ini" and (path := mark.removeprefix("file=")) != mark
+}
+[CPU, *_] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+[INSTALLATION] = [text for language, mark, text in BLOCKS if mark == "install"]
 PARSERS: dict[str, Callable[[list[str]], object]] = {
     "deployments.register": register._parser().parse_args,
     "deployments.drain": drain._parser().parse_args,
@@ -52,13 +61,81 @@ def test_every_kind_of_pool_is_chosen_as_the_page_says(kind: str) -> None:
     PARSERS["deployments.register"](arguments.split())
 
 
+def service_of(unit: str) -> dict[str, str]:
+    """Return what a unit says of its service; of a key that comes twice all values, in lines."""
+    section = unit.partition("[Service]\n")[2].partition("\n[")[0]
+    found: dict[str, str] = {}
+    for line in section.splitlines():
+        key, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            found[key] = f"{found[key]}\n{value}" if key in found else value
+    return found
+
+
+def test_a_pool_of_ones_own_is_registered_and_deployed_as_the_page_says() -> None:
+    [shown] = [text for _, mark, text in BLOCKS if mark == "deployment"]
+
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text() + shown)["deployments"]
+
+    named = {deployment["name"]: deployment for deployment in deployments}
+    vision = deployments[-1]
+    assert vision["name"] == vision["work_pool"]["name"]
+    for key in ("entrypoint", "parameters"):
+        assert vision[key] == named["gpu"][key]
+    [word] = re.findall(rf"`({vision['name']}=[^`]*)`", PAGE)
+    assert register._pool(word).name == vision["name"]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.splitlines()[1])
+def test_a_service_is_installed_as_the_page_says(unit: str) -> None:
+    service = service_of(unit)
+    commands = [shlex.split(line, comments=True) for line in INSTALLATION.splitlines()]
+
+    assert [words[-1] for words in commands if words[:1] == ["useradd"]] == [service["User"]]
+    home = service["WorkingDirectory"]
+    assert [words[-1] for words in commands if words[:2] == ["git", "clone"]] == [home]
+    assert ["cd", home] in commands
+    for path in service["EnvironmentFile"].splitlines():
+        assert Path(path).name in ENV_FILES
+        assert f"`{path}`" in PAGE
+
+
+def test_the_installation_names_what_there_is_in_the_checkout() -> None:
+    words = set(shlex.split(INSTALLATION, comments=True))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [extras] = re.findall(r"'\.\[([\w,]+)\]'", INSTALLATION)
+
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    for name in ("constraints.txt", "examples/make_dataset.py", "deployments", "flows", "trainjob"):
+        assert name in words
+        assert (ROOT / name).exists()
+    assert CPU["parameters"]["job"]["inputs"][0]["url"].rstrip("/") in words
+
+
+def test_a_worker_is_told_where_runs_work_and_where_saved_versions_are() -> None:
+    [worker] = [unit for unit in UNITS if "worker start" in unit]
+    files = [Path(path).name for path in service_of(worker)["EnvironmentFile"].splitlines()]
+    env = {name: value for file in files for name, value in ENV_FILES[file].items()}
+
+    assert env["TRAINJOB_HOME"] == service_of(worker)["WorkingDirectory"]
+    assert env["TRAINJOB_REGISTRY"] == IN_PREFECT
+    assert env["TRAINJOB_WORKDIR"]
+    settings = PAGE.partition("## Settings")[2].partition("\n## ")[0]
+    assert [name for name in env if name.startswith("TRAINJOB_") and name not in settings] == []
+
+
+def test_who_only_submits_gets_no_folder_of_the_workers() -> None:
+    """`check` would find that it cannot be written to, for whoever is not the worker's user."""
+    client = ENV_FILES["client.env"]
+
+    assert client["TRAINJOB_REGISTRY"] == IN_PREFECT
+    assert {name for name in client if name.startswith("TRAINJOB_")} == {"TRAINJOB_REGISTRY"}
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.splitlines()[1])
 def test_a_service_starts_modules_that_there_are_in_the_checkout_it_names(unit: str) -> None:
-    parsed = configparser.ConfigParser(interpolation=None)
-    parsed.optionxform = str  # type: ignore[assignment,method-assign]  # as systemd, mind the case
-    parsed.read_string(unit)
+    service = service_of(unit)
 
-    service = parsed["Service"]
     for key in ("ExecStart", "ExecStop"):
         if key in service:
             python, flag, module = service[key].split()[:3]

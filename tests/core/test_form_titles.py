@@ -33,11 +33,16 @@ def fields(model: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def shown_title(field: dict[str, Any]) -> str | None:
-    """Return what the form calls a field: pydantic leaves out a title that its model has, too."""
+def shown(field: dict[str, Any], key: str) -> str | None:
+    """Return what the form shows of a field: pydantic leaves out what its model says, too."""
     model = field.get("$ref", "").rpartition("/")[2]
-    title: str | None = field.get("title", MODELS.get(model, {}).get("title"))
-    return title
+    text: str | None = field.get(key, MODELS.get(model, {}).get(key))
+    return text
+
+
+def shown_title(field: dict[str, Any]) -> str | None:
+    """Return what the form calls a field."""
+    return shown(field, "title")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -46,6 +51,14 @@ def test_every_field_has_a_title_of_its_own_in_words(model: str) -> None:
 
     assert len(set(titles)) == len(titles)
     assert [title for title in titles if not title[:1].isupper() or "_" in title] == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_field_has_help_of_its_own(model: str) -> None:
+    helps = {name: shown(field, "description") or "" for name, field in fields(model).items()}
+
+    assert [name for name, text in helps.items() if not text.endswith(".")] == []
+    assert len(set(helps.values())) == len(helps)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -14,6 +14,7 @@ from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from deployments.work_pools import KINDS, POOLS, Kind, PoolName, base_job_template
+from flows.local_places import KEPT
 
 _C = TypeVar("_C", bound=BaseJobConfiguration)
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,15 @@ def test_what_a_deployment_says_of_the_environment_is_added_to_that_of_its_pool(
     assert made.env["TRAINJOB_HOME"] == "/opt/trainjob"
 
 
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_container_finds_saved_versions_on_the_server(kind: Kind, pool: PoolName) -> None:
+    """A folder of its own has none, whatever the variables of its worker say."""
+    made = configured(BaseJobConfiguration, kind, pool)
+
+    assert made.env["TRAINJOB_REGISTRY"] == "prefect"
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_containers_of_a_machine_see_one_anothers_claims_to_cards(pool: PoolName) -> None:
     fields = base_job_template("docker", pool)["variables"]["properties"]
@@ -76,6 +86,15 @@ def test_containers_of_a_machine_see_one_anothers_claims_to_cards(pool: PoolName
 
     claims = PurePosixPath(made.env["TRAINJOB_CARDS_DIR"] or "")
     assert [folder for folder in shared if claims.is_relative_to(folder)]
+
+
+def test_what_a_pool_calls_kept_is_on_a_volume_of_its_containers() -> None:
+    fields = base_job_template("docker", "cpu")["variables"]["properties"]
+    volumes = [volume.split(":")[1] for volume in fields["volumes"]["default"]]
+
+    assert configured(BaseJobConfiguration, "docker", "cpu").env[KEPT] in volumes
+    pod = base_job_template("kubernetes", "cpu")["variables"]["properties"]
+    assert KEPT not in pod["env"]["default"]
 
 
 def test_a_process_template_says_all_that_a_process_can_be_told() -> None:

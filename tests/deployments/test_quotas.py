@@ -32,7 +32,7 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
     """Give a client of a server with the pool cpu and its queues, and no quotas."""
     with get_client(sync_client=True) as client:
         delete_pools(client)
-        ensure_pool(client, PoolSpec("cpu"))
+        ensure_pool(client, PoolSpec("cpu", "cpu"))
         ensure_queues(client, "cpu")
         yield client
         list(ensure_quotas(client, {}, force=True))
@@ -90,7 +90,7 @@ def test_a_pool_of_one_s_own_that_a_deployment_is_on_gets_queues_too(
         client.create_deployment(flow_id, name, work_pool_name="vision") for name in ("vision", "b")
     ]
 
-    changes = [str(change) for change in islice(register(client, [PoolSpec("cpu")], {}), 3)]
+    changes = [str(change) for change in islice(register(client, [PoolSpec("cpu", "cpu")], {}), 3)]
     queues = client.read_work_queues(work_pool_name="vision")
 
     for deployment in deployments:

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def registered(server: str) -> list[str]:
-    """Register everything and return the lines that were printed."""
-    env = os.environ | {"PREFECT_API_URL": server}
-    command = [sys.executable, "-m", "deployments.register"]
+    """Register everything, a store too, and return the lines that were printed."""
+    keys = {"AWS_ACCESS_KEY_ID": "lab-key", "AWS_SECRET_ACCESS_KEY": "not-for-everyone"}
+    env = os.environ | keys | {"PREFECT_API_URL": server}
+    command = [sys.executable, "-m", "deployments.register", "--store", "lab"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -42,6 +43,8 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
         for deployment in client.read_deployments():
             if (deployment.entrypoint or "").startswith("flows."):
                 client.delete_deployment(deployment.id)
+        for document in client.read_block_documents_by_type("object-store"):
+            client.delete_block_document(document.id)
         delete_pools(client)
     assert not schedule.active
     switches = {found.slug: (found.active, found.id) for found in after}
@@ -54,14 +57,16 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
     assert things == [line[9:] for line in second]
     assert {f"automation {automation.name!r}" for automation in automations(90)} <= set(things)
     assert "pool gpu (process)" in things
-    assert "deployment training-job/npu" in things
+    assert "saved store 'lab'" in things
+    assert {"deployment training-job/npu", "deployment check-job/check-npu"} <= set(things)
     assert {line.split()[0] for line in first} <= {"created", "left"}
     assert {line.split()[0] for line in second} == {"left"}
 
 
 def test_an_image_is_for_the_pools_that_are_named_or_for_all() -> None:
-    named = {spec.name: spec.image for spec in register._pools({"gpu": "kubernetes"}, "mine:2")}
-    unnamed = {spec.name: spec.image for spec in register._pools({}, "mine:2")}
+    words = [register._pool("gpu=kubernetes")]
+    named = {spec.name: spec.image for spec in register._pools(words, "mine:2")}
+    unnamed = {spec.name: spec.image for spec in register._pools([], "mine:2")}
 
     assert named == {"cpu": None, "gpu": "mine:2", "npu": None}
     assert unnamed == dict.fromkeys(POOLS, "mine:2")

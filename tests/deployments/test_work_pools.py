@@ -9,14 +9,22 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import WorkPool
 
-from deployments import work_pools
+from deployments import register, work_pools
 from deployments.register import main
-from deployments.work_pools import KINDS, POOLS, Kind, PoolName, PoolSpec, ensure_pool
+from deployments.work_pools import (
+    KINDS,
+    POOLS,
+    Kind,
+    PoolName,
+    PoolSpec,
+    base_job_template,
+    ensure_pool,
+)
 from tests.pools import delete_pools
 from trainjob.errors import TrainjobError
 
 IMAGE = "registry.example.com/trainjob:1"
-CPU = PoolSpec("cpu")
+CPU = PoolSpec("cpu", like="cpu")
 
 
 @pytest.fixture
@@ -41,10 +49,10 @@ def changed_by_hand(client: SyncPrefectClient) -> WorkPool:
 def test_a_pool_is_made_once_and_then_left(
     client: SyncPrefectClient, kind: Kind, name: PoolName
 ) -> None:
-    first = ensure_pool(client, PoolSpec(name, kind, IMAGE))
+    first = ensure_pool(client, PoolSpec(name, name, kind, IMAGE))
     made = client.read_work_pool(name)
 
-    second = ensure_pool(client, PoolSpec(name))
+    second = ensure_pool(client, PoolSpec(name, name))
 
     assert (first.verb, second.verb) == ("created", "left")
     assert made.type == kind
@@ -118,13 +126,13 @@ def test_limit_and_pause_stay_as_a_person_has_set_them(client: SyncPrefectClient
 
 
 def test_another_image_is_no_change_by_hand(client: SyncPrefectClient) -> None:
-    ensure_pool(client, PoolSpec("gpu", "docker", IMAGE))
+    ensure_pool(client, PoolSpec("gpu", "gpu", "docker", IMAGE))
     template = client.read_work_pool("gpu").base_job_template
     template["variables"]["properties"]["image"]["default"] = "mine:2"
     client.update_work_pool("gpu", WorkPoolUpdate(base_job_template=template))
 
-    kept = ensure_pool(client, PoolSpec("gpu"))
-    replaced = ensure_pool(client, PoolSpec("gpu", image=IMAGE))
+    kept = ensure_pool(client, PoolSpec("gpu", "gpu"))
+    replaced = ensure_pool(client, PoolSpec("gpu", "gpu", image=IMAGE))
 
     assert (kept.verb, replaced.verb) == ("left", "changed")
     fields = client.read_work_pool("gpu").base_job_template["variables"]["properties"]
@@ -133,32 +141,59 @@ def test_another_image_is_no_change_by_hand(client: SyncPrefectClient) -> None:
 
 def test_containers_without_an_image_are_refused(client: SyncPrefectClient) -> None:
     with pytest.raises(TrainjobError, match=r"found no image.*--image"):
-        ensure_pool(client, PoolSpec("gpu", "kubernetes"))
+        ensure_pool(client, PoolSpec("gpu", "gpu", "kubernetes"))
 
     assert "gpu" not in [pool.name for pool in client.read_work_pools()]
 
 
 def test_a_pool_does_not_silently_stay_of_another_kind(client: SyncPrefectClient) -> None:
-    ensure_pool(client, PoolSpec("gpu"))
+    ensure_pool(client, PoolSpec("gpu", "gpu"))
 
     with pytest.raises(TrainjobError, match=r"asked for .* docker, found one of type process"):
-        ensure_pool(client, PoolSpec("gpu", "docker", IMAGE))
+        ensure_pool(client, PoolSpec("gpu", "gpu", "docker", IMAGE))
 
 
 def test_a_pool_of_a_kind_that_is_not_ours_is_left(client: SyncPrefectClient) -> None:
     client.create_work_pool(WorkPoolCreate(name="npu", type="ecs"))
 
-    change = ensure_pool(client, PoolSpec("npu"))
+    change = ensure_pool(client, PoolSpec("npu", "npu"))
 
     assert change.verb == "left"
     assert client.read_work_pool("npu").base_job_template == {}
 
 
-@pytest.mark.parametrize("word", ["gpu", "gpu=slurm", "tpu=docker", "=docker", "gpu=docker=x"])
+def test_a_pool_of_ones_own_gets_the_template_of_ours(client: SyncPrefectClient) -> None:
+    *ours, vision = register._pools([register._pool("vision=gpu:kubernetes")], IMAGE)
+
+    first = ensure_pool(client, vision)
+    made = client.read_work_pool("vision")
+    second = ensure_pool(client, vision)
+    client.delete_work_pool("vision")
+
+    assert [spec.name for spec in ours] == [*POOLS]
+    assert (first.verb, second.verb) == ("created", "left")
+    assert made.type == "kubernetes"
+    assert made.base_job_template == base_job_template("kubernetes", "gpu", IMAGE)
+    assert made.description == "Training jobs on NVIDIA GPUs, in a Kubernetes cluster."
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "gpu",
+        "gpu=slurm",
+        "tpu=docker",
+        "=docker",
+        "gpu=docker=x",
+        "a=b:docker",
+        "gpu=cpu:docker",
+        "a/b=gpu:docker",
+    ],
+)
 def test_a_wrong_kind_is_told_with_those_that_there_are(
     word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([word])
 
-    assert "such as gpu=kubernetes" in capsys.readouterr().err
+    assert "such as gpu=kubernetes, or vision=gpu:kubernetes" in capsys.readouterr().err

@@ -1,9 +1,11 @@
 """Jobs that are submitted, refused and cancelled in the browser, on a real server and worker."""
 
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +41,16 @@ args = parser.parse_args()
 pathlib.Path({begun!r}).touch()
 while True:
     time.sleep(0.1)
+"""
+ALGORITHM = """\
+algorithm:
+  code: {{url: {code}}}
+  boot_file: train.py
+  hyperparameters:
+    - {{name: epochs, type: integer, minimum: 1, maximum: 100, default: 10,
+       description: "Passes over the data"}}
+    - {{name: optimizer, type: string, choices: [adam, sgd], default: adam,
+       description: "What makes the steps"}}
 """
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -85,13 +97,24 @@ def client(server: str) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture
-def person(browser: Browser, server: str) -> Iterator[Callable[[Version], Person]]:
-    """Give people, who leave at the end of the test: an open page goes on to draw."""
-    with ExitStack() as pages:
+def person(
+    browser: Browser, server: str, request: pytest.FixtureRequest
+) -> Iterator[Callable[[Version], Person]]:
+    """Give people, who leave at the end of the test: an open page goes on to draw.
+
+    What they see when the test has failed is kept.
+    """
+    num_failed_before = request.session.testsfailed
+    with ExitStack() as leaving:
+
+        def leave(who: Person) -> None:
+            if request.session.testsfailed > num_failed_before:
+                who.screenshot(f"failed-{request.node.name}")
+            who.page.close()
 
         def come(version: Version) -> Person:
             found = Person(browser, server, version)
-            pages.callback(found.page.close)
+            leaving.callback(leave, found)
             return found
 
         yield come
@@ -194,6 +217,37 @@ def test_a_wrong_value_is_refused_at_its_field_and_no_run_is_made(
     form.sees("'10 parsecs' is not valid")
     form.screenshot("wrong-value")
     assert {run.id for run in client.read_flow_runs()} == before
+
+
+@pytest.mark.usefixtures("no_run_begins")
+def test_the_form_of_an_algorithm_has_its_hyperparameters_and_refuses_others(
+    tmp_path: Path, person: Callable[[Version], Person], server: str, client: SyncPrefectClient
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").touch()
+    (tmp_path / "algorithm.yaml").write_text(ALGORITHM.format(code=tmp_path / "code"))
+    env = os.environ | {"PREFECT_API_URL": f"{server}/api"}
+    for words in (["register", "mine", str(tmp_path / "algorithm.yaml")], ["deploy", "mine"]):
+        command = [sys.executable, "-m", "flows", "algorithm", *words]
+        subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+    form = person("v2")
+    form.open_form(client.read_deployment_by_name("training-job/mine").id)
+    form.sees("Passes over the data")
+    before = {run.id for run in client.read_flow_runs()}
+
+    form.field("epochs").fill("1000")
+    form.press_submit()
+    refusal = form.field("epochs").evaluate("field => field.validationMessage")
+    form.screenshot("hyperparameter-refused")
+    is_refused = {run.id for run in client.read_flow_runs()} == before
+    form.field("epochs").fill("20")
+    form.choose("optimizer", "sgd")
+    run = client.read_flow_run(UUID(form.submit()))
+
+    assert refusal == "Value must be less than or equal to 100."
+    assert is_refused
+    assert run.parameters["job"]["algorithm"] == "mine@1"
+    assert run.parameters["job"]["hyperparameters"] == {"epochs": 20, "optimizer": "sgd"}
 
 
 def test_a_job_that_is_filled_in_by_hand_and_cancelled_keeps_what_it_wrote(

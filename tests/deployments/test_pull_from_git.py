@@ -1,0 +1,68 @@
+"""Runs whose code comes from git, by the pull step of docs/operations.md."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import get_client
+
+from flows.training_job import training_job
+from tests.jobs import make_job
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.com")
+
+
+def repository_of_checkout(folder: Path) -> str:
+    """Make a repository of the files of this checkout, as they are now, and return its url."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    code = ["blocks", "flows", "tasks", "trainjob"]
+    names = subprocess.run([*listed, *code], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in names.stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for words in (["init", "--initial-branch", "main"], ["add", "."], ["commit", "-m", "all"]):
+        subprocess.run([*GIT, *words], cwd=folder, check=True, capture_output=True)
+    return f"file://{folder}"
+
+
+def pull_steps(repository: str) -> list[dict[str, Any]]:
+    """Return the steps of the page, with this repository."""
+    [block] = re.findall(r"^```yaml pull\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    [step] = yaml.safe_load(block)["pull"]
+    [(name, inputs)] = step.items()
+    return [{name: inputs | {"repository": repository}}]
+
+
+def test_a_run_uses_the_code_of_the_repository_and_no_checkout(
+    tmp_path: Path, prefect_server: str
+) -> None:
+    url = repository_of_checkout(tmp_path / "repository")
+    (tmp_path / "work").mkdir()
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(
+            client.create_flow(training_job),
+            "from-git",
+            entrypoint="flows.training_job.training_job",
+            pull_steps=pull_steps(url),
+        )
+        run = client.create_flow_run_from_deployment(
+            deployment, parameters={"job": make_job(tmp_path / "job")}
+        )
+        env = os.environ | {"PREFECT_API_URL": prefect_server}
+        command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)]
+
+        subprocess.run(command, cwd=tmp_path / "work", env=env, check=True, capture_output=True)
+
+        state = client.read_flow_run(run.id).state
+        client.delete_deployment(deployment)
+    assert state is not None
+    assert state.is_completed(), state.message
+    assert (tmp_path / "job" / "out" / "result.json").read_text() == "42"

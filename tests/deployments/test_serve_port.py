@@ -1,0 +1,72 @@
+"""`make serve` on a port that somebody else listens on: it says so and asks for nothing there."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class _Healthy(BaseHTTPRequestHandler):
+    """Answers as a Prefect server does that is asked for its health, and notes what was asked."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"true")
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def healthy_server(host: str) -> Iterator[tuple[int, list[str]]]:
+    """Give the port of a server of somebody else, and what it was asked for."""
+    asked: list[str] = []
+    handler = type("Handler", (_Healthy,), {"asked": asked})
+    with ThreadingHTTPServer((host, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port, asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_server_that_somebody_else_has_on_the_port_is_left_alone(
+    tmp_path: Path, host: str
+) -> None:
+    with healthy_server(host) as (port, asked):
+        done = serve(tmp_path, str(port))
+
+    assert done.returncode == 1
+    assert asked == []
+    [said] = done.stderr.splitlines()
+    assert said.startswith(f"trainjob: could not start: asked for the port {port} of 127.0.0.1")
+    assert "Address already in use; stop what listens there, or choose another one by" in said
+
+
+def test_a_port_that_there_is_none_of_is_told(tmp_path: Path) -> None:
+    done = serve(tmp_path, "65536")
+
+    assert done.returncode == 1
+    assert "asked for the port 65536 of 127.0.0.1, found: bind(): port must be" in done.stderr
+
+
+def serve(home: Path, port: str) -> "subprocess.CompletedProcess[str]":
+    """Start `make serve`, which is to end by itself."""
+    env = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port}
+    command = [sys.executable, "-m", "deployments.serve"]
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
