@@ -3,7 +3,7 @@
 import argparse
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,8 @@ from rich.console import Console
 from blocks.object_store import load_settings
 from flows.algorithm_deployment import deploy_algorithm, device_of
 from flows.cache_command import Answer
+from flows.job_variables import merged, read_variables
+from flows.pool_sizes import kept_variables
 from flows.registry_place import chosen_registry
 from flows.run_facts import all_facts, places_of, run_facts
 from flows.run_logs import LogTail, Say, follow, log_line
@@ -28,6 +30,7 @@ from flows.submitting import (
     deployment_name,
     deployment_of,
     deployment_on,
+    pool_of,
     submit,
     with_priority,
 )
@@ -47,7 +50,9 @@ def _submit(arguments: argparse.Namespace, say: Say) -> Answer:
     with configured_server() as client:
         job = TrainingJob.load(arguments.job, chosen_registry())
         deployment = deployment_for(client, job, arguments.pool)
-        made = submit(client, job, with_priority(client, deployment, arguments.priority))
+        deployment = with_priority(client, deployment, arguments.priority)
+        variables = read_variables(arguments.job_variables, pool_of(client, deployment))
+        made = submit(client, job, deployment, variables=variables)
         return _submitted(client, made, arguments, say)
 
 
@@ -111,13 +116,19 @@ def _rerun(arguments: argparse.Namespace, say: Say) -> Answer:
         old = find_run(client, arguments.run)
         source = f"the job of the run {old.name!r}"
         job, data = changed_job(job_data(old), arguments.changes, source, chosen_registry())
+        before = _resources_of(old)
+        goes_there = before is not None and _machine(before) == _machine(job.resources)
         deployment = None if arguments.pool else deployment_of(client, old)
-        if deployment is None or not _goes_where(old, job):
+        if deployment is None or not goes_there:
             deployment = deployment_for(client, job, arguments.pool)
         elif old.work_queue_name:  # its priority
             deployment = deployment.model_copy(update={"work_queue_name": old.work_queue_name})
         deployment = with_priority(client, deployment, arguments.priority)
-        return _submitted(client, submit(client, job, deployment, data, old.id), arguments, say)
+        kept, left = kept_variables(old, before, deployment, job.resources)
+        given = read_variables(arguments.job_variables, pool_of(client, deployment))
+        made = submit(client, job, deployment, data, old.id, merged(kept, given))
+        made = replace(made, warnings=(*made.warnings, *left))
+        return _submitted(client, made, arguments, say)
 
 
 def _download(arguments: argparse.Namespace, say: Say) -> Answer:
@@ -165,9 +176,11 @@ def _submitted(
 ) -> Answer:
     run = made.run
     say(f"submitted {run.name} to the pool {run.work_pool_name}: {run.id}")
+    if made.cost:
+        say(f"cost: {made.cost}")
     for warning in made.warnings:
         say(f"warning: {warning}")
-    data = {"warnings": list(made.warnings)}
+    data: dict[str, Any] = {"warnings": list(made.warnings), "cost": made.cost}
     if not arguments.watch:
         say(f"watch it by: python -m flows logs -f {run.id}")
         return Answer("", run_facts(run, "Scheduled") | data)
@@ -190,16 +203,16 @@ def _folder_name(run: FlowRun) -> str:
     return run.name
 
 
-def _goes_where(run: FlowRun, job: TrainingJob) -> bool:
-    """Tell whether a job wants the same kind of machine as that of a run."""
+def _resources_of(run: FlowRun) -> Resources | None:
+    """Return what the job of a run asked for; None if that is not known any more."""
     try:
-        before = TrainingJob.parse(job_data(run), registry=chosen_registry()).resources
-    except TrainjobError:  # what it needed is not known any more
-        return False
-    return _kind_of_machine(before) == _kind_of_machine(job.resources)
+        return TrainingJob.parse(job_data(run), registry=chosen_registry()).resources
+    except TrainjobError:
+        return None
 
 
-def _kind_of_machine(resources: Resources) -> tuple[str, str | None]:
+def _machine(resources: Resources) -> tuple[str, str | None]:
+    """Return what decides where a job goes."""
     return resources.device, resources.flavor.pool if resources.flavor else None
 
 

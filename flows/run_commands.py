@@ -106,6 +106,14 @@ def _add_pool(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--priority", choices=PRIORITIES, help="start it before or after others of its pool"
     )
+    parser.add_argument(
+        "--job-variable",
+        action="append",
+        default=[],
+        dest="job_variables",
+        metavar="KEY=VALUE",
+        help="what the pool is told of the run, such as image=registry.example.com/trainjob:1",
+    )
 
 
 def _add_pool_and_watch(parser: argparse.ArgumentParser) -> None:

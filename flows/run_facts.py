@@ -9,9 +9,17 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import Artifact, FlowRun
 from pydantic import TypeAdapter, ValidationError
 
-from flows.delivery import RESTARTS_LABEL
-from flows.runs import artifacts_of, job_data, job_name, result_of, stages_of, state_words
+from flows.runs import (
+    artifacts_of,
+    job_data,
+    job_name,
+    number_of,
+    result_of,
+    stages_of,
+    state_words,
+)
 from flows.submitting import RERUN_OF_LABEL, deployment_of
+from flows.tally import RESTARTS_LABEL
 from tasks.report import RESULT_TYPE
 from trainjob.errors import TrainjobError
 from trainjob.job import url_of_run
@@ -50,6 +58,7 @@ def all_facts(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any]:
     deployment = deployment_of(client, run)
     return {
         **run_facts(run, state_words(client, [run])[run.id]),
+        "number": number_of(client, run),
         "description": job_data(run).get("description"),
         "deployment": deployment.name if deployment else None,
         "tags": run.tags,

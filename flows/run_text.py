@@ -39,6 +39,7 @@ def show_text(facts: dict[str, Any], width: int) -> str:
         f"{facts['name']}: {facts['state']}",
         f"  run      {facts['id']}",
         f"  job      {facts['job']}{_described(facts)}",
+        *_version_lines(facts),
         f"  pool     {facts['pool'] or 'none, it runs where it was started'}",
         f"  times    {_times(facts)}",
         *(f"  tag      {tag}" for tag in facts["tags"]),
@@ -75,6 +76,11 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:
 
 def _described(facts: dict[str, Any]) -> str:
     return f": {facts['description']}" if facts["description"] else ""
+
+
+def _version_lines(facts: dict[str, Any]) -> Iterator[str]:
+    if facts["number"]:
+        yield f"  version  run {facts['number']:,} of the job {facts['job']}"
 
 
 def _times(facts: dict[str, Any]) -> str:

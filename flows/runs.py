@@ -64,6 +64,7 @@ _NAMES_OF_STATES = (
 )
 _PAGE = 200  # more, the server does not give at once
 _MAX_RUNS = 5000
+_MAX_COUNTED = 1000  # 5 requests, which `show` waits for
 _MAX_NAMED = 10
 _SOON = timedelta(minutes=1)
 _ID_PREFIX = re.compile(r"[0-9a-f]{4}[0-9a-f-]*")
@@ -199,6 +200,31 @@ def result_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Any] | None:
     """Return the report of a run as values; None if its latest pass has left none."""
     artifact = artifacts_of(client, run).get(RESULT_TYPE)
     return artifact.data if artifact and isinstance(artifact.data, dict) else None
+
+
+def number_of(client: SyncPrefectClient, run: FlowRun) -> int | None:
+    """Return which run of its job a run is, 1 for the first.
+
+    Those count that were due before it and are still there. Runs have the name of their job in
+    their own from their start on.
+
+    Returns:
+        None if its job has no name, or more than 1,000 may be older.
+    """
+    name = job_data(run).get("name")
+    if not isinstance(name, str):
+        return None
+    where = FlowRunFilter(
+        name=FlowRunFilterName(like_=f"{name}-"),
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=run.expected_start_time),
+    )
+    num_seen, num_older = 0, 0
+    for page in _pages(client, where):
+        num_seen += len(page)
+        if num_seen > _MAX_COUNTED:
+            return None
+        num_older += sum(job_name(other) == name and other.id != run.id for other in page)
+    return num_older + 1
 
 
 def job_data(run: FlowRun) -> dict[str, Any]:

@@ -5,14 +5,23 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.cache_command import Answer
+from flows.job_variables import merged, read_variables
 from flows.new_versions import job_on_versions_of
+from flows.pool_sizes import size_variables
 from flows.registry_place import chosen_registry
 from flows.run_logs import Say
 from flows.schedule_times import Times, in_words, read_cron, read_interval, read_rrule
 from flows.schedules import add_retraining, add_schedule, delete_schedule, list_schedules
 from flows.server_client import configured_server
-from flows.submitting import deployment_for, deployment_name, pool_warnings, with_priority
+from flows.submitting import (
+    deployment_for,
+    deployment_name,
+    pool_of,
+    warnings,
+    with_priority,
+)
 from flows.text_table import table
+from trainjob.cost import cost_text
 from trainjob.errors import TrainjobError
 from trainjob.job import TrainingJob
 
@@ -38,13 +47,20 @@ def schedule(arguments: argparse.Namespace, say: Say) -> Answer:
         base = deployment_for(client, job, arguments.pool)
         base = with_priority(client, base, arguments.priority)
         name = deployment_name(arguments.name or job.name)
+        pool = pool_of(client, base)
+        size = size_variables(pool, job.resources.flavor)
+        variables = merged(base.job_variables, size, read_variables(arguments.job_variables, pool))
+        base = base.model_copy(update={"job_variables": variables})
         if times is None:
             dataset = arguments.on_dataset
             data = job_on_versions_of(arguments.what, job, dataset)
             add_retraining(client, job, base, name, dataset, data)
         else:
             add_schedule(client, job, base, name, times)
-        for warning in pool_warnings(client, base):
+        cost = cost_text(job)
+        if cost:
+            say(f"cost: {cost}; so much for every run")
+        for warning in warnings(client, job, base, pool, variables):
             say(f"warning: {warning}")
     if times is None:
         when = f"on every new version of the dataset {dataset}"
@@ -54,7 +70,7 @@ def schedule(arguments: argparse.Namespace, say: Say) -> Answer:
         when = when if when.startswith("every ") else f"at {when}"
         facts = times.model_dump(mode="json", exclude={"day_or"})
     text = f"{job.name} is run by the schedule {name!r}, {when}, by the pool {base.work_pool_name}"
-    return Answer(text, {"name": name, **facts})
+    return Answer(text, {"name": name, "cost": cost, **facts})
 
 
 def _times(arguments: argparse.Namespace) -> Times | None:

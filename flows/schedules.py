@@ -21,7 +21,6 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.new_versions import Waiting, automation_of, owner_of, waiting_deployments
-from flows.pool_sizes import size_variables
 from flows.schedule_times import Times, in_words
 from flows.submitting import deployments, find_deployment
 from trainjob.errors import JobError, Problem, TrainjobError
@@ -68,7 +67,8 @@ def add_schedule(
     Args:
         client: How to reach the server.
         job: The job, its paths absolute.
-        base: The deployment that says how it is started, and by the workers of which pool.
+        base: The deployment that says how it is started, and by the workers of which pool, with
+            the job variables that the runs get.
         name: Name of the schedule.
         times: When.
 
@@ -93,7 +93,8 @@ def add_retraining(
     Args:
         client: How to reach the server.
         job: The job, its paths absolute.
-        base: The deployment that says how it is started, and by the workers of which pool.
+        base: The deployment that says how it is started, and by the workers of which pool, with
+            the job variables that the runs get.
         name: Name of the schedule.
         dataset: Name of the dataset.
         data: The job as `flows.new_versions.job_on_versions_of` returns it.
@@ -123,7 +124,6 @@ def _make_deployment(
         )
     if known is not None:
         client.delete_resource_owned_automations(owner_of(known.id))
-    size = size_variables(client, base.work_pool_name, job.resources.flavor)
     # An upsert: the server drops the old schedule and the runs that it has planned, and the
     # deployment stays, without which a run that goes on could not be started again.
     return client.create_deployment(
@@ -134,7 +134,7 @@ def _make_deployment(
         parameters={"job": data},
         tags=sorted({*inherited_tags(base), *job.tags, MADE_HERE}),
         paused=False,
-        **same_start(base) | {"job_variables": {**(base.job_variables or {}), **size}},
+        **same_start(base),
     )
 
 

@@ -1,25 +1,25 @@
 """Hands a job to the workers of a pool, and says before what may keep it from running there."""
 
-import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.objects import FlowRun, WorkerStatus
+from prefect.client.schemas.objects import FlowRun, WorkerStatus, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Scheduled
 from prefect.types import BANNED_CHARACTERS
 
+from flows.job_variables import environment_of, merged
+from flows.local_places import place_warnings
 from flows.pool_sizes import size_variables
 from flows.priorities import QUEUES, Priority
 from flows.runs import FLOW
+from trainjob.cost import cost_text
 from trainjob.errors import TrainjobError
 from trainjob.job import TrainingJob
 from trainjob.launch.launch import Device
@@ -38,10 +38,12 @@ class Submitted:
     Attributes:
         run: As the server has made it.
         warnings: What may keep it from starting or running, one line each.
+        cost: What it costs, as a line for a person; None: its job has no flavor.
     """
 
     run: FlowRun
     warnings: tuple[str, ...]
+    cost: str | None
 
 
 def submit(
@@ -50,6 +52,7 @@ def submit(
     deployment: DeploymentResponse,
     data: dict[str, Any] | None = None,
     rerun_of: UUID | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> Submitted:
     """Have a worker run a job.
 
@@ -59,8 +62,11 @@ def submit(
         deployment: What says how it is started, and by the workers of which pool.
         data: What the run is given as the job, as somebody wrote it; absent: the whole job.
         rerun_of: The run whose job it is, with changes; absent: none.
+        variables: Job variables, which go before the size that the flavor says.
     """
     now = datetime.now(UTC)
+    pool = pool_of(client, deployment)
+    variables = merged(size_variables(pool, job.resources.flavor), variables)
     run = client.create_flow_run_from_deployment(
         deployment.id,
         parameters={"job": job.model_dump(mode="json") if data is None else data},
@@ -69,10 +75,32 @@ def submit(
         name=f"{job.name}-{now:%Y%m%d-%H%M%S}",
         tags=sorted({*deployment.tags, *job.tags}),
         work_queue_name=deployment.work_queue_name,
-        job_variables=size_variables(client, deployment.work_pool_name, job.resources.flavor),
+        job_variables=variables,
         labels={RERUN_OF_LABEL: str(rerun_of)} if rerun_of else None,
     )
-    return Submitted(run, (*pool_warnings(client, deployment), *path_warnings(job)))
+    found = tuple(warnings(client, job, deployment, pool, variables))
+    return Submitted(run, found, cost_text(job))
+
+
+def warnings(
+    client: SyncPrefectClient,
+    job: TrainingJob,
+    deployment: DeploymentResponse,
+    pool: WorkPool | None,
+    variables: Mapping[str, Any],
+) -> Iterator[str]:
+    """Yield what may keep the runs of a job from starting or from running well.
+
+    Args:
+        client: How to reach the server.
+        job: The job.
+        deployment: What starts it.
+        pool: The pool of the deployment, as `pool_of` returns it.
+        variables: The job variables of the run, beside those of the deployment.
+    """
+    yield from _pool_warnings(client, deployment, pool)
+    env = environment_of(pool, deployment.job_variables, variables)
+    yield from place_warnings(job, pool.type if pool else None, env)
 
 
 def deployment_for(
@@ -188,7 +216,19 @@ def deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return sorted(found, key=lambda deployment: deployment.name)
 
 
-def pool_warnings(client: SyncPrefectClient, deployment: DeploymentResponse) -> Iterator[str]:
+def pool_of(client: SyncPrefectClient, deployment: DeploymentResponse) -> WorkPool | None:
+    """Return the pool whose workers start the runs of a deployment; None if there is none."""
+    if deployment.work_pool_name is None:
+        return None
+    try:
+        return client.read_work_pool(deployment.work_pool_name)
+    except ObjectNotFound:
+        return None
+
+
+def _pool_warnings(
+    client: SyncPrefectClient, deployment: DeploymentResponse, pool: WorkPool | None
+) -> Iterator[str]:
     """Yield why no worker would start a run of a deployment now."""
     name = deployment.work_pool_name
     if name is None:
@@ -196,9 +236,7 @@ def pool_warnings(client: SyncPrefectClient, deployment: DeploymentResponse) -> 
         return
     if deployment.paused:
         yield f"the deployment {deployment.name!r} is paused: its schedules start nothing"
-    try:
-        pool = client.read_work_pool(name)
-    except ObjectNotFound:
+    if pool is None:
         yield f"the work pool {name!r} does not exist: create it, by `make register`"
         return
     if pool.is_paused:
@@ -206,21 +244,10 @@ def pool_warnings(client: SyncPrefectClient, deployment: DeploymentResponse) -> 
     workers = client.read_workers_for_work_pool(name)
     if not any(worker.status == WorkerStatus.ONLINE for worker in workers):
         yield (
-            f"no worker of the pool {name!r} is online, so the run waits; start one, by "
-            f"`prefect worker start --pool {name}`"
+            f"no worker of the pool {name!r} is online, so the run waits; start one, in a checkout "
+            "of trainjob, by `TRAINJOB_HOME=$PWD python -m prefect worker start "
+            f"--install-policy never --pool {name}`"
         )
-
-
-def path_warnings(job: TrainingJob) -> Iterator[str]:
-    """Yield the folders of this machine that a job names, if its workers may be on another."""
-    if _is_here(PREFECT_API_URL.value() or ""):
-        return
-    for field, url in _urls(job):
-        if "://" not in url or url.startswith(("file://", "git+file://")):
-            yield (
-                f"{field}: {url} is a folder of the machine of the worker, which may not be this "
-                "one; see that it is there, or use a store"
-            )
 
 
 def _deployment(client: SyncPrefectClient, deployment_id: UUID) -> DeploymentResponse | None:
@@ -228,23 +255,3 @@ def _deployment(client: SyncPrefectClient, deployment_id: UUID) -> DeploymentRes
         return client.read_deployment(deployment_id)
     except ObjectNotFound:
         return None
-
-
-def _is_here(url: str) -> bool:
-    """Tell whether the server, and with it most likely its workers, is on this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _urls(job: TrainingJob) -> Iterator[tuple[str, str]]:
-    parts: list[tuple[str, Any]] = [
-        ("algorithm.code.url", job.algorithm.code.url),
-        *((f"inputs[{i}].url", channel.url) for i, channel in enumerate(job.inputs)),
-        *((f"outputs[{i}].url", channel.url) for i, channel in enumerate(job.outputs)),
-        ("checkpoints.url", job.checkpoints.url if job.checkpoints else None),
-        ("logs.url", job.logs.url),
-    ]
-    return ((field, url) for field, url in parts if url is not None)

@@ -9,16 +9,23 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 
+from deployments.work_pools import Kind, base_job_template
 from flows.training_job import training_job
 from tests.jobs import make_job
 from tests.pools import delete_pools
 
+IMAGE = "registry.example.com/trainjob:1"
+"""What runs of a pool start in, unless somebody chooses otherwise."""
+
 
 @contextmanager
-def cpu_deployment() -> Iterator[SyncPrefectClient]:
+def cpu_deployment(kind: Kind = "process") -> Iterator[SyncPrefectClient]:
     """Give a client of a server that has the pool and the deployment cpu, and no worker."""
     with get_client(sync_client=True) as found:
-        found.create_work_pool(WorkPoolCreate(name="cpu", type="process"), overwrite=True)
+        template = base_job_template(kind, "cpu", None if kind == "process" else IMAGE)
+        delete_pools(found)  # the kind of one that is there stays
+        pool = WorkPoolCreate(name="cpu", type=kind, base_job_template=template)
+        found.create_work_pool(pool)
         flow_id = found.create_flow(training_job)
         base = found.create_deployment(
             flow_id,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
     from trainjob.job import TrainingJob
 
 _FIELD = "limits.budget"
+_FLOOR_HOURS = 2
+"""For so long TI-ONE sets the price of a post-paid job aside before it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ def cost_text(job: "TrainingJob") -> str | None:
         return f"not known: the flavor {flavor} has no price"
     rate = _rate(job, cost)
     if cost.worst_case is None or auto_stop is None:
-        return f"{rate}; without limits.auto_stop there is no worst case"
+        floor = amount(_FLOOR_HOURS * cost.per_hour)
+        return f"{rate}, {floor} in 2 hours; without limits.auto_stop there is no worst case"
     stop, grace = format_duration(auto_stop), format_duration(job.limits.grace)
     most = f"at most {amount(cost.worst_case)} for the training"
     within = "" if budget is None else f"; the budget is {amount(budget)}"

@@ -51,7 +51,7 @@ def problems_across_fields(job: "TrainingJob") -> list[Problem]:
     ]
 
 
-def _written_urls(job: "TrainingJob") -> list[tuple[str, str]]:
+def written_urls(job: "TrainingJob") -> list[tuple[str, str]]:
     """Return the field and url of every folder that a run writes to."""
     urls = [(f"outputs[{i}].url", channel.url) for i, channel in enumerate(job.outputs)]
     if job.checkpoints:
@@ -66,7 +66,7 @@ def _url_problems(job: "TrainingJob") -> list[Problem]:
     problems = _scheme_problems("algorithm.code.url", code.url, _CODE_SCHEMES)
     for i, channel in enumerate(job.inputs):
         problems += _scheme_problems(f"inputs[{i}].url", channel.url, _INPUT_SCHEMES)
-    for field, url in _written_urls(job):
+    for field, url in written_urls(job):
         problems += _scheme_problems(field, url, _STORE_SCHEMES)
     if shown_url(code.url) != code.url:
         asked = "a url without a password or query, since everyone who sees the run can read it"
@@ -172,7 +172,7 @@ def _placeholder_problems(job: "TrainingJob") -> list[Problem]:
     problems = []
     places = [
         *((f"inputs[{i}].url", channel.url, ()) for i, channel in enumerate(job.inputs)),
-        *((field, url, (RUN_ID,)) for field, url in _written_urls(job)),
+        *((field, url, (RUN_ID,)) for field, url in written_urls(job)),
     ]
     for field, url, known in places:
         for word in re.findall(r"\{[^{}]*\}", url):
@@ -186,7 +186,7 @@ def _overlapping_folders(job: "TrainingJob") -> list[Problem]:
     """Find folders to write of which one lies in another, or in an input."""
     problems = []
     asked, do = "a folder of its own", "use another folder"
-    written = [(field, url.rstrip("/") + "/") for field, url in _written_urls(job)]
+    written = [(field, url.rstrip("/") + "/") for field, url in written_urls(job)]
     for i, (field, folder) in enumerate(written):
         for j, source in enumerate(job.inputs):
             if folder.startswith(source.url.rstrip("/") + "/"):

@@ -40,13 +40,13 @@ def test_every_machine_of_a_job_costs() -> None:
     assert str(cost_text(two)).startswith("6.00 an hour for 2 machines of 8c40g V100*1; at most 15")
 
 
-def test_without_auto_stop_there_is_no_worst_case() -> None:
+def test_without_auto_stop_there_is_no_worst_case_but_what_two_hours_cost() -> None:
     priced = job(price_per_hour=1000, name="big")
 
     assert cost_of(priced) == Cost(per_hour=1000, worst_case=None)
     assert cost_text(priced) == (
-        "1,000.00 an hour for 1 machine of big (8c40g V100*1); without limits.auto_stop there is "
-        "no worst case"
+        "1,000.00 an hour for 1 machine of big (8c40g V100*1), 2,000.00 in 2 hours; without "
+        "limits.auto_stop there is no worst case"
     )
 
 

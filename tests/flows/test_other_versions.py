@@ -87,7 +87,7 @@ def test_a_deployment_of_another_version_is_one_message_that_says_what_to_do(
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
     assert f"'{key}'" in said
-    assert "register it anew, by `make register`" in said
+    assert "make it anew, by `make register` or the `algorithm deploy` or `schedule` that" in said
 
 
 def test_the_run_of_an_older_job_is_not_run_again_with_a_key_that_is_gone(

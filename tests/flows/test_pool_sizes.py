@@ -28,12 +28,8 @@ def test_a_run_is_as_large_as_its_flavor_where_the_template_of_its_pool_lets_it(
     template = base_job_template(kind, name, "registry.example.com/trainjob:1")
     pool = WorkPoolCreate(name=f"size-{kind}-{name}", type=kind, base_job_template=template)
     with get_client(sync_client=True) as client:
-        client.create_work_pool(pool)
-
-        found = size_variables(client, pool.name, FLAVOR)
-
-        without = size_variables(client, pool.name, None)
+        made = client.create_work_pool(pool)
         client.delete_work_pool(pool.name)
-        gone = size_variables(client, pool.name, FLAVOR)
-    assert found == expected
-    assert without == gone == {}
+
+    assert size_variables(made, FLAVOR) == expected
+    assert size_variables(made, None) == size_variables(None, FLAVOR) == {}

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments import serve
 from deployments.work_queues import ensure_queues
 from flows.__main__ import main
 from flows.schedules import MADE_FROM_ALGORITHM
-from flows.submitting import path_warnings
 from tests.jobs import make_job
 from tests.submitting import cpu_deployment, job_file
 from trainjob.job import TrainingJob
@@ -53,6 +52,8 @@ def test_submit_tells_of_a_pool_without_a_worker(
 
     text = capsys.readouterr().out
     assert "warning: no worker of the pool 'cpu' is online" in text
+    as_make_serve = f"python {' '.join(serve._WORKER)} --pool cpu"
+    assert f"in a checkout of trainjob, by `TRAINJOB_HOME=$PWD {as_make_serve}`" in text
     assert "python -m flows logs -f " in text
 
 
@@ -90,24 +91,46 @@ def test_a_wrong_job_is_not_submitted(client: SyncPrefectClient, tmp_path: Path,
     assert "did you mean 'hyperparameters'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("url", "num_warnings"),
-    [
-        ("http://127.0.0.1:4200/api", 0),
-        ("http://localhost:4200/api", 0),
-        ("https://prefect.example.org/api", 3),
-    ],
-)
-def test_folders_of_this_machine_are_told_if_the_server_is_on_another(
-    tmp_path: Path, url: str, num_warnings: int
+def test_what_a_run_costs_is_said_by_whatever_starts_it(
+    client: SyncPrefectClient, tmp_path: Path, capsys
 ) -> None:
-    job = TrainingJob.parse(make_job(tmp_path))
+    flavor = {"cores": 2, "memory_gib": 4, "price_per_hour": 1.5}
+    file = job_file(tmp_path, resources={"flavor": flavor}, limits={"auto_stop": "2h"})
 
-    with temporary_settings({PREFECT_API_URL: url}):
-        warnings = list(path_warnings(job))
+    assert main(["submit", file]) == 0
+    submitted_text = capsys.readouterr().out
+    assert main(["rerun", "relative", "--set", "limits.auto_stop=off"]) == 0
+    rerun_text = capsys.readouterr().out
+    assert main(["schedule", file, "--cron", "0 3 * * *"]) == 0
+    schedule_text = capsys.readouterr().out
+    assert main(["schedule", "delete", "relative"]) == 0
+    capsys.readouterr()
+    assert main(["submit", file, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
 
-    assert len(warnings) == num_warnings
-    assert not warnings or str(tmp_path / "code") in warnings[0]
+    assert "\ncost: 1.50 an hour for 1 machine of 2c4g; at most 3.00 for" in submitted_text
+    assert "\ncost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; with" in rerun_text
+    assert "cost: 1.50 an hour for 1 machine of 2c4g; at most 3.00 for" in schedule_text
+    assert "; so much for every run\n" in schedule_text
+    assert facts["cost"].startswith("1.50 an hour")
+
+
+def test_runs_of_a_job_are_counted_by_its_name(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    for name in ("counted", "counted-2", "COUNTED"):  # of which the first is in the others
+        for _ in range(2):
+            submitted(client, capsys, "submit", job_file(tmp_path, name=name))
+    later = submitted(client, capsys, "submit", job_file(tmp_path, name="counted"))
+    last = submitted(client, capsys, "rerun", str(later.id))
+
+    assert main(["show", str(later.id)]) == 0
+    text = capsys.readouterr().out
+    assert main(["show", str(last.id), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+
+    assert "  version  run 3 of the job counted\n" in text
+    assert (facts["number"], facts["rerun_of"]) == (4, str(later.id))
 
 
 def test_rerun_fills_in_the_old_job_and_takes_changes(
