@@ -175,8 +175,8 @@ class Terminal:
                     self._training.note(event)
                     self._attempt_changed(event)
                 case RunEnded():
+                    self.report = event.report  # from now on, no signal interrupts
                     self._end_bars()
-                    self.report = event.report
 
     def _quote(self, text: str) -> None:
         """Print lines that may hold what a rank wrote."""
@@ -293,9 +293,8 @@ class Terminal:
         return self._bars[key]
 
     def _end_bars(self) -> None:
-        for bar in self._bars.values():
-            self._progress.remove_task(bar)
-        self._bars.clear()
+        while self._bars:  # forgotten first: an interruption leaves no name of a bar that is gone
+            self._progress.remove_task(self._bars.popitem()[1])
 
 
 class WarningLines(logging.Handler):

@@ -78,9 +78,9 @@ def live_artifacts(
     artifacts = _Artifacts(job_name, UUID(run_id), UUID(str(task_run.id)))
     show = _Show(TrainingStatus(num_attempts), artifacts, summary, plot, logger)
     thread = background_thread(partial(show.run, update_s), "live-artifacts")
-    thread.start()
     ending, patience_s = "stopped", _PATIENCE_WHEN_STOPPED_S
     try:
+        thread.start()
         with listening(show.note):
             yield
         ending, patience_s = "ended", _PATIENCE_S
@@ -89,7 +89,8 @@ def live_artifacts(
         raise
     finally:
         show.end(ending, patience_s)
-        thread.join(patience_s)
+        if thread.is_alive():
+            thread.join(patience_s)
         if thread.is_alive():
             logger.warning("the last progress may be missing among the artifacts")
 

@@ -6,10 +6,32 @@ They share the machine with the ranks: they wait for their turn, and have it mor
 import contextvars
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 _PAUSE_SHARE = 0.1
+
+
+@contextmanager
+def in_background(
+    work: Callable[[], object], name: str, ended: threading.Event, patience_s: float | None = None
+) -> Iterator[None]:
+    """Do `work` on a thread of its own until the block ends; see `background_thread`.
+
+    Args:
+        work: What to do. It returns soon after `ended` is set, at once if it was set before.
+        name: What the thread is called.
+        ended: Is set when the block ends.
+        patience_s: How long to wait for the thread then; None: until it has ended.
+    """
+    thread = background_thread(work, name)
+    try:
+        thread.start()  # in here, since a signal handler may raise while it waits for the thread
+        yield
+    finally:
+        ended.set()
+        if thread.is_alive():  # otherwise, it never began, or is about to and finds its end
+            thread.join(patience_s)
 
 
 def background_thread(work: Callable[[], object], name: str) -> threading.Thread:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flows import terminal as terminal_module
 from flows.terminal import Terminal, WarningLines
+from tests.interruptions import stopped_everywhere
 from tests.jobs import make_job
 from trainjob.errors import StoreUnavailable, TrainingFailed
 from trainjob.events import (
@@ -16,6 +18,7 @@ from trainjob.events import (
     Event,
     MetricReported,
     RankOutput,
+    RunEnded,
     StageFailed,
     StageFinished,
     StageStarted,
@@ -291,3 +294,21 @@ def test_warnings_of_the_core_are_lines_of_the_story() -> None:
 
     logger.removeHandler(handler)
     assert console.export_text() == "      warning: s3://b: away\n"
+
+
+def with_bars() -> Terminal:
+    terminal = Terminal(Console(file=io.StringIO(), force_terminal=True))
+    terminal(StageStarted("train", 1))
+    terminal(Transferred("logs", 1, 1, 2, 2))
+    return terminal
+
+
+def test_the_story_goes_on_wherever_the_end_of_its_bars_was_interrupted() -> None:
+    report = RunReport("digits", "run-1", state="Cancelled")
+
+    for terminal in stopped_everywhere(
+        with_bars, lambda terminal: terminal(RunEnded(report)), terminal_module, "_end_bars"
+    ):
+        assert terminal.report is report
+        terminal(StepReported(0, 1, 10, None, {}))
+        terminal(StageFinished("train", 1.0, "stopped"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.interruptions import Stop, runs, stop_start_of_thread
 from tests.waiting import wait_until
 from trainjob.events import Event, Noted, listening
 from trainjob.launch import card_leases, card_usage, devices
@@ -97,6 +98,17 @@ def test_without_the_package_nothing_is_known(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
 
     assert cards_in_use("cuda") == set()
+
+
+@pytest.mark.usefixtures("nvml")
+@pytest.mark.parametrize("is_late", [True, False])
+def test_nothing_looks_at_cards_when_its_start_was_interrupted(is_late, monkeypatch) -> None:
+    stop_start_of_thread(monkeypatch, "card-usage", is_late=is_late)
+
+    with pytest.raises(Stop), noting_card_usage("cuda", BOTH):
+        pytest.fail("the block was entered")
+
+    wait_until(lambda: not runs("card-usage"))
 
 
 @pytest.mark.usefixtures("nvml")

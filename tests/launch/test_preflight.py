@@ -116,6 +116,30 @@ def test_of_two_mpiruns_the_one_of_mpi4py_is_taken(only_on_path):
     assert find_mpirun() == Mpirun(fits, "mpich")
 
 
+@pytest.mark.mpi
+def test_an_mpi4py_that_did_not_answer_is_asked_again(monkeypatch):
+    mpi._mpi4py_family.cache_clear()
+    with monkeypatch.context() as busy_machine:
+        busy_machine.setattr(mpi, "_ASK_TIMEOUT_S", 0.0)
+
+        assert messages(job(launcher="mpi")) == [
+            "launcher: asked for mpi, found mpi4py that does not say which MPI it is built on "
+            "(no answer within 0 s); see what keeps this machine busy, and try again"
+        ]
+    assert isinstance(find_mpirun(), Mpirun)
+
+
+@pytest.mark.mpi
+def test_an_mpi4py_that_could_not_load_its_mpi_is_asked_again(monkeypatch):
+    mpi._mpi4py_family.cache_clear()
+    with monkeypatch.context() as without_library:
+        without_library.setattr(mpi, "_ASK_MPI4PY", "raise RuntimeError('cannot load MPI library')")
+
+        [found] = messages(job(launcher="mpi"))
+    assert "an MPI that it can load (RuntimeError: cannot load MPI library); install both" in found
+    assert isinstance(find_mpirun(), Mpirun)
+
+
 def test_a_program_that_only_has_the_name_is_no_mpirun(only_on_path):
     put_mpirun(only_on_path, "mpirun", "mpirun: I do something else")
 

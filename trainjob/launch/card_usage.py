@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainjob.background import background_thread
+from trainjob.background import in_background
 from trainjob.events import Noted, emit
 from trainjob.launch.launch import Device, Lease
 from trainjob.values import format_size
@@ -41,13 +41,11 @@ def noting_card_usage(device: Device, lease: Lease | None) -> Iterator[None]:
                 for name, usage in usages.items():
                     driver.look(known[name], usage)
 
-        thread = background_thread(look_regularly, "card-usage")
-        thread.start()
         try:
-            yield
+            # A sick card makes the driver hang, which is no reason to wait.
+            with in_background(look_regularly, "card-usage", ended, patience_s=_LOOK_S):
+                yield
         finally:
-            ended.set()
-            thread.join(_LOOK_S)  # a sick card makes the driver hang, which is no reason to wait
             for name, usage in usages.items():
                 if usage.busy_percents:
                     emit(Noted(f"card {name}: {usage}"))

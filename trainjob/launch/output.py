@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from trainjob.background import background_thread
+from trainjob.background import in_background
 from trainjob.events import RankOutput, StepReported, emit
 from trainjob.launch.hidden import lines_without_secrets
 from trainjob.launch.launch import Launch
@@ -22,13 +22,8 @@ _POLL_S = 0.3  # for a person, that is at once
 def following_output(launch: Launch) -> Iterator[None]:
     """Emit output and progress of all ranks; when the block ends, all of it was emitted."""
     follower = _Follower(launch)
-    thread = background_thread(follower.run, "follow-ranks")
-    thread.start()
-    try:
+    with in_background(follower.run, "follow-ranks", follower.ended):
         yield
-    finally:
-        follower.ended.set()
-        thread.join()
 
 
 class _Follower:

@@ -103,16 +103,21 @@ def supervise(launch: Launch, environment: dict[str, str], control: Control) -> 
     Returns:
         The word of the supervisor, or None if it died without one.
     """
-    supervisor = _Supervisor(launch, environment)
+    try:
+        return _supervised(_Supervisor(launch, environment), launch.grace_s, control)
+    finally:  # also of a supervisor that was started and is not known: a signal came meanwhile
+        _kill_marked(launch.run_id)
+
+
+def _supervised(supervisor: "_Supervisor", grace_s: float, control: Control) -> Finished | None:
     try:
         with control.connected(supervisor.send):
             return supervisor.wait()
     except BaseException:
-        supervisor.stop(launch.grace_s, control.note_interrupt)
+        supervisor.stop(grace_s, control.note_interrupt)
         raise
     finally:
         supervisor.close()
-        _kill_marked(launch.run_id)
 
 
 class _Supervisor:

@@ -7,6 +7,7 @@ restarted attempt begin with those of the attempt before, so that the last ones 
 import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ _logger = logging.getLogger(__name__)
 LINES = "metrics.jsonl"
 PLOT = "metrics.png"
 _MAX_LINE_BYTES = 2**20
+_RETRY_S = 60.0  # a disk that is full is not filled again with every metric
 
 
 class MetricFiles:
@@ -47,17 +49,20 @@ class MetricFiles:
         self._resumed_from = resumed_from
         self._lines: _GrowingFile | None = None
         self._events: _GrowingFile | None = None
-        self._has_begun = False
+        self._next_try_s = 0.0
+        self._is_closed = False
         self._is_trouble_said = False
 
     def add(self, readings: Sequence[Reading]) -> None:
-        """Write readings at the end."""
+        """Write readings at the end. After `close`, nothing is written any more."""
+        if self._is_closed or (self._lines is None and time.monotonic() < self._next_try_s):
+            return
         try:
-            self._begin()
-            if self._lines is not None:
-                self._lines.append(b"".join(reading.to_line() for reading in readings))
-                self._add_events([one for one in readings if one.source != "tensorboard"])
+            lines = self._lines or self._begin()
+            lines.append(b"".join(reading.to_line() for reading in readings))
+            self._add_events([one for one in readings if one.source != "tensorboard"])
         except OSError as error:
+            self._next_try_s = time.monotonic() + _RETRY_S
             self._say_trouble(error)
 
     def add_plot(self, image: bytes) -> None:
@@ -76,27 +81,28 @@ class MetricFiles:
             self._say_trouble(error)
 
     def close(self) -> None:
-        """Close the files; before, bring over what an earlier attempt left, if nothing else did."""
+        """Close the files; before, bring over what an earlier attempt left and is not here yet."""
         try:
             if self._earlier is not None and (self._earlier / LINES).exists():
                 self._begin()
         except OSError as error:
             self._say_trouble(error)
+        self._is_closed = True
         for file in (self._lines, self._events):
             if file is not None:
                 file.close()
 
-    def _begin(self) -> None:
-        """Make the folder with all that the attempt before left, once."""
-        if self._has_begun:
-            return
-        self._has_begun = True
-        self._folder.mkdir(parents=True, exist_ok=True)
-        earlier_lines = self._earlier / LINES if self._earlier else None
-        self._lines = _GrowingFile(self._folder / LINES, begin_with=earlier_lines)
+    def _begin(self) -> "_GrowingFile":
+        """Make the folder with all that the attempt before left, and return its lines."""
+        if self._lines is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            earlier_lines = self._earlier / LINES if self._earlier else None
+            self._lines = _GrowingFile(self._folder / LINES, begin_with=earlier_lines)
         for file in self._earlier.glob("events.*") if self._earlier else ():
-            if is_ours(file.name):
-                _GrowingFile(self._folder / file.name, begin_with=file).close()
+            target = self._folder / file.name
+            if is_ours(file.name) and not target.exists():
+                _GrowingFile(target, begin_with=file).close()
+        return self._lines
 
     def _add_events(self, readings: Sequence[Reading]) -> None:
         first = next((one for one in readings if one.step is not None), None)
@@ -133,7 +139,7 @@ class _GrowingFile:
                         shutil.copyfileobj(source, target, 2**20)
             if path.name == LINES:
                 _drop_half_line(path)
-        except OSError:
+        except BaseException:  # not a full disk alone: a signal may come in the middle
             path.unlink()
             raise
         self._file = path.open("ab", buffering=0)

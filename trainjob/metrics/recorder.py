@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from trainjob.background import background_thread
+from trainjob.background import in_background
 from trainjob.events import Event, MetricReported, RankOutput, StepReported, emit, listening
 from trainjob.metrics.attribution import Attribution
 from trainjob.metrics.event_reader import EventFolders
@@ -87,17 +87,16 @@ class MetricsRecorder:
             MetricFiles(metrics_dir, earlier, attempt, resumed_from) if metrics_dir else None
         )
         ended = threading.Event()
-        with listening(self._listen):
-            thread = background_thread(partial(self._follow, ended), "read-metrics")
-            thread.start()
-            try:
+        try:
+            with (
+                listening(self._listen),
+                in_background(partial(self._follow, ended), "read-metrics", ended),
+            ):
                 yield
-            finally:
-                ended.set()
-                thread.join()
-                with self._lock:
-                    if self._files is not None:
-                        self._files.close()
+        finally:
+            with self._lock:
+                if self._files is not None:
+                    self._files.close()
 
     @property
     def latest(self) -> dict[str, float]:

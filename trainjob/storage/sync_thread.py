@@ -90,8 +90,8 @@ def syncing(
     """
     sync, thread = Sync(), _SyncThread(mirrors, interval_s, on_problem, settle_s)
     sync._break_off = thread.abandon
-    thread.start()
     try:
+        thread.start()
         yield sync
     finally:
         sync.reports = thread.finish(flush_s)
@@ -152,12 +152,19 @@ class _SyncThread:
         self._on_problem = on_problem
         self._deadline = Deadline()
         self._stopping = threading.Event()
+        # Not Thread.join: interrupted once, it says ever after that the thread has ended (CPython
+        # 3.11, bpo-45274).
+        self._ended = threading.Event()
         self._is_abandoned = False
         self._reports: list[SyncReport] = []
         self._thread = background_thread(self._run, "sync")
 
     def start(self) -> None:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # a signal, or no room for a thread: there is nothing to save yet
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         """End at once, in the middle of a pass, too."""
@@ -167,13 +174,15 @@ class _SyncThread:
 
     def finish(self, flush_s: float) -> list[SyncReport]:
         """Let the passes end with a final one and return its reports."""
-        if not self._is_abandoned:
-            self._deadline.set(flush_s)
-        self._stopping.set()
         try:
-            self._thread.join(max(self._deadline.left_s, 0) + _SLACK_S)
+            if not self._is_abandoned:
+                self._deadline.set(flush_s)
+            self._stopping.set()
+            if self._thread.is_alive():  # otherwise, its start was interrupted
+                self._ended.wait(max(self._deadline.left_s, 0) + _SLACK_S)
         except BaseException:  # the process is told to end now
-            self._deadline.set(0)
+            self.abandon()
+            self._ended.wait(_SLACK_S)  # who finishes the copies must be alone with them
             raise
         if self._is_abandoned:
             return []
@@ -182,15 +191,21 @@ class _SyncThread:
         return self._reports
 
     def _run(self) -> None:
-        with ending_at(self._deadline):
-            while turns := [turn for turn in self._turns if turn.end is None]:
-                turn = min(turns, key=lambda turn: turn.due)
-                if self._stopping.wait(max(turn.due - time.monotonic(), 0)):
-                    break
-                self._take(turn)
-            self._stopping.wait()
-            if not self._is_abandoned:
-                self._reports = self._final_pass()
+        try:
+            with ending_at(self._deadline):
+                self._make_passes()
+        finally:
+            self._ended.set()
+
+    def _make_passes(self) -> None:
+        while turns := [turn for turn in self._turns if turn.end is None]:
+            turn = min(turns, key=lambda turn: turn.due)
+            if self._stopping.wait(max(turn.due - time.monotonic(), 0)):
+                break
+            self._take(turn)
+        self._stopping.wait()
+        if not self._is_abandoned:
+            self._reports = self._final_pass()
 
     def _take(self, turn: _Turn) -> None:
         """Make one pass of a mirror."""

@@ -4,12 +4,16 @@ import hashlib
 import os
 import stat
 import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from tests.interruptions import stopped_everywhere
 from tests.s3_faults import fault_proxy
+from tests.waiting import PATIENCE_S
 from trainjob.errors import CorruptData, StoreError, StoreNotFound, TreeChanged
+from trainjob.storage.cache import hold
 from trainjob.storage.cache.folder import Cache, cache_dir
 from trainjob.storage.cache.hold import release
 from trainjob.storage.cache.incoming import Incoming
@@ -194,7 +198,7 @@ def test_where_locks_fail_one_of_two_is_published(s3_place, stage, cache, tmp_pa
     both_are_ready, publish = threading.Barrier(2), Incoming.publish
 
     def publish_together(*arguments):
-        both_are_ready.wait(20)
+        both_are_ready.wait(PATIENCE_S)
         return publish(*arguments)
 
     monkeypatch.setattr(Incoming, "publish", publish_together)
@@ -292,6 +296,33 @@ def test_what_a_killed_job_spoiled_is_not_given_to_the_next(
     stage("next")
 
     assert read_tree(tmp_path / "next") == {"file": b"right"}
+
+
+def test_what_was_spoiled_is_not_given_to_the_next_wherever_its_release_was_stopped(
+    s3_place, stage, cache, tmp_path, read_tree
+):
+    s3_place.put("file", b"right")
+    names = count()
+
+    def spoiled() -> str:
+        name = f"job-{next(names)}"
+        stage(name)
+        file = (tmp_path / name / "file").resolve()
+        file.chmod(0o644)
+        file.write_bytes(b"WRONG")
+        return name
+
+    def end(name: str) -> None:
+        """Let the process that holds the leases of a job be gone."""
+        for lease in (one for snapshot in cache.snapshots() for one in snapshot.leases()):
+            if lease.holder == name:
+                gone = f"{name}@" + str(lease.owner).rpartition(".")[0] + ".1"
+                lease.file.rename(lease.file.with_name(gone))
+
+    for name in stopped_everywhere(spoiled, lambda name: release(cache, name), hold, "release"):
+        end(name)
+        stage(f"after-{name}")
+        assert read_tree(tmp_path / f"after-{name}") == {"file": b"right"}
 
 
 def test_files_spoiled_in_one_version_are_not_linked_into_the_next(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.core.storage.conftest import LocalPlace
 from tests.s3_faults import FaultProxy, fault_proxy
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from trainjob.errors import CheckpointsOfAnother, StoreDenied, StoreError, StoreUnavailable
 from trainjob.events import Event, Synced, listening
 from trainjob.storage.checkpoint_claim import OWNER
@@ -101,13 +101,14 @@ def test_an_outage_is_told_once_and_overcome(mirror, folder, s3_place, network, 
         wait_until(lambda: "saved again" in caplog.text)
         wait_until(lambda: "b.pt" in s3_place.paths())
 
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-    assert "no whole answer from the store" in caplog.messages[0]
+    said = [record for record in caplog.records if record.name.startswith("trainjob.")]
+    assert [record.levelname for record in said] == ["WARNING", "INFO"]
+    assert "no whole answer from the store" in said[0].getMessage()
     assert sync.reports[0].missing == ()
 
 
 def test_an_outage_at_the_end_is_waited_for(mirror, folder, s3_place, network):
-    with syncing([mirror], **QUICK, flush_s=20) as sync:
+    with syncing([mirror], **QUICK, flush_s=PATIENCE_S) as sync:
         wait_until(lambda: OWNER in s3_place.paths() or network.proxy.requests)
         network.fault = "gone"
         (folder / "last.pt").write_bytes(b"1")
@@ -127,7 +128,7 @@ def test_what_could_not_be_saved_in_time_is_named(mirror, folder, network, fault
         wait_until(lambda: network.proxy.requests)
         left = time.monotonic()
 
-    assert time.monotonic() - left < 15
+    assert time.monotonic() - left < 45
     (report,) = sync.reports
     assert (report.num_files, report.missing) == (0, ("last.pt",))
     assert isinstance(report.error, StoreUnavailable)
@@ -206,7 +207,7 @@ def test_what_a_process_left_is_finished_by_another_one(place, folder, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         killed_soon()
 
-    (report,) = flush([checkpoints(folder, place)], flush_s=20)
+    (report,) = flush([checkpoints(folder, place)], flush_s=PATIENCE_S)
 
     assert (report.num_files, report.missing, report.error) == (1, (), None)
     assert place.get("last.pt") == b"1"
@@ -269,8 +270,14 @@ class Scripted(Broken):
         return self.known()
 
 
+class Unhindered(Scripted):
+    """A mirror that comes again however long its passes take on a busy machine."""
+
+    rest_factor: ClassVar[float] = 0.0
+
+
 def test_slow_passes_are_followed_by_long_pauses():
-    quick, slow = Scripted(0.0), Scripted(0.05)
+    quick, slow = Unhindered(0.0), Scripted(0.05)
 
     with syncing([quick, slow], **QUICK):
         wait_until(lambda: len(slow.times) == 2)
@@ -347,6 +354,6 @@ def test_what_is_handed_over_ends_at_once_without_a_final_pass(
         (folder / "last.pt").write_bytes(b"1")
         left = time.monotonic()
 
-    assert time.monotonic() - left < 10
+    assert time.monotonic() - left < 45  # a final pass has 60 s
     assert sync.reports == []
     assert "last.pt" not in s3_place.paths()

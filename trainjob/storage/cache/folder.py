@@ -123,9 +123,11 @@ class Cache:
 
         Jobs that use it go on with files that are there no more, or see that they are wrong.
         """
-        for other in (snapshot, *self.of_source(snapshot.header.source)):
+        others = self.of_source(snapshot.header.source)
+        # This one last: while it is there, its leases tell what an interruption left undone.
+        for other in (*(other for other in others if other.key != snapshot.key), snapshot):
             with suppress(OSError):
-                if other.root == snapshot.root or other.differences():
+                if other is snapshot or other.differences():
                     remove(other.root, self.trash)
 
     def empty_trash(self, now: float | None = None) -> None:

@@ -45,13 +45,15 @@ def release(cache: Cache, holder: str) -> list[str]:
         if not own:
             continue
         differences = snapshot.differences()
-        for lease in own:
-            with suppress(OSError):
-                lease.file.unlink()
         if differences:
             notes.append(_note(snapshot, differences))
         if differences or not snapshot.header.is_reusable:
+            # With its leases: if this is interrupted, they have the next job look at the files.
             cache.discard(snapshot)
+            continue
+        for lease in own:
+            with suppress(OSError):
+                lease.file.unlink()
     return notes
 
 

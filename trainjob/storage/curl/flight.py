@@ -140,8 +140,9 @@ class Flight:
         request = handle.request
         assert request is not None  # noqa: S101 - that of a handle that is active
         handle.drain()
-        self._multi.remove_handle(curl)
+        # First, so that nothing is removed twice if a signal handler raises in between.
         del self._active[curl]
+        self._multi.remove_handle(curl)
         self._with_sink.pop(curl, None)
         self._active_bytes -= request.weight_bytes
         answer = Answer(request, handle.status, handle.head, handle.pieces)

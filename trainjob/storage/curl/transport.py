@@ -97,12 +97,12 @@ class Transport:
     def close(self) -> None:
         """Close the connections. A later request connects again."""
         self._leave_to_parent()
-        for handle in self._idle:
+        # Forgotten first: nothing that is closed may be left here by an interruption.
+        idle, self._idle, multi, self._multi = self._idle, [], self._multi, None
+        for handle in idle:
             handle.close()
-        self._idle.clear()
-        if self._multi is not None:
-            self._multi.close()
-            self._multi = None
+        if multi is not None:
+            multi.close()
 
     def _leave_to_parent(self) -> None:
         """Forget the connections of the process that this one was forked from.
