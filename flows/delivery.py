@@ -2,9 +2,9 @@
 
 Prefect calls a run Crashed whose process was killed and leaves it. The automations of
 `deployments.automations` start it again under the same id, if its process asked for that while it
-lived. What must outlive the process is kept by the server: the restarts so far as a label of the
-run, the wish to be started again as an event, and why a process was started in the run's states.
-docs/operations.md has the whole story; `flows.training_job` is the caller.
+lived. What must outlive the process is kept by the server: the `flows.tally` so far as labels of
+the run, the wish to be started again as an event, and why a process was started in the run's
+states. docs/operations.md has the whole story; `flows.training_job` is the caller.
 """
 
 import logging
@@ -13,8 +13,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -29,6 +29,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Running
 
+from flows.tally import Tally, earlier_of
+from trainjob.attempts import Earlier
 from trainjob.background import background_thread
 
 RESTARTABLE_EVENT = "trainjob.flow-run.restartable"
@@ -39,9 +41,6 @@ RESTART_PENDING = "RestartPending"
 
 AWAITING_RESTART = "AwaitingRestart"
 """Name of the Scheduled state that a worker takes a run from which is started again."""
-
-RESTARTS_LABEL = "trainjob.restarts"
-"""Label of a run with the number of restarts of its training so far."""
 
 _LATE = "Late"
 """Name of the Scheduled state that Prefect gives to a run that no worker takes."""
@@ -57,6 +56,11 @@ what the server does once it is back. Later, looks are for what a person does to
 _UNATTENDED_CANCEL_S = 40.0
 """A worker ends a cancelled run within 30 s; one that lives longer has no worker that listens."""
 
+_LAST_WORD_S = 60.0
+"""How long what was counted last is told again to a server that is away, while the process ends."""
+
+_LAST_WORD_PAUSE_S = 1.0
+
 _logger = logging.getLogger(__name__)
 
 
@@ -70,8 +74,7 @@ class Delivery:
         is_redelivered: Whether an automation started it because the process before it was killed;
             a person's retry and a first start are not.
         was_cancelled: Whether the process before it was killed while the run was being cancelled.
-        restarts: Restarts of the training so far, this one included if it is one. A person's retry
-            begins at 0 again.
+        earlier: What the processes before it did.
         deployment_id: What a worker starts the run again from, if there is one.
         pool: The work pool whose worker started it; None: a person did.
     """
@@ -80,7 +83,7 @@ class Delivery:
     number: int
     is_redelivered: bool
     was_cancelled: bool
-    restarts: int
+    earlier: Earlier
     deployment_id: UUID | None
     pool: str | None = None
 
@@ -95,13 +98,14 @@ def delivery_of(run_id: UUID | str) -> Delivery:
         run = client.read_flow_run(UUID(str(run_id)))
         states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
     is_redelivered, was_cancelled = _why_started(states)
-    counted = int(run.labels.get(RESTARTS_LABEL, 0))
     return Delivery(
         run_id=run.id,
         number=run.run_count,
         is_redelivered=is_redelivered,
         was_cancelled=was_cancelled,
-        restarts=counted + 1 if is_redelivered else 0,
+        earlier=earlier_of(
+            dict(run.labels), num_processes=run.run_count - 1, is_redelivered=is_redelivered
+        ),
         deployment_id=run.deployment_id,
         pool=run.work_pool_name,
     )
@@ -117,14 +121,16 @@ def began_at(states: Sequence[State]) -> datetime | None:
     return max(asked, default=None)
 
 
-def note_restarts(run_id: UUID | str, count: int) -> None:
-    """Have the server keep how often the training of a run was restarted."""
+def keep_tally(run_id: UUID | str, tally: Tally) -> None:
+    """Have the server keep what was counted of a run."""
     with get_client(sync_client=True) as client:
-        client.update_flow_run_labels(UUID(str(run_id)), {RESTARTS_LABEL: count})
+        _keep(client, UUID(str(run_id)), tally.labels())
 
 
 @contextmanager
-def holding(delivery: Delivery, *, is_restartable: bool, poll_s: float = _POLL_S) -> Iterator[None]:
+def holding(
+    delivery: Delivery, tally: Tally, *, is_restartable: bool, poll_s: float = _POLL_S
+) -> Iterator[None]:
     """Hold on to the run until the block ends.
 
     A server that was away for long finds that it heard nothing of a run and calls it Crashed. While
@@ -132,32 +138,41 @@ def holding(delivery: Delivery, *, is_restartable: bool, poll_s: float = _POLL_S
     this one ends at once and without a word, since the run is no longer its own; what it started
     ends with it. A run that is cancelled while no worker looks after it is ended by SIGTERM.
 
+    What is counted meanwhile is told to the server, again and again until it has heard it.
+
     Args:
         delivery: The start of this process.
+        tally: What it counts; the server knows what is in it so far.
         is_restartable: Whether the run is to be started again if this process is killed.
         poll_s: How long to wait between looks at the run; 3.6 times that while for two minutes
             nothing was wrong.
     """
-    holder = _Holder(delivery, is_restartable=is_restartable)
+    holder = _Holder(delivery, tally, is_restartable=is_restartable)
     with get_client(sync_client=True) as client:
         holder.ask_for_restart(client)
-    if not PREFECT_API_URL.value():  # a temporary server lives no longer than this process
-        yield
-        return
     is_done = threading.Event()
     thread = background_thread(partial(holder.watch, is_done, poll_s), "trainjob-holder")
-    thread.start()
+    # A temporary server lives no longer than this process: nobody else could have the run.
+    is_shared = bool(PREFECT_API_URL.value())
     try:
+        if is_shared:
+            thread.start()  # in here: a signal handler may raise while it waits for the thread
         yield
     finally:
         is_done.set()
-        thread.join(poll_s)  # a server that hangs must not hold up the end
+        tally.changed.set()
+        if not is_shared:
+            thread.start()  # what was counted is told even so, for whoever sees the run later
+        if thread.is_alive():
+            thread.join(poll_s)  # a server that hangs must not hold up the end
 
 
 class _Holder:
     """Looks at the run in the name of one process of it."""
 
-    def __init__(self, delivery: Delivery, *, is_restartable: bool) -> None:
+    def __init__(self, delivery: Delivery, tally: Tally, *, is_restartable: bool) -> None:
+        self._tally = tally
+        self._told = tally.labels()
         self._run_id = delivery.run_id
         self._number = delivery.number
         self._deployment_id = delivery.deployment_id
@@ -188,23 +203,55 @@ class _Holder:
         self._has_asked = True
 
     def watch(self, is_done: threading.Event, poll_s: float) -> None:
-        """Look at the run again and again until it is done or gone."""
+        """Look at the run again and again until it is done or gone, at once if something counts."""
         # The client's own retries wait for up to half a minute, in which the run may be given away.
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
             get_client(sync_client=True) as client,
+            suppress(ObjectNotFound),
         ):
-            while not is_done.wait(self._pause_s(poll_s)):
-                try:
-                    run = client.read_flow_run(self._run_id)
-                    if not is_done.is_set():
-                        self._look_at(run, client)
-                        self.ask_for_restart(client)
-                except httpx.HTTPError as error:
-                    self._troubled_at = time.monotonic()
-                    _logger.debug("the server does not answer: %s", error)
-                except ObjectNotFound:
+            while not is_done.is_set():
+                self._tally.changed.wait(self._pause_s(poll_s))
+                self._tally.changed.clear()
+                self._is_answered(partial(self._look, client, is_done))
+            give_up_at = time.monotonic() + _LAST_WORD_S
+            while not self._is_answered(partial(self._tell_tally, client)):
+                if time.monotonic() > give_up_at:
                     return
+                time.sleep(_LAST_WORD_PAUSE_S)
+
+    def _is_answered(self, ask: Callable[[], None]) -> bool:
+        """Ask the server something; return whether it has answered."""
+        try:
+            ask()
+        except httpx.HTTPError as error:
+            self._troubled_at = time.monotonic()
+            _logger.debug("the server does not answer: %s", error)
+            return False
+        return True
+
+    def _look(self, client: SyncPrefectClient, is_done: threading.Event) -> None:
+        run = client.read_flow_run(self._run_id)
+        if is_done.is_set():
+            return
+        self._look_at(run, client)
+        self.ask_for_restart(client)
+        self._tell_tally(client, run)
+
+    def _tell_tally(self, client: SyncPrefectClient, run: FlowRun | None = None) -> None:
+        """Have the server keep what was counted since it was told last.
+
+        Args:
+            client: Asks the server.
+            run: The run as the server has it now; absent: it is asked if there is something new.
+        """
+        labels = self._tally.labels()
+        if labels == self._told:
+            return
+        known = run or client.read_flow_run(self._run_id)
+        if known.run_count <= self._number:  # what another process of it counts must stand
+            _keep(client, self._run_id, labels)
+        self._told = labels
 
     def _pause_s(self, poll_s: float) -> float:
         is_calm = time.monotonic() - self._troubled_at > _CALM_AFTER_S
@@ -258,3 +305,7 @@ def _why_started(states: list[State]) -> tuple[bool, bool]:
 
 def _asks_for_a_process(state: State) -> bool:
     return state.is_scheduled() and state.name != _LATE
+
+
+def _keep(client: SyncPrefectClient, run_id: UUID, labels: dict[str, int]) -> None:
+    client.update_flow_run_labels(run_id, dict(labels))

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +28,12 @@ from pydantic import BaseModel, ConfigDict
 
 from blocks.object_store import load_settings
 from tasks.report import write_report
-from trainjob.errors import StoreUnavailable
+from trainjob.errors import StoreUnavailable, TrainjobError
 from trainjob.events import Noted, listening
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport
 from trainjob.run_lock import wait_for_ranks
-from trainjob.run_record import RunRecord
+from trainjob.run_record import RunRecord, stopped_text, with_saved
 from trainjob.saving import save_checkpoints_and_logs, save_outputs
 from trainjob.storage.receipt import OutputState
 from trainjob.workspace import Workspace
@@ -50,7 +50,6 @@ _SERVER_PAUSE_S = 2.0
 _POLL_S = 0.2
 _CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
 _HOME = Path(__file__).resolve().parents[1]
-_STATE: OutputState = "Cancelled"
 STOPPED_BY_SIGTERM = "stopped by SIGTERM: the run was cancelled, or its worker ended"
 
 
@@ -62,6 +61,7 @@ class _Order(BaseModel):
 
     run_id: str
     job: TrainingJob
+    state: OutputState
     report: RunReport
     facts: dict[str, object]
 
@@ -75,11 +75,13 @@ class Finisher:
 
     Attributes:
         lock: The descriptor by which the flow holds the workspace; None while it does not.
+        failure: Why the run failed, if it had when it was stopped.
         process: The process; None until it is started.
     """
 
     def __init__(self, record: RunRecord, secrets: Collection[str] = ()) -> None:
         self.lock: int | None = None
+        self.failure: TrainjobError | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._record = record
         self._secrets = secrets
@@ -92,9 +94,11 @@ class Finisher:
         is_under_worker = "PREFECT__FLOW_RUN_ID" in os.environ
         if not is_under_worker or self._record.job is None or self.lock is None:
             return False
+        if self._record.is_behind:
+            return False
         if self.process is None:
             try:
-                self.process = _start(self._record, self._secrets, self.lock)
+                self.process = _start(self._record, self.failure, self._secrets, self.lock)
             except OSError:  # a full disk, or no more processes: the flow does what it can itself
                 _logger.exception("the finisher could not be started")
                 return False
@@ -108,12 +112,16 @@ class Finisher:
         return not order_file.exists()
 
 
-def _start(record: RunRecord, secrets: Collection[str], lock: int) -> "subprocess.Popen[bytes]":
+def _start(
+    record: RunRecord, failure: TrainjobError | None, secrets: Collection[str], lock: int
+) -> "subprocess.Popen[bytes]":
+    state: OutputState = "Failed" if failure else "Cancelled"
     order = _Order(
         run_id=record.run_id,
         job=record.job,
-        report=record.report(_STATE, STOPPED_BY_SIGTERM),
-        facts=record.receipt_facts(_STATE),
+        state=state,
+        report=record.report(state, failure or STOPPED_BY_SIGTERM),
+        facts=record.receipt_facts(state),
     )
     root = record.workspace.root
     record.workspace.logs.mkdir(parents=True, exist_ok=True)
@@ -148,21 +156,24 @@ def main() -> int:
         except Exception as error:  # the border of the process: the report says what is missing
             _logger.exception("not everything could be saved")
             record.note(Noted(f"not everything was saved, it is in {root}: {error}"))
-    found = record.report(_STATE, None)
+    found = record.report(order.state, None)
     run_id = UUID(order.run_id)
     is_cancelled = _patiently(lambda: _state(run_id)).type in _CANCELLED
+    otherwise = "Failed" if order.state == "Failed" else "Crashed"
     report = replace(
         order.report,
-        state=_STATE if is_cancelled else "Crashed",
+        state="Cancelled" if is_cancelled else otherwise,
         saved=found.saved,
-        notes=(*order.report.notes, *found.notes),
+        notes=tuple(dict.fromkeys((*order.report.notes, *found.notes))),
         logs=found.logs,
     )
     _patiently(lambda: write_report(report, order.job))
     _order_file(root).unlink()  # the flow may end, and
     os.close(lock)  # a new process of the run may begin
     if is_cancelled:
-        _explain_state(run_id, (*found.saved, *found.notes))
+        failure = order.report.error if order.state == "Failed" else None
+        stopped = stopped_text(STOPPED_BY_SIGTERM, failure)
+        _explain_state(run_id, with_saved(stopped, (*found.saved, *found.notes)))
     return 0
 
 
@@ -176,9 +187,11 @@ def _told_secrets(told: bytes) -> list[str]:
 
 def _save(order: _Order, record: RunRecord, secrets: Collection[str]) -> None:
     """Take everything to its store; what is known of it is in the record."""
+    if not order.report.attempts:  # what is at the urls is of others, and not taken over
+        return
     settings = _patiently(lambda: load_settings(order.job.store))
     save_checkpoints_and_logs(order.job, record.run_id, settings, secrets=secrets)
-    save_outputs(order.job, record.run_id, settings, order.facts, _STATE)
+    save_outputs(order.job, record.run_id, settings, order.facts, order.state)
 
 
 def _patiently(ask: Callable[[], T]) -> T:
@@ -193,9 +206,8 @@ def _patiently(ask: Callable[[], T]) -> T:
             time.sleep(_SERVER_PAUSE_S)
 
 
-def _explain_state(run_id: UUID, saved: Sequence[str]) -> None:
+def _explain_state(run_id: UUID, text: str) -> None:
     """Put what was saved into the state of the run, and again after its worker's own word."""
-    text = f"{STOPPED_BY_SIGTERM}. Saved: {'; '.join(saved) or 'there was nothing to save'}"
     deadline = time.monotonic() + _STATE_TIMEOUT_S
     while time.monotonic() < deadline:
         _patiently(lambda: _explain_once(run_id, text))

@@ -7,7 +7,7 @@ for a server; one that is away may not hear of them.
 
 from prefect.events import emit_event
 
-from flows.delivery import RESTARTS_LABEL
+from flows.tally import RESTARTS_LABEL
 from trainjob.events import AttemptEnded
 from trainjob.launch.failure import TrainingStalled
 from trainjob.values import counted

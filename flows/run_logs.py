@@ -22,6 +22,10 @@ _OVERLAP = timedelta(seconds=10)
 """A line may arrive so much later than one with a later time: flow and tasks send their own."""
 _SETTLE_S = 3.0
 """So long after the end, lines may still arrive, and a crashed run may be held for a restart."""
+_LATEST_S = 30.0
+"""After this, nothing is expected any more of a process that ended its run but has not said so."""
+_LAST_LINE = "Finished in state "
+"""So begins what Prefect's engine says last, unless the process is killed (`flow_engine`, 3.8)."""
 _PATIENCE_S = 60.0
 
 
@@ -31,11 +35,15 @@ class LogTail:
     Args:
         client: How to reach the server.
         run_id: The run.
+
+    Attributes:
+        has_last_line: Whether the process of the run has said that it finished.
     """
 
     def __init__(self, client: SyncPrefectClient, run_id: UUID) -> None:
         self._client = client
         self._run_id = run_id
+        self.has_last_line = False
         self._newest: datetime | None = None
         self._seen: dict[UUID, datetime] = {}
 
@@ -53,6 +61,8 @@ class LogTail:
                 if log.id not in self._seen:
                     self._seen[log.id] = log.timestamp
                     self._newest = max(self._newest or log.timestamp, log.timestamp)
+                    if log.task_run_id is None and log.message.startswith(_LAST_LINE):
+                        self.has_last_line = True
                     yield log
             offset += len(page)
             if len(page) < _PAGE:
@@ -73,6 +83,7 @@ def follow(client: SyncPrefectClient, run_id: UUID, say: Say) -> FlowRun:
     while True:
         try:
             run = client.read_flow_run(run_id)
+            tail.has_last_line &= is_over(run)  # otherwise an earlier process has said it
             for log in tail.new():
                 say(log_line(log))
             heard_at = time.monotonic()
@@ -85,9 +96,15 @@ def follow(client: SyncPrefectClient, run_id: UUID, say: Say) -> FlowRun:
             ended_at = None
         elif ended_at is None:
             ended_at = heard_at
-        elif heard_at - ended_at > _SETTLE_S:
+        elif heard_at - ended_at > (_SETTLE_S if _is_settled(run, tail) else _LATEST_S):
             return run
         time.sleep(_POLL_S)
+
+
+def _is_settled(run: FlowRun, tail: LogTail) -> bool:
+    """Tell whether no line is missing: a busy server takes them in long after the state."""
+    ended_itself = run.state is not None and (run.state.is_completed() or run.state.is_failed())
+    return tail.has_last_line or not ended_itself
 
 
 def log_line(log: Log) -> str:

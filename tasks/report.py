@@ -38,11 +38,19 @@ def report(result: RunReport, job: TrainingJob | None) -> None:
     write_report(result, job)
 
 
-def write_report(result: RunReport, job: TrainingJob | None) -> None:
+def write_report(
+    result: RunReport, job: TrainingJob | None, *, timeout_s: float | None = None
+) -> None:
     """Write the report as artifacts of its run, from whatever process.
 
     They are ``job-JOB``, a page; ``result-JOB``, its values; and ``outputs-JOB``, links to what the
     run wrote, if it got as far as that.
+
+    Args:
+        result: What the run did.
+        job: Its job; None if it could not be read.
+        timeout_s: How long the server may take for an answer, of which there are some; None: as
+            Prefect is set.
     """
     page = ArtifactCreate(
         type="markdown",
@@ -59,7 +67,8 @@ def write_report(result: RunReport, job: TrainingJob | None) -> None:
         description=f"{result.job}: {result.state}, for programs",
         flow_run_id=UUID(result.run_id),
     )
-    with get_client(sync_client=True) as client:
+    httpx_settings = None if timeout_s is None else {"timeout": timeout_s}
+    with get_client(httpx_settings=httpx_settings, sync_client=True) as client:
         write_artifact(client, page)
         write_artifact(client, values)
         if places := places_of(result, job):

@@ -14,8 +14,8 @@ from blocks.object_store import load_settings
 from blocks.saved_secrets import load_secrets
 from tasks.live import live_artifacts
 from tasks.stage import stage
-from trainjob.attempts import OUTCOMES, Trained
-from trainjob.background import background_thread, growing_pause_s
+from trainjob.attempts import OUTCOMES, Earlier, Trained
+from trainjob.background import growing_pause_s, in_background
 from trainjob.environments.provide import holding_environment
 from trainjob.errors import TrainjobError
 from trainjob.events import Event, RankOutput, listening
@@ -40,15 +40,15 @@ def _summary(trained: Trained) -> str:
     return OUTCOMES[trained.result.reason]
 
 
-@stage(_summary, not_in_key="num_restarts")
-def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) -> Trained:
+@stage(_summary, not_in_key="earlier")
+def train(job: TrainingJob, run_id: str, program: Program, earlier: Earlier) -> Trained:
     """Run the program on all ranks until they end, or a limit of the job ends them.
 
     Args:
         job: The job of the run.
         run_id: The run, whose workspace holds code, inputs and parameters.
         program: What every rank executes.
-        num_restarts: How often earlier processes of the run started the training again.
+        earlier: What earlier processes of the run did.
     """
     workspace = Workspace.of_run(run_id)
     if not workspace.code.is_dir():
@@ -77,7 +77,7 @@ def train(job: TrainingJob, run_id: str, program: Program, num_restarts: int) ->
             settings,
             recorder,
             run_id=run_id,
-            num_restarts=num_restarts,
+            earlier=earlier,
             secrets=secrets,
         )
 
@@ -102,14 +102,10 @@ def _output_in_log(
             batch.flush()
             pause_s = growing_pause_s(time.monotonic() - begun, _BATCH_S, _MAX_BATCH_S)
 
-    thread = background_thread(flush_regularly, "rank-output-to-log")
-    thread.start()
     try:
-        with listening(batch.add):
+        with in_background(flush_regularly, "rank-output-to-log", ended), listening(batch.add):
             yield
     finally:
-        ended.set()
-        thread.join()
         batch.flush()
 
 

@@ -6,7 +6,7 @@ from blocks.object_store import load_settings
 from tasks.stage import stage
 from trainjob.job import TrainingJob
 from trainjob.report import OutputReport
-from trainjob.saving import add_metrics, upload_output
+from trainjob.saving import add_metrics, upload_all
 from trainjob.storage.receipt import OutputState
 from trainjob.values import counted, format_size
 from trainjob.workspace import Workspace
@@ -25,7 +25,7 @@ def _summary(outputs: list[OutputReport]) -> str:
 def upload_outputs(
     job: TrainingJob, run_id: str, facts: dict[str, Any], state: OutputState
 ) -> list[OutputReport]:
-    """Upload the outputs of the run, read them back, and write a receipt beside them.
+    """Upload the outputs of the run, prove them, and mark them as results once all are there.
 
     Args:
         job: The job of the run.
@@ -35,4 +35,4 @@ def upload_outputs(
     """
     settings = load_settings(job.store)
     add_metrics(job, Workspace.of_run(run_id))
-    return [upload_output(channel, run_id, settings, facts, state) for channel in job.outputs]
+    return upload_all(job, run_id, settings, facts, state)

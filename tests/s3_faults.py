@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_body(data, fault)
 
     # The names that BaseHTTPRequestHandler looks up.
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = forward  # noqa: N815
+    do_GET = do_PUT = do_HEAD = do_POST = do_PATCH = do_DELETE = forward  # noqa: N815
 
     def send_head(self, status: int, headers: dict[str, str], length: int) -> None:
         self.send_response_only(status)

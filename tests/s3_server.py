@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.waiting import PATIENCE_S
 from trainjob.storage.settings import StoreSettings
 
 _START_TIMEOUT_S = PATIENCE_S
+_MAX_STARTS = 3
 _SERVICES = ("master", "volume", "filer", "s3", "admin")
 
 
@@ -81,11 +82,26 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    folder = tmp_path_factory.mktemp("s3")
+    said: list[str] = []
+    while len(said) < _MAX_STARTS:
+        folder = tmp_path_factory.mktemp("s3")
+        with _weed(folder) as (process, port):
+            if not _is_ready(process, port):  # another process may have taken a port meanwhile
+                said.append((folder / "weed.log").read_text()[-2000:])
+                continue
+            server = S3Server(port)
+            yield server
+            server.client.close()
+            return
+    pytest.fail("\n".join([f"SeaweedFS did not start, {_MAX_STARTS} times:", *said]))
+
+
+@contextmanager
+def _weed(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """Have a store on free ports, with its data below `folder`; give its process and S3's port."""
     ports = _free_ports(2 * len(_SERVICES))
     http_ports = dict(zip(_SERVICES, ports[::2], strict=True))
-    log = folder / "weed.log"
-    with log.open("wb") as output:
+    with (folder / "weed.log").open("wb") as output:
         process = subprocess.Popen(
             _command(folder, http_ports, dict(zip(_SERVICES, ports[1::2], strict=True))),
             stdin=subprocess.DEVNULL,
@@ -94,10 +110,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             env={"PATH": os.environ["PATH"], "HOME": str(folder)},
         )
     try:
-        _wait_until_ready(process, http_ports["s3"], log)
-        server = S3Server(http_ports["s3"])
-        yield server
-        server.client.close()
+        yield process, http_ports["s3"]
     finally:
         process.kill()  # a graceful end takes two seconds, and the data is thrown away
         process.wait()
@@ -156,16 +169,17 @@ def _free_ports(count: int) -> list[int]:
         return ports
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the store answers; tell whether it does before it ends or time is over."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
         try:
             connection.request("GET", "/healthz")
             if connection.getresponse().status == http.HTTPStatus.OK:
-                return
+                return True
         except OSError:
             time.sleep(0.05)  # the pause between two looks at the condition
         finally:
             connection.close()
-    pytest.fail(f"SeaweedFS did not start:\n{log.read_text()[-2000:]}")
+    return False

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import (
     AwaitingRetry,
     Cancelled,
@@ -33,9 +35,13 @@ from flows.delivery import (
     Delivery,
     delivery_of,
     holding,
-    note_restarts,
+    keep_tally,
 )
+from flows.tally import RESTARTS_LABEL, Tally
+from tests.s3_faults import Fault, fault_proxy
 from tests.waiting import PATIENCE_S, wait_until
+from trainjob.attempts import Earlier
+from trainjob.events import AttemptEnded, AttemptStarted
 
 States = tuple[State[Any], ...]
 STARTED: States = (Pending(), Running())
@@ -86,7 +92,7 @@ def test_a_first_start_and_a_retry_of_a_person_have_all_restarts_left(
     client: SyncPrefectClient, states: States
 ) -> None:
     run = run_that_was(client, *states)
-    note_restarts(run.id, 3)
+    keep_tally(run.id, Tally(Earlier(1, 7, 3, 60.0)))
 
     found = delivery_of(str(run.id))
 
@@ -95,7 +101,7 @@ def test_a_first_start_and_a_retry_of_a_person_have_all_restarts_left(
         number=run.run_count,
         is_redelivered=False,
         was_cancelled=False,
-        restarts=0,
+        earlier=Earlier(run.run_count - 1, 7),
         deployment_id=None,
     )
 
@@ -105,13 +111,13 @@ def test_a_delivery_after_a_crash_counts_as_a_restart_on_top_of_those_before_it(
 ) -> None:
     run = run_that_was(client, *STARTED, *KILLED, *REDELIVERED)
     first = delivery_of(run.id)
-    note_restarts(run.id, first.restarts + 2)  # two more of failed ranks
+    keep_tally(run.id, Tally(Earlier(1, 5, 3, 60.0)))  # two more of failed ranks
     run = run_that_was_also(client, run, *KILLED, *AWAITED, *LATE, *STARTED)
 
     second = delivery_of(run.id)
 
-    assert (first.is_redelivered, first.restarts, first.number) == (True, 1, 2)
-    assert (second.is_redelivered, second.restarts, second.number) == (True, 4, 3)
+    assert (first.is_redelivered, first.earlier) == (True, Earlier(1, 0, 1))
+    assert (second.is_redelivered, second.earlier) == (True, Earlier(2, 5, 4, 60.0))
 
 
 def test_a_crash_that_is_reported_while_the_next_process_starts_changes_no_count(
@@ -120,13 +126,13 @@ def test_a_crash_that_is_reported_while_the_next_process_starts_changes_no_count
     """As by a busy worker, whose second report of a crash took 19 s."""
     run = run_that_was(client, *STARTED, *KILLED, *AWAITED, Pending(), Crashed(), Running())
     first = delivery_of(run.id)
-    note_restarts(run.id, first.restarts)
+    keep_tally(run.id, Tally(first.earlier))
     run = run_that_was_also(client, run, *KILLED, *AWAITED, Pending(), *KILLED, Running())
 
     second = delivery_of(run.id)
 
-    assert (first.is_redelivered, first.restarts) == (True, 1)
-    assert (second.is_redelivered, second.restarts) == (True, 2)
+    assert (first.is_redelivered, first.earlier.num_restarts) == (True, 1)
+    assert (second.is_redelivered, second.earlier.num_restarts) == (True, 2)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +167,7 @@ def test_a_living_process_takes_its_run_back(client: SyncPrefectClient, lost: St
     """As after an outage of the server that was longer than three heartbeats."""
     run = run_that_was(client, *STARTED)
 
-    with holding(delivery_of(run.id), is_restartable=True, poll_s=0.05):
+    with holding(delivery_of(run.id), Tally(Earlier()), is_restartable=True, poll_s=0.05):
         run_that_was_also(client, run, *lost)
         wait_until(lambda: is_running(client, run.id))
         run_that_was_also(client, run, *lost)
@@ -180,7 +186,7 @@ def is_running(client: SyncPrefectClient, run_id: UUID) -> bool:
 
 def test_a_process_leaves_a_finished_run_as_it_is(client: SyncPrefectClient) -> None:
     run = run_that_was(client, *STARTED)
-    with holding(delivery_of(run.id), is_restartable=True, poll_s=0.05):
+    with holding(delivery_of(run.id), Tally(Earlier()), is_restartable=True, poll_s=0.05):
         pass
 
     run_that_was_also(client, run, Crashed())
@@ -199,8 +205,9 @@ def test_a_process_whose_run_was_given_to_another_ends_without_a_word(
     code = (
         "import pathlib, time\n"
         "from flows.delivery import delivery_of, holding\n"
+        "from flows.tally import Tally\n"
         f"delivery = delivery_of('{run.id}')\n"
-        "with holding(delivery, is_restartable=True, poll_s=1.0):\n"
+        "with holding(delivery, Tally(delivery.earlier), is_restartable=True, poll_s=1.0):\n"
         f"    pathlib.Path({str(holds)!r}).touch()\n"
         "    time.sleep(60)\n"
     )
@@ -216,6 +223,56 @@ def test_a_process_whose_run_was_given_to_another_ends_without_a_word(
     assert state.type == states[-1].type
 
 
+@pytest.mark.parametrize("ends_before", [False, True], ids=["goes on", "has ended"])
+def test_what_was_counted_while_the_server_was_away_is_told_once_it_is_back(
+    client: SyncPrefectClient, prefect_server: str, ends_before: bool
+) -> None:
+    run = run_that_was(client, *STARTED)
+    away: list[Fault] = ["503"]
+    port = urlsplit(prefect_server).port
+    assert port is not None
+    killed = AttemptEnded(0, 1.0, None, None, will_restart=True, log_dir="")
+
+    def told() -> list[str]:
+        return [path for method, path in proxy.requests if method == "PATCH"]
+
+    with (
+        fault_proxy(
+            port, lambda method, _: away[0] if away and method == "PATCH" else None
+        ) as proxy,
+        temporary_settings({PREFECT_API_URL: f"{proxy.endpoint_url}/api"}),
+    ):
+        tally = Tally(Earlier())
+        with holding(delivery_of(run.id), tally, is_restartable=False, poll_s=0.05):
+            tally.note(AttemptStarted(0, None))
+            tally.note(killed)
+            wait_until(told)
+            away[:] = away if ends_before else []
+            wait_until(lambda: ends_before or restarts(client, run) == 1)
+        away.clear()
+
+        wait_until(lambda: restarts(client, run) == 1)
+
+
+def restarts(client: SyncPrefectClient, run: FlowRun) -> object:
+    return client.read_flow_run(run.id).labels.get(RESTARTS_LABEL)
+
+
+def test_a_process_that_lost_its_run_leaves_what_the_next_one_has_counted(
+    client: SyncPrefectClient,
+) -> None:
+    run = run_that_was(client, *STARTED)
+    old = Tally(Earlier())
+    holder = delivery._Holder(delivery_of(run.id), old, is_restartable=False)
+    run = run_that_was_also(client, run, *KILLED, *REDELIVERED)
+    keep_tally(run.id, Tally(Earlier(1, 1, 4)))
+    old.note(AttemptStarted(0, None))
+
+    holder._tell_tally(client)
+
+    assert restarts(client, run) == 4
+
+
 def test_a_cancelled_run_that_no_worker_ends_is_ended_by_its_own_process(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +281,7 @@ def test_a_cancelled_run_that_no_worker_ends_is_ended_by_its_own_process(
     before = signal.signal(signal.SIGTERM, lambda signum, _frame: arrived.append(signum))
     run = run_that_was(client, *STARTED)
     try:
-        with holding(delivery_of(run.id), is_restartable=False, poll_s=0.05):
+        with holding(delivery_of(run.id), Tally(Earlier()), is_restartable=False, poll_s=0.05):
             run_that_was_also(client, run, Cancelling())
 
             wait_until(lambda: bool(arrived))
@@ -238,7 +295,7 @@ def test_a_process_looks_seldom_while_nothing_is_wrong_and_often_after_trouble(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_that_was(client, *STARTED)
-    holder = delivery._Holder(delivery_of(run.id), is_restartable=False)
+    holder = delivery._Holder(delivery_of(run.id), Tally(Earlier()), is_restartable=False)
     young_s = holder._pause_s(5.0)
     monkeypatch.setattr(holder, "_troubled_at", -math.inf)
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from deployments import patient_events
 from deployments.patient_events import CausalOrdering, Consumer, Publisher
+from tests.waiting import PATIENCE_S
 
 TOPIC = "patient-events"
 
@@ -29,7 +30,7 @@ async def consume(
         for message in messages:
             await publisher.publish_data(message, {})
     task = asyncio.create_task(consumer.run(handle))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await is_done.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -100,7 +101,7 @@ def test_an_event_does_not_wait_for_one_that_never_comes() -> None:
         async with CausalOrdering("tests").preceding_event_confirmed(no_more, event):
             pass
 
-    asyncio.run(asyncio.wait_for(take_in(), timeout=5))
+    asyncio.run(asyncio.wait_for(take_in(), timeout=PATIENCE_S))
 
 
 async def no_more(event: ReceivedEvent, depth: int = 0) -> None:

@@ -39,6 +39,24 @@ class Trained:
     log_dir: str
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the processes of a run before this one did, on whatever machine.
+
+    Attributes:
+        num_processes: How many there were.
+        num_attempts: How many attempts they began, as far as is known.
+        num_restarts: How often the training was started again since a person had it started, also
+            by this process if it follows one that was killed.
+        trained_s: For how many seconds it trained since then, as far as is known elsewhere.
+    """
+
+    num_processes: int = 0
+    num_attempts: int = 0
+    num_restarts: int = 0
+    trained_s: float = 0.0
+
+
 class Attempts:
     """The attempts of one training.
 
@@ -47,10 +65,9 @@ class Attempts:
         workspace: Its folders; code, inputs and parameters are there.
         program: What every rank executes.
         run_id: The run mark.
-        num_restarts: How often earlier processes of the run started the training again.
+        earlier: What earlier processes of the run did.
         control: To stop the training from elsewhere.
         recorder: Records the metrics.
-        num_processes: How many processes of the run there were before, on whatever machine.
         credentials: What only the environment of the ranks may hold.
         lease: The cards of the ranks.
         core_lease: The cores of the ranks.
@@ -63,10 +80,9 @@ class Attempts:
         program: Program,
         *,
         run_id: str,
-        num_restarts: int,
+        earlier: Earlier,
         control: Control,
         recorder: MetricsRecorder,
-        num_processes: int = 0,
         credentials: Mapping[str, str] | None = None,
         lease: Lease | None = None,
         core_lease: CoreLease | None = None,
@@ -80,9 +96,12 @@ class Attempts:
         self._credentials = credentials
         self._lease = lease
         self._core_lease = core_lease
-        self._num_restarts = num_restarts
-        self._first_attempt = max(num_processes, num_restarts)
-        self._trained_s = workspace.trained_s() if num_restarts else 0.0
+        self._num_restarts = earlier.num_restarts
+        self._first_attempt = earlier.num_attempts
+        self._trained_s = 0.0
+        if earlier.num_restarts:
+            since = earlier.num_attempts - earlier.num_restarts
+            self._trained_s = max(workspace.trained_s(since), earlier.trained_s)
 
     def run(self) -> Trained:
         """Train until an attempt ends well, or fails in a way that another one cannot help.

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from trainjob.events import (
     StageFailed,
 )
 from trainjob.job import TrainingJob, url_of_run
+from trainjob.launch.dead_flow import rule_of_dead_flow
 from trainjob.launch.failure import Explained
 from trainjob.metrics.summary import MetricSummary
 from trainjob.registry.registry import Registry
@@ -32,6 +34,7 @@ from trainjob.versions import installed_versions
 from trainjob.workspace import Workspace
 
 _MAX_MISSING = 5
+_FAILED = "failed"
 _ATTEMPTS = TypeAdapter(list[AttemptReport])
 
 
@@ -72,7 +75,7 @@ class RunRecord:
         """Take from an event what the report needs."""
         match event:
             case StageFailed() if not event.will_retry:
-                self.stages.append(StageReport(event.stage, event.seconds, "failed"))
+                self.stages.append(StageReport(event.stage, event.seconds, _FAILED))
             case AttemptStarted():
                 self._attempt_since = time.monotonic()
                 self._keep(_begun(event, self.workspace))
@@ -88,17 +91,27 @@ class RunRecord:
             case _:
                 pass
 
-    def take_over(self, restarts: int) -> None:
+    def take_over(self, num_attempts: int) -> None:
         """Take the attempts that earlier processes of the run made.
 
         Args:
-            restarts: How many there were at least: those of another machine left nothing here.
+            num_attempts: How many there were: those of another machine left nothing here.
         """
         with suppress(FileNotFoundError):
             self.attempts = _ATTEMPTS.validate_json(self._attempts_file.read_bytes())
-        known = {attempt.number: attempt for attempt in self.attempts}
-        elsewhere = {n: _elsewhere(n) for n in range(restarts) if n not in known}
+        known = {attempt.number: self._with_ending(attempt) for attempt in self.attempts}
+        elsewhere = {n: _elsewhere(n) for n in range(num_attempts) if n not in known}
         self.attempts = [row for _, row in sorted((known | elsewhere).items())]
+
+    def _with_ending(self, attempt: AttemptReport) -> AttemptReport:
+        """Return the row of an attempt with what the process of its flow did not live to say."""
+        if attempt.seconds is not None or not attempt.logs:
+            return attempt
+        rule = rule_of_dead_flow(Path(attempt.logs) / "records")
+        if rule is None:
+            return attempt
+        self._notes.append(f"{rule.name}: {rule.meaning} Next: {rule.next_step}")
+        return replace(attempt, outcome=rule.name)
 
     def read_job(
         self,
@@ -139,6 +152,19 @@ class RunRecord:
     def saved_labels(self) -> frozenset[str]:
         """Labels of what was taken to a store, or found missing there."""
         return frozenset(self._saved)
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the training ended well, and so made its last copies of checkpoints and logs."""
+        return any(stage.name == "train" and stage.summary != _FAILED for stage in self.stages)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last attempt was on another machine, and nothing of it is here yet.
+
+        What lies here must then replace nothing in the stores.
+        """
+        return any(row.number > self.workspace.last_attempt for row in self.attempts)
 
     @property
     def _attempts_file(self) -> Path:
@@ -189,7 +215,7 @@ class RunRecord:
             failure=error.failure if isinstance(error, Explained) else None,
             saved=tuple(map(saved_line, self._saved.values())),
             metrics=self._metrics,
-            notes=tuple(dict.fromkeys(self._notes)),
+            notes=tuple(dict.fromkeys([*self._notes, *_earlier_outputs(self.workspace)])),
             output_urls={channel.name: url_of_run(channel.url, self.run_id) for channel in outputs},
             spent=self._spent(),
         )
@@ -213,6 +239,25 @@ def saved_line(saved: Saved) -> str:
     missing = f"; MISSING: {shown}" if saved.missing else ""
     missing += f" and {more} more" if more > 0 else ""
     return f"{saved.label}: {files} at {saved.url}{missing}"
+
+
+def with_saved(message: str, lines: Sequence[str]) -> str:
+    """Add to the message of a state what was saved of the run."""
+    separator = "\n" if "\n" in message else ". "
+    return f"{message}{separator}Saved: {'; '.join(lines) or 'there was nothing to save'}"
+
+
+def stopped_text(why: str, failure: BaseException | str | None) -> str:
+    """Say why a run was stopped, and that it had failed by then if it had."""
+    return f"{why}, after it had failed: {failure}" if failure else why
+
+
+def _earlier_outputs(workspace: Workspace) -> list[str]:
+    """Say where the outputs of earlier attempts are, of which the store may have no copy."""
+    previous = workspace.previous
+    if not any(path.is_file() for path in previous.rglob("*")):
+        return []
+    return [f"what earlier attempts had written to the outputs is in {previous}, a folder each"]
 
 
 def _begun(event: AttemptStarted, workspace: Workspace) -> AttemptReport:

@@ -1,10 +1,11 @@
-"""Takes to the stores what a run left that did not end well: nothing of it is lost silently.
+"""Takes to the stores what a run left, however it ended: nothing of it is lost silently.
 
-Called by the flow of a run that failed or was stopped, and by the process that finishes for it.
+Called by the task that uploads the outputs, by the flow of a run that failed or was stopped, and by
+the process that finishes for it.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,13 @@ from trainjob.storage.receipt import OutputState
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync import Mirror
 from trainjob.storage.sync_thread import flush
-from trainjob.storage.upload import upload_tree
+from trainjob.storage.upload import mark_result, upload_tree
 from trainjob.workspace import Workspace
 
-_PATIENCE_S = 120.0
-"""How long a store may be away while outputs are saved."""
+PATIENCE_S = 120.0
+"""How long stores may be away while outputs are saved."""
 _PAUSE_S = 2.0
+_MAX_NAMED = 5
 
 
 def save_checkpoints_and_logs(
@@ -84,12 +86,56 @@ def add_metrics(job: TrainingJob, workspace: Workspace) -> None:
         emit(Noted(f"the metrics are not among the outputs but in {last}: {error}"))
 
 
+def upload_all(
+    job: TrainingJob,
+    run_id: str,
+    settings: StoreSettings,
+    facts: Mapping[str, Any],
+    state: OutputState,
+) -> list[OutputReport]:
+    """Upload every output of a run that ended well; none is a result before all are proved.
+
+    Args:
+        job: The job of the run.
+        run_id: Which run's outputs; the receipts name it.
+        settings: How to reach their stores.
+        facts: What the receipts say of the run beside its files.
+        state: How the training ended.
+
+    Raises:
+        StoreError: What `trainjob.storage.upload.upload_tree` says of an output that could not be
+            uploaded, after all were tried. Of several, each is named, and it is retryable if one
+            of them is.
+    """
+    reports: list[OutputReport] = []
+    errors: list[StoreError] = []
+    for channel in job.outputs:
+        try:
+            reports.append(upload_output(channel, run_id, settings, facts, state, is_marked=False))
+        except StoreError as error:
+            errors.append(error)
+    if errors:
+        raise _one_of(errors)
+    for report in reports:
+        if report.num_files:
+            mark_result(report.url, settings)
+    return reports
+
+
+def _one_of(errors: Sequence[StoreError]) -> StoreError:
+    """Return one error for all, of the kind that is tried again if one of them is."""
+    first, *others = sorted(errors, key=lambda error: not error.retryable)
+    return type(first)("\n".join(map(str, (first, *others)))) if others else first
+
+
 def save_outputs(
     job: TrainingJob,
     run_id: str,
     settings: StoreSettings,
     facts: Mapping[str, Any],
     state: OutputState,
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> None:
     """Upload the outputs as they are, marked as no finished result, and emit `Saved` for each.
 
@@ -99,15 +145,18 @@ def save_outputs(
         settings: How to reach their stores.
         facts: What the receipts say of the run beside its files.
         state: How the run ends.
+        patience_s: How long stores may be away, all together.
     """
     workspace = Workspace.of_run(run_id)
     add_metrics(job, workspace)
+    give_up_at = time.monotonic() + patience_s
     for channel in job.outputs:
         folder = workspace.output_dir(channel.name)
-        if not folder.is_dir():
+        if not folder.is_dir() and not workspace.earlier_output_dirs(channel.name):
             continue
         try:
-            saved = _tried_again(partial(upload_output, channel, run_id, settings, facts, state))
+            upload = partial(upload_output, channel, run_id, settings, facts, state)
+            saved = _tried_again(upload, give_up_at)
         except StoreError as error:
             url = url_of_run(channel.url, run_id)
             emit(Saved(channel.name, url, 0, 0, (str(error), f"the files are in {folder}")))
@@ -121,6 +170,8 @@ def upload_output(
     settings: StoreSettings,
     facts: Mapping[str, Any],
     state: OutputState,
+    *,
+    is_marked: bool = True,
 ) -> OutputReport:
     """Upload one output of a run and return what lies in its store.
 
@@ -129,7 +180,9 @@ def upload_output(
         run_id: Which run's; the receipt names it.
         settings: How to reach its store.
         facts: What the receipt says of the run beside its files.
-        state: How the training ended.
+        state: How the training ended. Of one that was cancelled or failed, what earlier attempts
+            wrote is among the files, with a note.
+        is_marked: As for `trainjob.storage.upload.upload_tree`.
 
     Raises:
         StoreError: As `trainjob.storage.upload.upload_tree` does.
@@ -145,15 +198,25 @@ def upload_output(
         label=channel.name,
         state=state,
         journal=output_journal(workspace, channel.name),
+        earlier=workspace.earlier_output_dirs(channel.name),
+        is_marked=is_marked,
     )
+    if receipt.earlier:
+        emit(Noted(_earlier_text(channel.name, receipt.earlier)))
     sizes = [file.size_bytes for file in receipt.files]
     left_out = tuple(f"{path!r} {why}" for path, why in receipt.left_out.items())
     return OutputReport(channel.name, url, len(sizes), sum(sizes), left_out)
 
 
-def _tried_again(upload: Callable[[], OutputReport]) -> OutputReport:
+def _earlier_text(name: str, paths: Sequence[str]) -> str:
+    """Say which files of an output the last attempt has not written."""
+    files = "1 file of these is" if len(paths) == 1 else f"{len(paths):,} files of these are"
+    more = f" and {len(paths) - _MAX_NAMED:,} more" if len(paths) > _MAX_NAMED else ""
+    return f"{name}: {files} of an earlier attempt: {', '.join(paths[:_MAX_NAMED])}{more}"
+
+
+def _tried_again(upload: Callable[[], OutputReport], give_up_at: float) -> OutputReport:
     """Upload, again and again while the store is away, but not for ever."""
-    give_up_at = time.monotonic() + _PATIENCE_S
     while True:
         try:
             return upload()

@@ -4,13 +4,15 @@ Checkpoints are brought back before, and kept in the store while the ranks run, 
 outputs; metrics are recorded; a target that is reached stops the training.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
-from trainjob.attempts import Attempts, Trained
-from trainjob.errors import StoreError, TrainjobError
+from trainjob.attempts import Attempts, Earlier, Trained
+from trainjob.errors import CheckpointsOfAnother, StoreError, TrainjobError
 from trainjob.events import MetricsSummarised, Noted, emit, listening
 from trainjob.handover import hand_over
 from trainjob.job import TrainingJob, url_of_run
@@ -31,6 +33,7 @@ from trainjob.mirrors import (
 )
 from trainjob.plan import Program
 from trainjob.storage.checkpoint_restore import restore_checkpoints, went_on_elsewhere
+from trainjob.storage.log_mirror import num_logged_attempts
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.output_restore import restore_outputs
 from trainjob.storage.script_access import access_environment, secrets_of
@@ -38,6 +41,8 @@ from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync import Mirror
 from trainjob.storage.sync_thread import Sync, syncing
 from trainjob.workspace import Workspace
+
+_logger = logging.getLogger(__name__)
 
 
 def train_job(
@@ -47,8 +52,7 @@ def train_job(
     recorder: MetricsRecorder,
     *,
     run_id: str,
-    num_restarts: int,
-    num_processes: int = 0,
+    earlier: Earlier,
     secrets: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train until it ends well or cannot be helped.
@@ -59,8 +63,7 @@ def train_job(
         settings: How to reach the stores of the job.
         recorder: Records the metrics.
         run_id: The run.
-        num_restarts: How often the training was started again by earlier processes of the run.
-        num_processes: How many processes of the run there were before.
+        earlier: What earlier processes of the run did.
         secrets: Variables for the environment of the ranks whose values nobody may see.
 
     Raises:
@@ -69,9 +72,9 @@ def train_job(
         StoreError: The checkpoints to go on from cannot be had.
     """
     workspace = Workspace.of_run(run_id)
-    if num_restarts and not workspace.next_attempt():
-        _bring_back_outputs(job, workspace, settings, run_id)
-    _bring_back_checkpoints(job, workspace, settings, run_id)
+    if earlier.num_processes:
+        earlier = _with_logged_attempts(job, settings, run_id, earlier)
+    _bring_back(job, workspace, settings, run_id, has_run_before=earlier.num_processes > 0)
     secrets = secrets or {}
     mirrors = mirrors_of(job, workspace, settings, run_id, secrets.values())
     credentials, hidden = _known_to_ranks(job, settings, secrets)
@@ -89,10 +92,9 @@ def train_job(
             workspace,
             program,
             run_id=run_id,
-            num_restarts=num_restarts,
+            earlier=earlier,
             control=control,
             recorder=recorder,
-            num_processes=num_processes,
             credentials=credentials,
             lease=lease,
             core_lease=stack.enter_context(cores),
@@ -121,21 +123,69 @@ def _leave_saving_to_another(sync: Sync) -> None:
         sync.abandon()
 
 
-def _bring_back_checkpoints(
-    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
+def _with_logged_attempts(
+    job: TrainingJob, settings: StoreSettings, run_id: str, earlier: Earlier
+) -> Earlier:
+    """Count the attempts too that only their logs in the store tell of.
+
+    The server has not heard of those that began while it was away, and their logs must stay.
+    """
+    if job.logs.url is None:
+        return earlier
+    try:
+        logged = num_logged_attempts(url_of_run(job.logs.url, run_id), settings, run_id)
+    except StoreError as error:  # whoever saves the logs says so if it lasts
+        _logger.info("the logs of earlier attempts cannot be listed: %s", error)
+        return earlier
+    return replace(earlier, num_attempts=max(earlier.num_attempts, logged))
+
+
+def _bring_back(
+    job: TrainingJob,
+    workspace: Workspace,
+    settings: StoreSettings,
+    run_id: str,
+    *,
+    has_run_before: bool,
 ) -> None:
-    """Fetch what the training goes on from, unless this machine has the newest of it."""
-    if job.checkpoints is None:
-        return
-    url = url_of_run(job.checkpoints.url, run_id)
-    journal = checkpoint_journal(workspace)
-    if workspace.has_checkpoints() and not went_on_elsewhere(
-        url, settings, job=job.name, run_id=run_id, journal=journal
-    ):
-        return
-    restore_checkpoints(
-        url, workspace.checkpoints, settings, job=job.name, run_id=run_id, journal=journal
-    )
+    """Fetch what the training goes on from, unless this machine has the newest of it.
+
+    Outputs go with the checkpoints that they were written after. They come first, since it is by
+    the checkpoints that a process which tries again sees what has to be fetched.
+    """
+    is_elsewhere = _went_on_elsewhere(job, workspace, settings, run_id)
+    if has_run_before and (is_elsewhere or not workspace.next_attempt()):
+        _bring_back_outputs(job, workspace, settings, run_id)
+    if job.checkpoints and (is_elsewhere or not workspace.has_checkpoints()):
+        restore_checkpoints(
+            url_of_run(job.checkpoints.url, run_id),
+            workspace.checkpoints,
+            settings,
+            job=job.name,
+            run_id=run_id,
+            journal=checkpoint_journal(workspace),
+        )
+
+
+def _went_on_elsewhere(
+    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
+) -> bool:
+    """Tell whether the store has checkpoints of a later time than this machine."""
+    has_any = workspace.has_checkpoints()
+    if job.checkpoints is None or not (has_any or workspace.next_attempt()):
+        return False
+    try:
+        return went_on_elsewhere(
+            url_of_run(job.checkpoints.url, run_id),
+            settings,
+            job=job.name,
+            run_id=run_id,
+            journal=checkpoint_journal(workspace),
+        )
+    except CheckpointsOfAnother:
+        if has_any:
+            raise
+        return False  # with none of its own, the run takes over what another one left
 
 
 def _bring_back_outputs(

@@ -14,7 +14,7 @@
            sync/             what of it was sent to stores so far
            params.json       channels and hyperparameters, types kept
            logs/attempt-0/   rank-0.log, rank-1.log, launcher.log, records/
-           previous/         outputs of earlier attempts of the same run
+           previous/         outputs of attempts before one that began with empty ones
 
 The root is derived from the run's id, so that a retried task finds what the others left.
 """
@@ -91,9 +91,19 @@ class Workspace:
         """The folder that holds one folder an output channel."""
         return self.root / "outputs"
 
+    @property
+    def previous(self) -> Path:
+        """The folder that holds one folder of outputs an attempt that was set aside."""
+        return self.root / "previous"
+
     def previous_outputs(self, attempt: int) -> Path:
         """Return where outputs of an earlier attempt are set aside."""
-        return self.root / "previous" / f"attempt-{attempt}"
+        return self.previous / f"attempt-{attempt}"
+
+    def earlier_output_dirs(self, name: str) -> list[Path]:
+        """Return what earlier attempts wrote for an output channel, the latest attempt first."""
+        folders = sorted(self.previous.glob("attempt-*"), key=_number_of, reverse=True)
+        return [folder / name for folder in folders if (folder / name).is_dir()]
 
     def output_dir(self, name: str) -> Path:
         """Return the folder that the script writes for the output channel `name`."""
@@ -114,17 +124,22 @@ class Workspace:
     @property
     def last_attempt(self) -> int:
         """The number of the last attempt, counted from 0; -1 if there was none."""
-        taken = (int(p.name.removeprefix("attempt-")) for p in self.logs.glob("attempt-*"))
-        return max(taken, default=-1)
+        return max(map(_number_of, self.logs.glob("attempt-*")), default=-1)
 
     def next_attempt(self) -> int:
         """Return the number of the attempt that would come next, counted from 0."""
         return self.last_attempt + 1
 
-    def trained_s(self) -> float:
-        """Return for how many seconds the attempts on this machine trained, killed ones too."""
+    def trained_s(self, since: int = 0) -> float:
+        """Return for how many seconds the attempts on this machine trained, killed ones too.
+
+        Args:
+            since: The first attempt that counts.
+        """
         total_s = 0.0
         for folder in self.logs.glob("attempt-*"):
+            if _number_of(folder) < since:
+                continue
             begun = folder / "records" / "order.json"
             if begun.exists():
                 last = max(path.stat().st_mtime for path in folder.rglob("*"))
@@ -176,3 +191,7 @@ class Workspace:
         for name in names:
             shutil.rmtree(self.root / name, ignore_errors=True)
         self.environment.unlink(missing_ok=True)
+
+
+def _number_of(attempt: Path) -> int:
+    return int(attempt.name.removeprefix("attempt-"))

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,12 +96,14 @@ def save_for_ever(folder: Path) -> None:
 def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     moments = random.Random(0)
     steps = [1]
+    begun = time.monotonic()
     Checkpoints(tmp_path).save(1, state(1, 300_000))
+    save_s = max(0.01, time.monotonic() - begun)
 
     for _ in range(25):
         writer = _FORK.Process(target=save_for_ever, args=(tmp_path,))
         writer.start()
-        writer.join(timeout=moments.uniform(0.01, 0.1))
+        writer.join(timeout=moments.uniform(0.2, 5) * save_s)
         writer.kill()
         writer.join()
         steps.append(newest_step(tmp_path))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from trainjob.errors import TrainingFailed
 from trainjob.events import (
     AttemptEnded,
@@ -14,7 +16,7 @@ from trainjob.events import (
 )
 from trainjob.job import TrainingJob
 from trainjob.metrics.summary import MetricSummary
-from trainjob.report import report_markdown
+from trainjob.report import StageReport, report_markdown
 from trainjob.run_record import RunRecord
 
 JOB = {"name": "digits", "algorithm": {"code": {"url": "/c"}, "boot_file": "t.py"}}
@@ -60,6 +62,40 @@ def test_attempts_of_a_killed_process_are_taken_over() -> None:
     ]
 
 
+def test_an_attempt_whose_flow_process_died_is_named_by_the_next_one() -> None:
+    killed = record_of(AttemptStarted(0, None))
+    records = killed.workspace.attempt_logs(0) / "records"
+    records.mkdir(parents=True)
+    killed.note(AttemptStarted(0, None))
+    (records / "outcome.json").write_text('{"reason": "orphaned", "code": -15}')
+    record = RunRecord("r1", "digits", TrainingJob.parse(JOB))
+
+    record.take_over(1)
+
+    report = record.report("Failed", "x")
+    assert [row.outcome for row in report.attempts] == ["flow process died"]
+    [note] = report.notes
+    assert note.startswith("flow process died: The process of the flow was killed")
+    assert "Look at the worker's log" in note
+
+
+@pytest.mark.parametrize("outcome", ['{"reason": "finished", "code": 0}', "no JSON", "[]", None])
+def test_of_an_attempt_whose_end_nobody_tells_it_is_said_that_it_has_ended(
+    outcome: str | None,
+) -> None:
+    killed = record_of()
+    records = killed.workspace.attempt_logs(0) / "records"
+    records.mkdir(parents=True)
+    killed.note(AttemptStarted(0, None))
+    if outcome:
+        (records / "outcome.json").write_text(outcome)
+    record = RunRecord("r1", "digits")
+
+    record.take_over(1)
+
+    assert [row.outcome for row in record.attempts] == ["its process was ended"]
+
+
 def test_an_attempt_on_another_machine_has_a_row() -> None:
     record = RunRecord("r1", "digits", TrainingJob.parse(JOB))
     record.workspace.root.mkdir(parents=True)
@@ -75,6 +111,19 @@ def test_an_attempt_on_another_machine_has_a_row() -> None:
     ]
     page = report_markdown(report, record.job)
     assert "| 1 | unknown | unknown | nothing of it is on this machine | - |" in page
+
+
+def test_a_machine_is_behind_until_it_begins_the_next_attempt() -> None:
+    record = RunRecord("r1", "digits", TrainingJob.parse(JOB))
+    record.workspace.start_attempt(())
+    record.take_over(1)
+    alone = record.is_behind
+
+    record.take_over(2)
+    elsewhere = record.is_behind
+    record.workspace.start_attempt((), at_least=2)
+
+    assert (alone, elsewhere, record.is_behind) == (False, True, False)
 
 
 def test_an_attempt_that_was_broken_off_says_so() -> None:
@@ -112,6 +161,23 @@ def test_a_note_is_told_once() -> None:
     assert page.count("- the store is not ours") == 1
 
 
+def test_it_is_said_where_the_outputs_of_earlier_attempts_are() -> None:
+    record = record_of()
+    record.workspace.start_attempt(("out",))
+    record.workspace.start_attempt(("out",))
+    before = record.report("Cancelled", "x").notes
+    (record.workspace.output_dir("out") / "model.pt").write_text("weights")
+    record.workspace.start_attempt(("out",))
+
+    notes = record.report("Cancelled", "x").notes
+
+    assert before == ()
+    assert notes == (
+        "what earlier attempts had written to the outputs is in "
+        f"{record.workspace.root / 'previous'}, a folder each",
+    )
+
+
 def test_the_metrics_are_a_table() -> None:
     summary = MetricSummary("loss", 0.5, 10, 0.4, 9, 2.0, 1)
     record = record_of(MetricsSummarised((summary,)))
@@ -125,6 +191,16 @@ def test_a_stage_that_is_tried_again_has_not_failed() -> None:
     failed = [StageFailed("train", 1.0, ValueError(), will_retry) for will_retry in (True, False)]
 
     assert len(record_of(*failed).report("Failed", "x").stages) == 1
+
+
+def test_a_training_has_ended_well_when_its_stage_has() -> None:
+    record = record_of(StageFailed("train", 1.0, ValueError(), will_retry=False))
+    failed = record.has_trained
+    record.stages.append(StageReport("train", 1.0, "every rank finished"))
+
+    record.note(StageFailed("upload_outputs", 1.0, ValueError(), will_retry=False))
+
+    assert (failed, record.has_trained) == (False, True)
 
 
 def test_a_receipt_gets_json_values(tmp_path: Path) -> None:

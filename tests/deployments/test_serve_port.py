@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -68,5 +70,5 @@ def serve(home: Path, port: str) -> "subprocess.CompletedProcess[str]":
     env = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port}
     command = [sys.executable, "-m", "deployments.serve"]
     return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )

@@ -2,9 +2,10 @@
 
 import base64
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -16,13 +17,21 @@ def places_with(secret: str, folder: Path) -> set[str]:
     """
     forms = [form.encode() for form in _forms(secret)]
     found = set()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(file.relative_to(folder))
-        if any(form in file.read_bytes() for form in forms):
+    for file in _files(folder):
+        name, content = str(file.relative_to(folder)), b""
+        with suppress(FileNotFoundError):  # who still runs has deleted it
+            content = file.read_bytes()
+        if any(form in content for form in forms):
             found.add(name)
         if file.suffix == ".db":
             found |= {f"{name}: {table}" for table, row in _rows(file) if _has(row, forms)}
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    # Path.rglob fails where a folder is deleted meanwhile.
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if path.is_file())
 
 
 def _forms(secret: str) -> Iterator[str]:

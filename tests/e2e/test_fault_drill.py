@@ -39,7 +39,7 @@ def drill(folder: Path, name: str) -> Ended:
     job["checkpoints"]["url"] = str(folder / "checkpoints")
     fault, _, job["launcher"] = name.partition("-")
     job["hyperparameters"] = {"fault": fault, "fault_at": FAULT_AT, "steps": LAST, "step_s": 0}
-    job["limits"] |= {"stall": "4s", "grace": "2s"}
+    job["limits"] |= {"stall": "10s", "grace": "2s"}
     return run(job | {"name": name})
 
 

@@ -56,7 +56,7 @@ def model_of(folder: Path, run_id: str) -> int:
 def auto_stopped(folder: Path) -> list[Ended]:
     """A run that is stopped, and the next run of the same job, which has only a little to do."""
     mistyped = {"metric": "acuracy", "at_least": 0.01}
-    first = run(stoppable(folder, limits={"auto_stop": "2s", "target": mistyped}))
+    first = run(stoppable(folder, limits={"auto_stop": "10s", "target": mistyped}))
     rest = {"steps": stored_steps(folder / "checkpoints")[-1] + 3}
     return [first, run(stoppable(folder, rest))]
 

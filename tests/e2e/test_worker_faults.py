@@ -33,7 +33,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from trainjob.storage.receipt import read_receipt, verify_receipt
 
 LAST = 4
-MANY = {"steps": 1000, "step_s": 0.05}
+MANY = {"steps": 5000, "step_s": 0.05}
 pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(600)]
 
 

@@ -215,7 +215,7 @@ def test_auto_stop_uploads_what_is_there_and_says_so(tmp_path: Path) -> None:
         "time.sleep(60)\n"
     )
 
-    state = run(make_job(tmp_path, script, limits={"auto_stop": "1s", "grace": "2s"}))
+    state = run(make_job(tmp_path, script, limits={"auto_stop": "10s", "grace": "2s"}))
 
     assert state.is_completed(), state.message
     assert state.name == "AutoStopped"

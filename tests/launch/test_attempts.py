@@ -1,5 +1,6 @@
 """Attempts with real ranks: what is started again, from where, and how often."""
 
+import json
 import os
 import shutil
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.jobs import make_job
-from trainjob.attempts import Attempts, Trained
+from trainjob.attempts import Attempts, Earlier, Trained
 from trainjob.errors import TrainingFailed
 from trainjob.events import AttemptEnded, AttemptStarted, Event, MetricReported, listening
 from trainjob.job import TrainingJob
@@ -28,6 +29,7 @@ number = len(list(folder.glob("began-*")))
 out = pathlib.Path(os.environ["TRAIN_URL"])
 (out / f"attempt-{number}.txt").write_text("")
 """
+NOTHING = Earlier()
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)\n"
 
 
@@ -40,13 +42,13 @@ class Run:
         self.events: list[Event] = []
         shutil.copytree(folder / "code", self.workspace.code)
 
-    def train(self, num_restarts: int = 0) -> Trained:
+    def train(self, earlier: Earlier = NOTHING) -> Trained:
         attempts = Attempts(
             self.job,
             self.workspace,
             program_of(self.job, self.workspace),
             run_id=f"test-{self.workspace.root}",
-            num_restarts=num_restarts,
+            earlier=earlier,
             control=Control(),
             recorder=MetricsRecorder(MetricPatterns(self.job.metrics)),
         )
@@ -101,7 +103,7 @@ def test_restarts_of_earlier_processes_count(make_run: MakeRun) -> None:
     run = make_run(COUNT + KILLED, auto_restart=2)
 
     with pytest.raises(TrainingFailed):
-        run.train(num_restarts=1)
+        run.train(Earlier(num_attempts=1, num_restarts=1))
 
     assert [event.attempt for event in run.started] == [1, 2]
 
@@ -173,27 +175,56 @@ def test_the_metrics_of_all_attempts_are_kept(make_run: MakeRun) -> None:
 
 def test_the_time_of_all_attempts_counts_for_auto_stop(make_run: MakeRun) -> None:
     script = COUNT + "import time\nif not number: time.sleep(0.6); " + KILLED + "time.sleep(60)"
-    run = make_run(script, auto_restart=1, auto_stop="2s", grace="1s")
+    run = make_run(script, auto_restart=1, auto_stop="4s", grace="1s")
 
     trained = run.train()
 
     assert trained.result.reason == "auto_stop"
-    assert 2 <= trained.result.seconds < 5
+    assert trained.result.seconds >= 4
+    order = json.loads((run.workspace.attempt_logs(1) / "records" / "order.json").read_text())
+    assert 0 < order["auto_stop_s"] <= 3.4
+
+
+def trained_before(run: Run, attempt: int, seconds: int) -> None:
+    """Leave what an attempt leaves whose process was killed."""
+    records = run.workspace.attempt_logs(attempt) / "records"
+    records.mkdir(parents=True)
+    for name, age_s in (("order.json", 30 + seconds), ("progress-0.jsonl", 30)):
+        (records / name).write_text("{}")
+        os.utime(records / name, (time.time() - age_s,) * 2)
+    os.utime(records, (0, 0))
+    os.utime(records.parent, (0, 0))
 
 
 def test_the_time_of_killed_processes_counts_for_auto_stop(make_run: MakeRun) -> None:
     run = make_run(
         COUNT + "import time; time.sleep(60)", auto_restart=1, auto_stop="1m", grace="1s"
     )
-    records = run.workspace.attempt_logs(0) / "records"
-    records.mkdir(parents=True)
-    for name, age_s in (("order.json", 100), ("progress-0.jsonl", 30)):
-        (records / name).write_text("{}")
-        os.utime(records / name, (time.time() - age_s,) * 2)
-    os.utime(records, (0, 0))
-    os.utime(records.parent, (0, 0))
+    trained_before(run, attempt=0, seconds=70)
 
-    trained = run.train(num_restarts=1)
+    trained = run.train(Earlier(num_restarts=1))
 
     assert trained.result.reason == "auto_stop"
-    assert 70 <= trained.result.seconds < 80
+    assert 70 <= trained.result.seconds < 110
+
+
+def test_the_time_on_another_machine_counts_for_auto_stop(make_run: MakeRun) -> None:
+    run = make_run(COUNT + "import time; time.sleep(60)", auto_stop="1m", grace="1s")
+
+    trained = run.train(Earlier(num_attempts=1, num_restarts=1, trained_s=70))
+
+    assert trained.result.reason == "auto_stop"
+    assert 70 <= trained.result.seconds < 110
+
+
+def test_the_time_before_a_retry_of_a_person_does_not_count_after_a_kill(
+    make_run: MakeRun,
+) -> None:
+    run = make_run(COUNT, auto_stop="1m")
+    trained_before(run, attempt=0, seconds=70)
+    trained_before(run, attempt=1, seconds=20)
+
+    trained = run.train(Earlier(num_processes=2, num_attempts=2, num_restarts=1, trained_s=5))
+
+    assert trained.result.reason == "finished"
+    assert 20 <= trained.result.seconds < 70

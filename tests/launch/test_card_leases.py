@@ -15,7 +15,7 @@ import pytest
 
 from tests.launch.conftest import MakeLaunch
 from tests.processes import marked_processes
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from trainjob.errors import LaunchError
 from trainjob.launch import card_leases, devices
 from trainjob.launch.card_claims import Claims
@@ -263,7 +263,7 @@ def test_a_card_of_a_killed_flow_is_free_once_its_ranks_have_ended(
 ) -> None:
     """The ranks may still compute on it for their grace, which they use up here."""
     launch = make_launch(
-        "import signal; signal.signal(15, signal.SIG_IGN); print(1); signal.pause()"
+        "import signal; signal.signal(15, signal.SIG_IGN); print(1); signal.pause()", grace_s=30.0
     )
     names = ("run_id", "launcher", "world_size", "program", "is_script", "env", "grace_s")
     about = {name: getattr(launch, name) for name in names}
@@ -276,7 +276,7 @@ def test_a_card_of_a_killed_flow_is_free_once_its_ranks_have_ended(
 
     with pytest.raises(LaunchError, match=re.escape(launch.run_id)), take(2):
         pass
-    with take(2, timeout_s=60):
+    with take(2, timeout_s=PATIENCE_S):
         assert marked_processes(launch.run_id) == {}
 
 

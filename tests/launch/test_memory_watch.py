@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from trainjob.launch.launch import CoreLease
 from trainjob.launch.memory_watch import MemoryWatch, memory_of, pause_s
 from trainjob.launch.over_memory import read_over_memory
 from trainjob.launch.supervision import Control
-from trainjob.launch.training import _run_limited, run_training
+from trainjob.launch.training import TrainingResult, _run_limited, run_training
+
+RunUntil = Callable[..., TrainingResult]
 
 MIB, GIB = 2**20, 2**30
 LIMIT_BYTES = 200 * MIB
@@ -29,6 +31,7 @@ SAVES_TOO_MUCH = """
         data = b"x" * (400 * 2**20)
         time.sleep(60)
     signal.signal(signal.SIGTERM, save)
+    print("ready", flush=True)
     time.sleep(60)
 """
 SPAWNS = """
@@ -144,15 +147,18 @@ def test_a_record_of_the_watch_that_a_rank_has_changed_is_none(record: Any, tmp_
     assert read_over_memory(tmp_path) is None
 
 
-def test_ranks_that_take_too_much_while_they_save_are_ended_too(make_launch: MakeLaunch) -> None:
-    launch = make_launch(SAVES_TOO_MUCH, auto_stop_s=1.0, grace_s=50.0, memory_bytes=LIMIT_BYTES)
+def test_ranks_that_take_too_much_while_they_save_are_ended_too(
+    make_launch: MakeLaunch, run_until: RunUntil
+) -> None:
+    launch = make_launch(SAVES_TOO_MUCH, grace_s=50.0, memory_bytes=LIMIT_BYTES)
+    control = Control()
     events: list[Event] = []
 
     with listening(events.append):
-        result = run_training(launch)
+        result = run_until(launch, "ready", control.stop_at_target, control)
 
-    assert result.reason == "auto_stop"
-    assert result.seconds < 30
+    assert result.reason == "target"
+    assert result.seconds < 45
     notes = [event.text for event in events if isinstance(event, Noted)]
     assert notes[-1].endswith("; they were ended while they were stopping")
 

@@ -112,19 +112,19 @@ def test_a_rank_that_spins_in_a_collective_does_not_count_as_alive(make_launch):
     spinning, sleeping = stall["ranks"]
     assert stall["behind"] == 1
     assert (spinning["waits_in"], spinning["state"]) == ("Allreduce", "waits in a collective")
-    assert spinning["cpu_s"] > 0.5
+    assert spinning["cpu_s"] > sleeping["cpu_s"]
     assert (sleeping["waits_in"], sleeping["state"]) == (None, "is idle")
 
 
 @pytest.mark.mpi
 def test_ranks_that_wait_for_one_that_computes_are_alive(make_launch):
-    computing = "end = time.monotonic() + 3\n        while time.monotonic() < end: pass"
+    computing = "end = time.monotonic() + 6\n        while time.monotonic() < end: pass"
     script = SPINNING.format(meanwhile=computing)
 
-    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=1.0))
+    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=2.0))
 
     assert result.reason == "finished"
-    assert result.seconds > 3
+    assert result.seconds > 6
 
 
 @pytest.mark.mpi
@@ -132,14 +132,14 @@ def test_ranks_that_do_little_but_communicate_are_alive(make_launch):
     script = """
         import time
         from mpi4py import MPI
-        end = MPI.COMM_WORLD.allreduce(time.monotonic() + 3)
+        end = MPI.COMM_WORLD.allreduce(time.monotonic() + 6)
         now = 0
         while now < end:
             sum(range(20_000))
             now = MPI.COMM_WORLD.allreduce(time.monotonic())
     """
 
-    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=1.0))
+    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=2.0))
 
     assert result.reason == "finished"
 

@@ -16,6 +16,7 @@ from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
 from tests.jobs import make_job
+from trainjob.attempts import Earlier
 from trainjob.errors import JobError, StoreDenied, StoreUnavailable, TrainingFailed, TrainjobError
 from trainjob.events import Event, RankOutput, StageFailed, StageFinished, StageStarted, listening
 from trainjob.job import TrainingJob
@@ -107,7 +108,7 @@ def test_every_stage_can_run_again_in_the_same_workspace(tmp_path: Path) -> None
         twice(stage_inputs, job, run_id)
         twice(fetch_code, job, run_id)
         program = twice(inject_hyperparameters, job, run_id)
-        trained = twice(train, job, run_id, program, 0)
+        trained = twice(train, job, run_id, program, Earlier())
         assert trained.attempt == 1
         twice(upload_outputs, job, run_id, {"stages": {}}, "Completed")
 
@@ -123,7 +124,7 @@ def test_training_without_its_workspace_says_so(tmp_path: Path) -> None:
 
     def only_train() -> None:
         program = inject_hyperparameters(job, "gone").value
-        train(job, "gone", program, 0)
+        train(job, "gone", program, Earlier())
 
     (tmp_path / "runs" / "gone").mkdir(parents=True)
     with pytest.raises(TrainjobError, match="is not on this machine or was removed"):
@@ -140,7 +141,7 @@ def test_the_output_of_ranks_is_in_the_log_in_batches(
     def stages() -> None:
         fetch_code(job, RUN_ID)
         with listening(events.append):
-            train(job, RUN_ID, inject_hyperparameters(job, RUN_ID).value, 0)
+            train(job, RUN_ID, inject_hyperparameters(job, RUN_ID).value, Earlier())
 
     with caplog.at_level(logging.INFO, "prefect"):
         run_in_flow(stages)
@@ -176,7 +177,7 @@ def test_ranks_get_the_defaults_of_the_algorithm_by_every_way(tmp_path: Path) ->
     def stages() -> None:
         stage_inputs(job, RUN_ID)
         fetch_code(job, RUN_ID)
-        train(job, RUN_ID, inject_hyperparameters(job, RUN_ID).value, 0)
+        train(job, RUN_ID, inject_hyperparameters(job, RUN_ID).value, Earlier())
         upload_outputs(job, RUN_ID, {"stages": {}}, "Completed")
 
     run_in_flow(stages)

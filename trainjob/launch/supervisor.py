@@ -80,6 +80,7 @@ class Supervisor:
         self._is_asked = False
         self._terminate_at = _NEVER
         self._kill_at = _NEVER
+        self._leave_s = _NEVER
         self._asked_to_leave: set[int] = set()
         self._began: dict[int, dict[str, Any]] = {}
         self._ended: set[int] = set()
@@ -166,6 +167,7 @@ class Supervisor:
         now = time.monotonic()
         self._terminate_at = min(self._terminate_at, now + ask_s)
         self._kill_at = min(self._kill_at, now + grace_s)
+        self._leave_s = min(self._leave_s, grace_s - ask_s)
 
     def _listen(self) -> None:
         """Wait a moment for a command of the flow process, its death, or a signal."""
@@ -248,6 +250,9 @@ class Supervisor:
         """
         now = time.monotonic()
         if now >= self._terminate_at:
+            # This may be late: we, or the whole machine, may have stood still for a while.
+            self._kill_at = max(self._kill_at, now + self._leave_s)
+            self._leave_s = 0.0
             running = {self._began[rank]["pid"] for rank in self._running()}
             targets = running if self._began else {launcher}
             signal_all(targets - self._asked_to_leave, signal.SIGTERM)

@@ -146,7 +146,10 @@ class CheckpointMirror:
         return record.sha256 == saved.sha256
 
     def _send(self, remote: CheckpointStore, entries: list[Entry]) -> int:
-        sent = remote.send(self._source, entries) if entries else []
+        if not entries:
+            return 0
+        # Announced, so that a later process of this machine knows whatever it finds for its own.
+        sent = remote.send(self._source, entries, self._journal.announce)
         for entry, record in sent:
             self._journal.remember(entry, record)
         self._journal.save()

@@ -20,7 +20,7 @@ under way at the moment of the claim still happens, and does no harm but in one 
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -130,12 +130,18 @@ class CheckpointStore:
         }
         self._keys |= {path for path, entry in held.items() if _is_left_over(entry)}
 
-    def send(self, source: Path, entries: Sequence[Entry]) -> list[tuple[Entry, FileRecord]]:
+    def send(
+        self,
+        source: Path,
+        entries: Sequence[Entry],
+        announce: Callable[[Sequence[FileRecord]], object],
+    ) -> list[tuple[Entry, FileRecord]]:
         """Send files, prove them, and let them count from now on.
 
         Args:
             source: The folder of the run.
             entries: Files of it.
+            announce: Hears of the files that are there, before they count.
 
         Returns:
             The files that count now. Left out are units of which a file changed meanwhile.
@@ -164,6 +170,7 @@ class CheckpointStore:
                 place=places[entry.path],
             )
         if done:
+            announce([records[entry.path] for entry in done])
             self._write()
         return [(entry, records[entry.path]) for entry in done]
 

@@ -30,6 +30,7 @@ class Journal:
         self._file = file
         self._whose = [url, run_id]
         self._sent: dict[str, tuple[str, FileRecord]] = {}
+        self._announced: dict[str, list[str]] = {}
         self._read()
 
     def record(self, entry: Entry) -> FileRecord | None:
@@ -42,21 +43,36 @@ class Journal:
         return path in self._sent
 
     def has_sent(self, path: str, sha256: str) -> bool:
-        """Say whether what was sent of a file had this content."""
-        return path in self._sent and self._sent[path][1].sha256 == sha256
+        """Say whether what was sent of a file had this content, or may have had it."""
+        is_sent = path in self._sent and self._sent[path][1].sha256 == sha256
+        return is_sent or sha256 in self._announced.get(path, ())
+
+    def announce(self, records: Iterable[FileRecord]) -> None:
+        """Note in the file too what is about to count as sent, beside what was sent before.
+
+        Which of both the store has, nobody knows if the process is killed in this moment.
+        """
+        for record in records:
+            contents = self._announced.setdefault(record.path, [])
+            if record.sha256 not in contents:
+                contents.append(record.sha256)
+        self.save()
 
     def remember(self, entry: Entry, record: FileRecord) -> None:
         """Note that this version of a file was sent."""
         self._sent[entry.path] = (entry.version, record)
+        self._announced.pop(entry.path, None)
 
     def forget(self, paths: Iterable[str]) -> None:
         """Let files count as never sent."""
         for path in tuple(paths):
             self._sent.pop(path, None)
+            self._announced.pop(path, None)
 
     def clear(self) -> None:
         """Forget all files, in the file too."""
         self._sent.clear()
+        self._announced.clear()
         self.save()
 
     def save(self) -> None:
@@ -70,7 +86,8 @@ class Journal:
         partial = self._file.with_name(f".{self._file.name}.{uuid.uuid4().hex}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"whose": self._whose, "files": files}))
+            content = {"whose": self._whose, "files": files, "announced": self._announced}
+            partial.write_text(json.dumps(content))
             partial.replace(self._file)
         except OSError as error:  # a full disk, on which the files can still be sent
             with suppress(OSError):
@@ -87,5 +104,6 @@ class Journal:
                     path: (version, FileRecord(path, size_bytes, sha256, *etag))
                     for path, (version, size_bytes, sha256, *etag) in content["files"].items()
                 }
+                self._announced = content.get("announced", {})
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             self._sent = {}

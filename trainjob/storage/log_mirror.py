@@ -5,6 +5,7 @@ it had when the pass began. The pauses between passes grow with their length (`r
 keeps the sum of all passes near the size of the logs.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +28,7 @@ _RECORDS = "records"
 _TELLING_RECORDS = ("error-", "exit-", "stall", "stack")
 _MAX_RECORD_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
+_ATTEMPT = re.compile(r"attempt-(\d+)/")
 
 
 class LogMirror:
@@ -131,6 +133,23 @@ class LogMirror:
 
     def _records(self, files: Iterable[Entry]) -> list[FileRecord]:
         return [record for entry in files if (record := self._journal.record(entry))]
+
+
+def num_logged_attempts(url: str, settings: StoreSettings | None, run_id: str) -> int:
+    """Return one more than the number of the last attempt of a run that has logs at `url`.
+
+    Args:
+        url: Where the logs of the run are saved.
+        settings: How to reach an object store; absent: the AWS_* environment.
+        run_id: The run.
+
+    Raises:
+        OutputNotEmpty: If there is something at the url that this run did not write.
+        StoreError: For everything else that a store can do wrong.
+    """
+    with open_store(url, settings) as store:
+        own = own_files(store, {entry.path for entry in store.list_files().files}, run_id)
+    return max((int(found[1]) + 1 for found in map(_ATTEMPT.match, own) if found), default=0)
 
 
 def _is_wanted(path: str) -> bool:

@@ -57,6 +57,10 @@ class Receipt(BaseModel):
     left_out: dict[str, str] = {}
     """What the script left that could not be uploaded, and why, by path."""
 
+    earlier: tuple[str, ...] = ()
+    """Those of the files that only an earlier attempt of the run wrote: a training that was broken
+    off keeps them, though the attempt that was restarted may not have come as far."""
+
     claimed: Literal["by the store", "by looking"] | None = None
     """What kept other runs from writing to the same place meanwhile: the store, which let one run
     alone claim it, or that this run looked for others. Not known of receipts before this field."""

@@ -20,6 +20,7 @@ from trainjob.storage.claim import (
     refuse_others,
     write_claim,
 )
+from trainjob.storage.earlier_outputs import Sources, with_earlier
 from trainjob.storage.failures import failure
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry, Listing
@@ -51,6 +52,8 @@ def upload_tree(
     label: str,
     state: OutputState = "Completed",
     journal: Path | None = None,
+    earlier: Sequence[Path] = (),
+    is_marked: bool = True,
 ) -> Receipt:
     """Copy every file below `source` to `url`, prove that it is there, and write the receipt.
 
@@ -66,9 +69,12 @@ def upload_tree(
         state: How the training ended. The receipt says it; there is no ``_SUCCESS`` for one that
             was cancelled or failed, so that nobody takes its output for a finished result.
         journal: The file in which an `OutputMirror` noted what it has sent.
+        earlier: What earlier attempts wrote, the latest first. Of a training that was cancelled or
+            failed, it is uploaded and kept, too, as far as `source` has nothing of that name.
+        is_marked: Write ``_SUCCESS``; False: a result is marked later, by `mark_result`.
 
     Returns:
-        The receipt as it was written. If the folder is empty, which only a training that did not
+        The receipt as it was written. If there is no file, which only a training that did not
         complete may leave it, the receipt holds no file and was not written: what a sync had sent
         is removed, and the next run may use the place. A finished result of the same run stays.
 
@@ -87,40 +93,37 @@ def upload_tree(
         raise _not_all(url, look)
     if not look.files and state == "Completed":
         raise _nothing_written(source, url, label)
+    tree = _with_earlier(source, look, earlier if state in UNFINISHED_STATES else (), url)
     with open_store(url, settings) as store:
         listing = store.list_files()
-        present = {entry.path: entry.size_bytes for entry in listing.files}
-        earlier = own_files(store, set(present), run_id)
-        sent: list[FileRecord] = []
-        held: Sequence[Entry] = ()
-        claimed: Exclusion | None = None
-        if look.files:
-            claim, claimed = _prepare(store, look, listing, earlier, run_id)
-            files = list(look.files.values())
-            sends = Journal(journal, url, run_id)
-            sent = _send(store, source, files, sends, present, label)
-            store.make_folders(look.empty_folders)
-            held = store.list_files().files
-            sent = _prove(store, sent, held, sends, label)
-            refuse_others(store, claim, held)
-        receipt = Receipt(
-            run_id=run_id,
-            state=state,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            fingerprint=fingerprint(sent),
-            files=tuple(sorted(sent, key=lambda file: file.path)),
-            folders=tuple(sorted(look.empty_folders)),
-            left_out=dict(sorted(look.odd.items())),
-            claimed=claimed,
-            **facts,
-        )
-        if look.files:
-            _conclude(store, receipt, held)
-        elif SUCCESS not in present:
-            store.delete(sorted(present))  # all of it is of this run, see own_files
+        own = own_files(store, {entry.path for entry in listing.files}, run_id)
+        has_result = any(entry.path == SUCCESS for entry in listing.files)
+        if not look.files and (has_result or not tree.look.files):
+            if not has_result:
+                store.delete(sorted(entry.path for entry in listing.files))  # see own_files
+            return _receipt(Sources(look), [], None, run_id, state, facts)
+        claim, claimed = _prepare(store, tree.look, listing, own, run_id)
+        journal_of_run = Journal(journal, url, run_id)
+        sent = _send(store, tree, journal_of_run, listing, label)
+        store.make_folders(tree.look.empty_folders)
+        held = store.list_files().files
+        sent = _prove(store, sent, held, journal_of_run, label)
+        refuse_others(store, claim, held)
+        receipt = _receipt(tree, sent, claimed, run_id, state, facts)
+        _conclude(store, receipt, held, is_marked=is_marked)
     if look.odd and state not in UNFINISHED_STATES:
         raise _not_all(url, look)
     return receipt
+
+
+def mark_result(url: str, settings: StoreSettings | None) -> None:
+    """Write ``_SUCCESS`` to a tree whose receipt is of a result.
+
+    Raises:
+        StoreError: If the store does not take it.
+    """
+    with open_store(url, settings) as store:
+        store.write(SUCCESS, b"")
 
 
 def _look_at_outputs(source: Path, url: str) -> Look:
@@ -132,6 +135,12 @@ def _look_at_outputs(source: Path, url: str) -> Look:
         {**look.odd, **dict.fromkeys(ours, "has a name that trainjob uses for itself")},
         tuple(path for path in look.empty_folders if path not in ours),
     )
+
+
+def _with_earlier(source: Path, look: Look, earlier: Sequence[Path], url: str) -> Sources:
+    """Add what earlier attempts left; a folder that a script has replaced by a link is none."""
+    folders = [folder for folder in earlier if not folder.is_symlink()]
+    return with_earlier(source, look, {folder: _look_at_outputs(folder, url) for folder in folders})
 
 
 def _not_all(url: str, look: Look) -> UnsafeKey:
@@ -163,17 +172,15 @@ def _prepare(
 
 
 def _send(
-    store: Store,
-    source: Path,
-    files: Sequence[Entry],
-    journal: Journal,
-    present: Mapping[str, int],
-    label: str,
+    store: Store, tree: Sources, journal: Journal, listing: Listing, label: str
 ) -> list[FileRecord]:
     """Send what was not sent yet, and return what was sent of all."""
-    to_send = unsent(files, journal, present)
-    send(store, source, to_send, journal, Meter(label, to_send))
-    return [record for entry in files if (record := journal.record(entry))]
+    present = {entry.path: entry.size_bytes for entry in listing.files}
+    to_send = {folder: unsent(files, journal, present) for folder, files in tree.by_folder.items()}
+    meter = Meter(label, [entry for files in to_send.values() for entry in files])
+    for folder, files in to_send.items():
+        send(store, folder, files, journal, meter)
+    return [record for entry in tree.look.files.values() if (record := journal.record(entry))]
 
 
 def _prove(
@@ -190,11 +197,33 @@ def _prove(
         raise
 
 
-def _conclude(store: Store, receipt: Receipt, held: Sequence[Entry]) -> None:
+def _receipt(
+    tree: Sources,
+    sent: Sequence[FileRecord],
+    claimed: Exclusion | None,
+    run_id: str,
+    state: OutputState,
+    facts: Mapping[str, Any],
+) -> Receipt:
+    return Receipt(
+        run_id=run_id,
+        state=state,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=fingerprint(sent),
+        files=tuple(sorted(sent, key=lambda file: file.path)),
+        folders=tuple(sorted(tree.look.empty_folders)),
+        left_out=dict(sorted(tree.look.odd.items())),
+        earlier=tree.earlier,
+        claimed=claimed,
+        **facts,
+    )
+
+
+def _conclude(store: Store, receipt: Receipt, held: Sequence[Entry], *, is_marked: bool) -> None:
     """Write the receipt, remove what was needed on the way, and mark a result as such."""
     discard_unfinished(store)
     store.write(RECEIPT, receipt.model_dump_json(indent=2).encode())
     ours = [entry.path for entry in held if entry.path.startswith(OWN_FOLDER)]
     store.delete([path for path in ours if path != RECEIPT])
-    if receipt.is_result:
+    if receipt.is_result and is_marked:
         store.write(SUCCESS, b"")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,12 +69,13 @@ def test_a_process_killed_again_and_again_fetches_only_the_rest(
     for name, data in tree.items():
         s3_place.put(name, data)
     processes: list[subprocess.Popen[str]] = []
-    kill_at = [20, 90, 160]
+    kill_at, lock = [20, 90, 160], threading.Lock()
 
     def kill(method: str, path: str) -> None:
-        if kill_at and len(journaled(cache)) >= kill_at[0]:
-            del kill_at[0]
-            os.kill(processes[-1].pid, signal.SIGKILL)
+        with lock:
+            if kill_at and len(journaled(cache)) >= kill_at[0]:
+                del kill_at[0]
+                os.kill(processes[-1].pid, signal.SIGKILL)
 
     fetched_twice: set[str] = set()
     with fault_proxy(s3.port, kill) as proxy:

@@ -20,6 +20,7 @@ from tests.core.storage.conftest import LocalPlace
 from tests.s3_faults import fault_proxy
 from trainjob.errors import StoreDenied
 from trainjob.storage.checkpoint_mirror import CheckpointMirror
+from trainjob.storage.checkpoint_restore import went_on_elsewhere
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -89,6 +90,58 @@ def test_a_kill_at_any_moment_leaves_a_whole_set(scene, folder, tmp_path, read_t
             break
 
     assert calls > 30
+
+
+def test_a_kill_at_any_moment_is_not_taken_for_another_machine(
+    folder, tmp_path, write_tree, monkeypatch
+):
+    """Then older checkpoints of the store would replace what the run has saved since."""
+
+    def change(content: bytes) -> None:
+        for step in (1, 2):
+            shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
+            save_step(folder, step, content)
+        write_tree(folder, {"last.pt": content})
+
+    def push_and_kill(kill_at: int) -> bool:
+        left = [kill_at]
+
+        def tell(name: str) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+
+        hook(monkeypatch, tell)
+        try:
+            mirror(folder, place, journal=journal).push(is_final=True)
+        except Killed:
+            return True
+        finally:
+            monkeypatch.undo()
+        return False
+
+    place, journal = LocalPlace(tmp_path / "place"), tmp_path / "journal"
+    change(b"old")
+    mirror(folder, place, journal=journal).push(is_final=True)
+    shutil.copytree(place.root, tmp_path / "before")
+    shutil.copy(journal, tmp_path / "journal-before")
+    was_killed, kill_at = True, 0
+    while was_killed:
+        kill_at += 1
+        shutil.rmtree(place.root)
+        shutil.copytree(tmp_path / "before", place.root)
+        shutil.copy(tmp_path / "journal-before", journal)
+        for content in (b"new", b"newer"):  # killed by chance in the same moment again
+            change(content)
+            was_killed = push_and_kill(kill_at)
+
+            found = went_on_elsewhere(
+                place.url, place.settings, job="digits", run_id="run-1", journal=journal
+            )
+
+            assert not found, (kill_at, content)
+
+    assert kill_at > 20
 
 
 @pytest.mark.parametrize("refuse_from", range(6, 44, 14))

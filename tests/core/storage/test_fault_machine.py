@@ -18,6 +18,7 @@ import pytest
 from tests.core.storage.conftest import S3Place
 from tests.s3_faults import fault_proxy
 from tests.s3_server import S3Server
+from tests.waiting import PATIENCE_S
 from trainjob.errors import StoreError
 from trainjob.storage.meter import Meter
 from trainjob.storage.stage import stage_channel
@@ -180,7 +181,7 @@ def test_a_process_that_forks_after_use_and_its_child_both_go_on(
         assert fetch(store, tmp_path / "before")
         if not (child := os.fork()):
             try:
-                signal.alarm(20)
+                signal.alarm(int(PATIENCE_S))
                 used = open_store(s3_place.url, s3.settings) if is_new else store
                 os._exit(0 if fetch(used, tmp_path / "child") else 1)
             finally:

@@ -1,0 +1,137 @@
+"""A run that goes on on another machine: its steps, its outputs, and the logs of every attempt.
+
+Two machines are two folders for workspaces that share the stores.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs import make_job
+from trainjob.attempts import Earlier
+from trainjob.errors import TrainingFailed
+from trainjob.job import TrainingJob
+from trainjob.metrics.patterns import MetricPatterns
+from trainjob.metrics.recorder import MetricsRecorder
+from trainjob.plan import program_of
+from trainjob.saving import save_outputs
+from trainjob.storage.settings import StoreSettings
+from trainjob.training import train_job
+from trainjob.workspace import Workspace
+
+# One epoch an attempt, and then its machine is lost.
+SCRIPT = """\
+import os, pathlib, sys
+checkpoint = pathlib.Path(os.environ["TRAINJOB_CHECKPOINT_DIR"], "last.txt")
+epoch = int(checkpoint.read_text()) + 1 if checkpoint.exists() else 0
+(pathlib.Path(os.environ["TRAIN_URL"]) / f"epoch-{epoch}").write_text(MACHINE)
+checkpoint.write_text(str(epoch))
+print("epoch", epoch, MACHINE)
+sys.exit(3)
+"""
+
+
+class Machines:
+    """Machines that one run is on, one after the other."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+        self._monkeypatch = monkeypatch
+        self._folder = folder
+        stores = {
+            "checkpoints": {"url": str(folder / "checkpoints")},
+            "logs": {"url": str(folder / "logs")},
+        }
+        self.job = TrainingJob.parse(make_job(folder, **stores | changes))
+
+    def train_on(self, name: str, earlier: Earlier) -> int:
+        """Train there until that machine is lost, and return the number of the attempt."""
+        self._monkeypatch.setenv("TRAINJOB_WORKDIR", str(self._folder / name))
+        workspace = Workspace.of_run("r1")
+        shutil.rmtree(workspace.code, ignore_errors=True)
+        workspace.code.mkdir(parents=True)
+        script = SCRIPT.replace("MACHINE", repr(name))
+        (workspace.code / "train.py").write_text(script)
+        with pytest.raises(TrainingFailed):
+            train_job(
+                self.job,
+                program_of(self.job, workspace),
+                StoreSettings(),
+                MetricsRecorder(MetricPatterns(self.job.metrics)),
+                run_id="r1",
+                earlier=earlier,
+            )
+        return workspace.last_attempt
+
+    def finish(self) -> list[str]:
+        """Upload the outputs from the last machine, and return what is in their store then."""
+        save_outputs(self.job, "r1", StoreSettings(), {}, "Failed")
+        return sorted(file.name for file in (self._folder / "out").glob("epoch-*"))
+
+    def logs(self) -> list[str]:
+        """Return the logs of rank 0 that the store has, in the order of their attempts."""
+        files = sorted((self._folder / "logs").glob("attempt-*/rank-0.log"))
+        return [file.read_text().strip() for file in files]
+
+
+def test_a_retry_on_another_machine_keeps_outputs_and_logs_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(tmp_path, monkeypatch)
+
+    machines.train_on("a", Earlier())
+    machines.train_on("b", Earlier(num_processes=1, num_attempts=1))
+
+    assert machines.finish() == ["epoch-0", "epoch-1"]
+    assert machines.logs() == ["epoch 0 a", "epoch 1 b"]
+
+
+def test_a_machine_that_gets_its_run_back_takes_what_another_one_has_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(tmp_path, monkeypatch)
+
+    machines.train_on("a", Earlier())
+    machines.train_on("b", Earlier(num_processes=1, num_attempts=1))
+    machines.train_on("a", Earlier(num_processes=2, num_attempts=2))
+
+    assert machines.finish() == ["epoch-0", "epoch-1", "epoch-2"]
+    assert machines.logs() == ["epoch 0 a", "epoch 1 b", "epoch 2 a"]
+
+
+@pytest.mark.parametrize(
+    "told", [Earlier(2, 0), Earlier(2, 0, num_restarts=1)], ids=["retried", "after a kill"]
+)
+def test_attempts_that_the_server_has_not_heard_of_keep_their_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Earlier
+) -> None:
+    machines = Machines(tmp_path, monkeypatch)
+    machines.train_on("a", Earlier())
+    machines.train_on("a", Earlier(1, 1))
+
+    number = machines.train_on("b", told)
+
+    assert number == 2
+    assert machines.logs() == ["epoch 0 a", "epoch 1 a", "epoch 2 b"]
+
+
+def test_on_the_same_machine_outputs_that_are_not_saved_yet_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(tmp_path, monkeypatch)
+    machines.train_on("a", Earlier())
+    (Workspace.of_run("r1").output_dir("train_url") / "epoch-x").write_text("unsaved")
+
+    machines.train_on("a", Earlier(num_processes=2, num_attempts=1))
+
+    assert machines.finish() == ["epoch-0", "epoch-1", "epoch-x"]
+
+
+def test_a_log_store_that_is_away_costs_the_number_of_the_attempt_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no-folder").write_text("")
+    machines = Machines(tmp_path, monkeypatch, logs={"url": str(tmp_path / "no-folder")})
+
+    assert machines.train_on("b", Earlier(num_processes=4, num_attempts=3)) == 3
