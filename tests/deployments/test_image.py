@@ -23,6 +23,13 @@ def test_what_is_copied_is_in_the_checkout() -> None:
     assert COPIED - {path.partition("/")[0] for path in tracked} == set()
 
 
+def test_nothing_else_of_the_checkout_is_sent_to_be_built() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert lines[1] == "*"
+    assert {line[1:] for line in lines if line.startswith("!")} == COPIED
+
+
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_the_checkout_is_where_the_templates_of_pools_say(kind: Kind) -> None:
     env = base_job_template(kind, "cpu")["variables"]["properties"]["env"]["default"]
