@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from botocore.session import Session
 
-from trainjob.errors import StoreDenied
+from trainjob.errors import StoreDenied, StoreError
 from trainjob.storage.curl import chain
+from trainjob.storage.curl.addressing import address_of
 from trainjob.storage.curl.credentials import Credentials
 from trainjob.storage.settings import StoreSettings
 
@@ -83,6 +84,20 @@ def test_region_and_endpoint_are_those_that_botocore_takes(environment, files, m
 
     assert (chain.region() or "us-east-1") == client.meta.region_name
     assert chain.endpoint() == (None if is_aws else client.meta.endpoint_url)
+
+
+def test_a_profile_that_is_in_no_file_is_named(files, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+
+    with pytest.raises(StoreError, match=r"s3://bkt/: .*profile \(nope\) could not be found"):
+        address_of("bkt", StoreSettings())
+
+
+def test_a_file_below_a_home_that_nobody_has_is_none(files, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "~nosuchuser/config")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://all:1")
+
+    assert chain.endpoint() == "http://all:1"
 
 
 def test_where_the_environment_says_all_botocore_is_not_loaded(tmp_path) -> None:

@@ -55,6 +55,13 @@ def address_of(bucket: str, settings: StoreSettings, region: str = "") -> Addres
     """
     if not _BUCKET.fullmatch(bucket):
         raise bad_name(f"s3://{bucket}/")
+    try:
+        return _address_of(bucket, settings, region)
+    except chain.ChainError as error:  # such as a profile that is in no file
+        raise impossible(f"s3://{bucket}/", str(error)) from error
+
+
+def _address_of(bucket: str, settings: StoreSettings, region: str) -> Address:
     region = region or settings.region or chain.region() or DEFAULT_REGION
     given = settings.endpoint_url or chain.endpoint()
     endpoint = given or chain.aws_endpoint(region)

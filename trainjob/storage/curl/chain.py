@@ -5,7 +5,8 @@ asked without it: loading botocore takes as long as a thousand small files take 
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,18 @@ from trainjob.storage.curl.keys import Keys
 
 
 class ChainError(Exception):
-    """What should give credentials fails; the cause is botocore's error."""
+    """The configuration cannot be read, or what should give credentials fails."""
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Raise botocore's errors as ours."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except BotoCoreError as error:
+        raise ChainError(str(error)) from error
 
 
 def keys_of_environment() -> Keys | None:
@@ -31,12 +43,8 @@ def credentials() -> Any:
     Raises:
         ChainError: If there is only a part of them.
     """
-    from botocore.exceptions import BotoCoreError
-
-    try:
+    with _telling():
         return _session().get_credentials()
-    except BotoCoreError as error:
-        raise ChainError from error
 
 
 def keys_of(found: Any) -> Keys:
@@ -45,18 +53,21 @@ def keys_of(found: Any) -> Keys:
     Raises:
         ChainError: If they cannot be renewed.
     """
-    from botocore.exceptions import BotoCoreError
-
-    try:
+    with _telling():
         frozen = found.get_frozen_credentials()
-    except BotoCoreError as error:
-        raise ChainError from error
     return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
 
 def region() -> str | None:
-    """Return the region, if one is configured."""
-    found = os.environ.get("AWS_DEFAULT_REGION") or _session().get_config_variable("region")
+    """Return the region, if one is configured.
+
+    Raises:
+        ChainError: If the configuration cannot be read, as all below.
+    """
+    found = os.environ.get("AWS_DEFAULT_REGION")
+    if not found:
+        with _telling():
+            found = _session().get_config_variable("region")
     return str(found) if found else None
 
 
@@ -68,13 +79,15 @@ def endpoint() -> str | None:
     from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.utils import ensure_boolean
 
-    session = _session()
-    if ensure_boolean(session.get_config_variable("ignore_configured_endpoint_urls")):
-        return None
-    provider = ConfiguredEndpointProvider(
-        full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
-    )
-    found = provider.provide()
+    with _telling():
+        session = _session()
+        if ensure_boolean(session.get_config_variable("ignore_configured_endpoint_urls")):
+            return None
+        files = {
+            "full_config": session.full_config,
+            "scoped_config": session.get_scoped_config(),
+        }
+        found = ConfiguredEndpointProvider(**files, client_name="s3").provide()
     return str(found) if found else None
 
 
@@ -82,7 +95,9 @@ def aws_endpoint(region: str) -> str:
     """Return the endpoint of S3 on AWS, in whatever part of it the region is."""
     from botocore.regions import EndpointResolver
 
-    resolver = EndpointResolver(_session().get_component("data_loader").load_data("endpoints"))
+    with _telling():
+        endpoints = _session().get_component("data_loader").load_data("endpoints")
+    resolver = EndpointResolver(endpoints)
     found = resolver.construct_endpoint("s3", region) or {}
     return f"https://{found.get('hostname', f's3.{region}.amazonaws.com')}"
 
@@ -94,7 +109,8 @@ def ca_bundle() -> str:
         return given
     from botocore.httpsession import get_cert_path
 
-    return str(_session().get_config_variable("ca_bundle") or get_cert_path(True))
+    with _telling():
+        return str(_session().get_config_variable("ca_bundle") or get_cert_path(True))
 
 
 def _may_be_ignored() -> bool:
@@ -107,7 +123,8 @@ def _may_be_ignored() -> bool:
     )
     for name in names:
         with suppress(OSError):
-            said = Path(os.path.expandvars(name)).expanduser().read_bytes()
+            # Not Path.expanduser, which raises where there is no home folder.
+            said = Path(os.path.expanduser(os.path.expandvars(name))).read_bytes()  # noqa: PTH111
             if b"ignore_configured_endpoint_urls" in said:
                 return True
     return False
