@@ -96,12 +96,13 @@ class Finisher:
             return False
         if self._record.is_behind:
             return False
-        if self.process is None:
-            try:
-                self.process = _start(self._record, self.failure, self._secrets, self.lock)
-            except OSError:  # a full disk, or no more processes: the flow does what it can itself
-                _logger.exception("the finisher could not be started")
-                return False
+        try:
+            if self.process is None:
+                self.process = _start(self._record, self.failure, self.lock)
+            _tell_secrets(self.process, self._secrets)
+        except OSError:  # a full disk, or no more processes: the flow does what it can itself
+            _logger.exception("the finisher could not be started")
+            return False
         return True
 
     def wait(self) -> bool:
@@ -113,7 +114,7 @@ class Finisher:
 
 
 def _start(
-    record: RunRecord, failure: TrainjobError | None, secrets: Collection[str], lock: int
+    record: RunRecord, failure: TrainjobError | None, lock: int
 ) -> "subprocess.Popen[bytes]":
     state: OutputState = "Failed" if failure else "Cancelled"
     order = _Order(
@@ -127,7 +128,7 @@ def _start(
     record.workspace.logs.mkdir(parents=True, exist_ok=True)
     _order_file(root).write_text(order.model_dump_json(), encoding="utf-8")
     with (record.workspace.logs / "finisher.log").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "flows.finisher", str(root), str(lock)],
             cwd=_HOME,
             stdin=subprocess.PIPE,
@@ -136,10 +137,14 @@ def _start(
             start_new_session=True,
             pass_fds=[lock],  # so that no new process of the run begins before this one ends
         )
+
+
+def _tell_secrets(process: "subprocess.Popen[bytes]", secrets: Collection[str]) -> None:
+    """Give the process what it waits for, once, also when the first start was interrupted."""
     told = cast(IO[bytes], process.stdin)
-    with suppress(BrokenPipeError), told:  # whoever waits for the process sees that it is gone
-        told.write(json.dumps(list(secrets)).encode())
-    return process
+    if not told.closed:
+        with suppress(BrokenPipeError), told:  # whoever waits for the process sees that it is gone
+            told.write(json.dumps(list(secrets)).encode())
 
 
 def main() -> int:

@@ -89,6 +89,7 @@ class RunEnd:
         except TrainjobError as error:
             return self._failed(error)
         except Exception as error:  # the border of the process: nothing ends without a report
+            self._save("Failed")
             self._tell("Failed", f"{type(error).__name__}: {error}")
             raise
         name, message = GOOD_STATES[reason]
@@ -171,12 +172,16 @@ class RunEnd:
         record = self._record
         return record.job is not None and bool(record.attempts) and not record.is_behind
 
-    def _save(self) -> None:
-        """Take to the stores what a run that did not end well left, without a word of success."""
+    def _save(self, state: OutputState | None = None) -> None:
+        """Take to the stores what a run that did not end well left, without a word of success.
+
+        Args:
+            state: Of the run; None: that of one which was stopped, or had failed before.
+        """
         record, job = self._record, self._record.job
         if job is None or not self._is_there_anything:
             return
-        state: OutputState = "Failed" if self._failure else "Cancelled"
+        state = state or ("Failed" if self._failure else "Cancelled")
         # What a task could not get to a store was tried often enough.
         was_tried = isinstance(self._failure, StoreError) and self._failure.retryable
         with listening(record.note):

@@ -77,8 +77,8 @@ class RunRecord:
             case StageFailed() if not event.will_retry:
                 self.stages.append(StageReport(event.stage, event.seconds, _FAILED))
             case AttemptStarted():
-                self._attempt_since = time.monotonic()
                 self._keep(_begun(event, self.workspace))
+                self._attempt_since = time.monotonic()
             case AttemptEnded():
                 self._attempt_since = None
                 self._keep(_ended(event, self.attempts[-1]))
@@ -172,8 +172,8 @@ class RunRecord:
 
     def _keep(self, attempt: AttemptReport) -> None:
         """Keep the row of an attempt, for the next process too if this one is killed."""
-        self.attempts = [row for row in self.attempts if row.number != attempt.number]
-        self.attempts.append(attempt)
+        others = [row for row in self.attempts if row.number != attempt.number]
+        self.attempts = [*others, attempt]  # in one step, for whoever is interrupted
         partial = self._attempts_file.with_suffix(".part")
         with suppress(OSError):  # a full disk must not end a training over its report
             partial.write_bytes(_ATTEMPTS.dump_json(self.attempts))

@@ -1,5 +1,6 @@
 """How a run ends that does not end well, whatever happens while that is saved and told."""
 
+import errno
 import signal
 import threading
 from collections.abc import Callable
@@ -140,6 +141,27 @@ def test_a_restarted_attempt_that_fails_at_once_loses_nothing_of_the_first(tmp_p
     assert verify_receipt(str(tmp_path / "out"), None).problems == ()
     assert (previous / "attempt-0" / "train_url" / "model.txt").exists()
     assert f"is in {previous}, a folder each" in ended.page
+
+
+def test_a_fault_of_the_machine_between_two_attempts_loses_nothing_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Workspace.start_attempt
+    kill = f"{WRITE}import signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+
+    def once(workspace: Workspace, *args: Any, **kwargs: Any) -> int:
+        if workspace.next_attempt():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return start(workspace, *args, **kwargs)
+
+    monkeypatch.setattr(Workspace, "start_attempt", once)
+
+    ended = run(make_job(tmp_path, kill, limits={"auto_restart": 1}))
+
+    assert ended.state.is_failed()
+    assert "No space left on device" in ended.page
+    assert (tmp_path / "out" / "model.txt").read_text() == "weights"
+    assert read_receipt(str(tmp_path / "out"), None).state == "Failed"
 
 
 @pytest.mark.parametrize("stop", [press_ctrl_c, cancel_and_terminate])

@@ -10,9 +10,11 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Cancelling, Running
 
+import flows.finisher
 from flows.finisher import STOPPED_BY_SIGTERM, Finisher
 from flows.training_job import training_job
 from tests.e2e.watched_runs import page_of
+from tests.interruptions import Stop
 from tests.jobs import make_job
 from tests.waiting import wait_until
 from trainjob.errors import TrainingFailed
@@ -102,3 +104,25 @@ def test_a_failed_run_keeps_its_reason_when_another_process_finishes_it(
     assert f"train_url: 1 file, 7 B at {out}" in page
     assert verify_receipt(out, None).problems == ()
     assert read_receipt(out, None).state == "Failed"
+
+
+def test_a_start_that_is_interrupted_starts_no_second_process(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, finisher = begin(Cancelling())
+    tell = flows.finisher._tell_secrets
+
+    def interrupt(*_: object) -> None:
+        monkeypatch.setattr("flows.finisher._tell_secrets", tell)
+        raise Stop
+
+    monkeypatch.setattr("flows.finisher._tell_secrets", interrupt)
+    with alone_in(record.workspace, grace_s=1) as finisher.lock:
+        with pytest.raises(Stop):
+            finisher.start()
+        first = finisher.process
+        assert finisher.start()
+
+        assert first is not None
+        assert finisher.process is first
+        assert finisher.wait()
