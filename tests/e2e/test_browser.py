@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.object_store import ObjectStore
 from tests.browser import Person, Version, chromium, chromium_path
+from tests.digits import making_digits
 from tests.serving import Serve
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -155,7 +156,8 @@ def test_a_newcomer_trains_the_digits_by_what_the_readme_says(
 ) -> None:
     shown, pressed = browser_section()
     prepare = ["make", "-o", ".venv/.installed", ".demo/datasets/digits"]
-    subprocess.run(prepare, cwd=ROOT, check=True, capture_output=True)
+    with making_digits():
+        subprocess.run(prepare, cwd=ROOT, check=True, capture_output=True)
     newcomer = person("v2")
 
     newcomer.page.goto(server)

@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.__main__ import main
 from flows.run_logs import LogTail
+from tests.digits import DIGITS, making_digits
 from tests.jobs import COPY_SCRIPT, make_job, write_job
 from tests.serving import Serve, wait_for
 from tests.simulated_devices import simulated_device_files
@@ -103,9 +104,10 @@ def test_a_job_submitted_to_the_deployment_runs_on_the_worker(tmp_path: Path, ap
 
 
 def test_the_deployment_as_it_is_trains_the_digits_on_two_ranks(api: str) -> None:
-    dataset = ROOT / ".demo" / "datasets" / "digits"
-    make = [sys.executable, str(ROOT / "examples" / "make_dataset.py"), str(dataset)]
-    subprocess.run(make, check=True, capture_output=True)
+    make = [sys.executable, str(ROOT / "examples" / "make_dataset.py"), str(DIGITS)]
+    with making_digits() as is_missing:
+        if is_missing:  # otherwise another test may be reading it
+            subprocess.run(make, check=True, capture_output=True)
 
     run = submit(None)
 
