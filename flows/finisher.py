@@ -64,6 +64,7 @@ class _Order(BaseModel):
     state: OutputState
     report: RunReport
     facts: dict[str, object]
+    has_trained: bool
 
 
 class Finisher:
@@ -123,6 +124,7 @@ def _start(
         state=state,
         report=record.report(state, failure or STOPPED_BY_SIGTERM),
         facts=record.receipt_facts(state),
+        has_trained=record.has_trained,
     )
     root = record.workspace.root
     record.workspace.logs.mkdir(parents=True, exist_ok=True)
@@ -195,7 +197,8 @@ def _save(order: _Order, record: RunRecord, secrets: Collection[str]) -> None:
     if not order.report.attempts:  # what is at the urls is of others, and not taken over
         return
     settings = _patiently(lambda: load_settings(order.job.store))
-    save_checkpoints_and_logs(order.job, record.run_id, settings, secrets=secrets)
+    if not order.has_trained:  # else they were sent, all of them
+        save_checkpoints_and_logs(order.job, record.run_id, settings, secrets=secrets)
     save_outputs(order.job, record.run_id, settings, order.facts, order.state)
 
 

@@ -89,8 +89,9 @@ class RunEnd:
         except TrainjobError as error:
             return self._failed(error)
         except Exception as error:  # the border of the process: nothing ends without a report
-            self._save("Failed")
-            self._tell("Failed", f"{type(error).__name__}: {error}")
+            self._note_failure(TrainjobError(f"{type(error).__name__}: {error}"))
+            self._save()
+            self._tell("Failed", self._failure)
             raise
         name, message = GOOD_STATES[reason]
         ended = self._ended(Completed, name, message)
@@ -99,18 +100,18 @@ class RunEnd:
 
     def _failed(self, error: TrainjobError) -> RunReport:
         """Save what a failed training left, and return the state of the run."""
-        self._failure = self.finisher.failure = error
-        self._tell_ahead("Failed", error)
+        self._note_failure(error)
         self._save()
         return self._ended(Failed, "Failed", str(error), error)
 
+    def _note_failure(self, error: TrainjobError) -> None:
+        """Keep why the run failed, whatever stops it from here on."""
+        self._failure = self.finisher.failure = error
+        self._tell_ahead("Failed", error)
+
     def _stopped(self, error: KeyboardInterrupt) -> RunReport:
         """Save what a run left that a person stopped, unless that is stopped as well."""
-        try:
-            self._tell_ahead("Cancelled", self._failure or _STOPPED_BY_HAND)
-            self._save()
-        except (KeyboardInterrupt, TerminationSignal):
-            self._note_unsaved("the saving was stopped, too")
+        self._save_if_not_stopped(_STOPPED_BY_HAND)
         message = stopped_text(_STOPPED_BY_HAND, self._failure)
         return self._ended(Cancelled, "Cancelled", message, error)
 
@@ -122,7 +123,7 @@ class RunEnd:
         """
         is_saved = self.finisher.start() and self.finisher.wait()
         if not is_saved:
-            self._save()
+            self._save_if_not_stopped(STOPPED_BY_SIGTERM)
         is_cancelling = _is_cancelling()
         state, name = Cancelled, "Cancelled"
         if self._failure and not is_cancelling:
@@ -134,6 +135,14 @@ class RunEnd:
         if not is_cancelling and self._failure is None:
             return None
         return cast(RunReport, state(message=message, data=self._failure or error))
+
+    def _save_if_not_stopped(self, why: str) -> None:
+        """Save what a stopped run left; if that is stopped as well, the report says so."""
+        try:
+            self._tell_ahead("Cancelled", self._failure or why)
+            self._save()
+        except (KeyboardInterrupt, TerminationSignal):
+            self._note_unsaved("the saving was stopped, too")
 
     def _drop_copies(self, reason: str) -> None:
         """Remove what nobody needs any more; all is saved and told, and nothing left to stop."""
@@ -172,16 +181,12 @@ class RunEnd:
         record = self._record
         return record.job is not None and bool(record.attempts) and not record.is_behind
 
-    def _save(self, state: OutputState | None = None) -> None:
-        """Take to the stores what a run that did not end well left, without a word of success.
-
-        Args:
-            state: Of the run; None: that of one which was stopped, or had failed before.
-        """
+    def _save(self) -> None:
+        """Take to the stores what a run that did not end well left, without a word of success."""
         record, job = self._record, self._record.job
         if job is None or not self._is_there_anything:
             return
-        state = state or ("Failed" if self._failure else "Cancelled")
+        state: OutputState = "Failed" if self._failure else "Cancelled"
         # What a task could not get to a store was tried often enough.
         was_tried = isinstance(self._failure, StoreError) and self._failure.retryable
         with listening(record.note):
@@ -199,8 +204,9 @@ class RunEnd:
                     state,
                     patience_s=0 if was_tried else PATIENCE_S,
                 )
-            except (TrainjobError, OSError) as error:  # the report has to say how the run ended
-                self._note_unsaved(str(error))
+            except Exception as error:  # noqa: BLE001 - the report has to say how the run ended
+                is_told = isinstance(error, TrainjobError | OSError)
+                self._note_unsaved(str(error) if is_told else f"{type(error).__name__}: {error}")
 
     def _note_unsaved(self, why: str) -> None:
         where = self._record.workspace.root

@@ -143,8 +143,9 @@ def test_a_restarted_attempt_that_fails_at_once_loses_nothing_of_the_first(tmp_p
     assert f"is in {previous}, a folder each" in ended.page
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
 def test_a_fault_of_the_machine_between_two_attempts_loses_nothing_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
 ) -> None:
     start = Workspace.start_attempt
     kill = f"{WRITE}import signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
@@ -156,9 +157,12 @@ def test_a_fault_of_the_machine_between_two_attempts_loses_nothing_of_the_first(
 
     monkeypatch.setattr(Workspace, "start_attempt", once)
 
-    ended = run(make_job(tmp_path, kill, limits={"auto_restart": 1}))
+    stopped = Once("verify train_url", press_ctrl_c if is_stopped else lambda: None)
 
-    assert ended.state.is_failed()
+    ended = run(make_job(tmp_path, kill, limits={"auto_restart": 1}), stopped)
+
+    assert stopped.is_done
+    assert ended.state.name == ("Cancelled" if is_stopped else "Failed")
     assert "No space left on device" in ended.page
     assert (tmp_path / "out" / "model.txt").read_text() == "weights"
     assert read_receipt(str(tmp_path / "out"), None).state == "Failed"
@@ -209,14 +213,17 @@ def test_the_reason_of_a_failure_is_on_its_page_before_anything_is_saved(tmp_pat
     assert "is being saved" not in ended.page
 
 
-def test_a_second_ctrl_c_ends_the_saving_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [press_ctrl_c, cancel_and_terminate])
+def test_a_second_stop_ends_the_saving_and_says_so(
+    tmp_path: Path, stop: Callable[[], None]
+) -> None:
     num_stops = 0
 
     def stop_twice(event: Event) -> None:
         nonlocal num_stops
         if num_stops < 2 and isinstance(event, Transferred) and event.label == "verify train_url":
             num_stops += 1
-            press_ctrl_c()
+            stop()
 
     ended = run(make_job(tmp_path, FAIL), stop_twice)
 
