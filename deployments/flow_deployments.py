@@ -62,9 +62,9 @@ def pools_in_file() -> set[str]:
     return {pool for pool in pools if pool is not None}
 
 
-def names_in_file() -> set[str]:
-    """Return the names of the deployments of prefect.yaml."""
-    return {deployment["name"] for deployment in _in_file()}
+def keys_in_file() -> set[tuple[str, str | None]]:
+    """Return name and entrypoint of the deployments of prefect.yaml; flows may share a name."""
+    return {(deployment["name"], deployment["entrypoint"]) for deployment in _in_file()}
 
 
 def _in_file() -> list[dict[str, Any]]:
@@ -75,10 +75,10 @@ def _in_file() -> list[dict[str, Any]]:
 
 def _deployments(client: SyncPrefectClient) -> dict[UUID, DeploymentResponse]:
     """Return those of the server that prefect.yaml names, by their ids."""
-    named = DeploymentFilter(name=DeploymentFilterName(any_=sorted(names_in_file())))
-    entrypoints = {deployment["entrypoint"] for deployment in _in_file()}
+    keys = keys_in_file()
+    named = DeploymentFilter(name=DeploymentFilterName(any_=sorted({name for name, _ in keys})))
     found = client.read_deployments(deployment_filter=named)
-    return {found.id: found for found in found if found.entrypoint in entrypoints}
+    return {found.id: found for found in found if (found.name, found.entrypoint) in keys}
 
 
 def _names(

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from prefect.client.orchestration import SyncPrefectClient
 
@@ -17,22 +18,23 @@ from deployments.changes import Change
 from deployments.flow_deployments import deploy_all
 from deployments.quotas import Quota, ensure_quotas, quotas_of_machine
 from deployments.stale_forms import stale_forms
-from deployments.starter_blocks import register_blocks, register_store
+from deployments.starter_blocks import check_store, register_blocks, register_store
 from deployments.webhooks import OFF, check_url, register_webhook
 from deployments.work_pools import KINDS, POOLS, PoolSpec, ensure_pool
 from deployments.work_queues import ensure_queues, other_pools
 from flows.server_client import configured_server
 from trainjob.errors import TrainjobError
 
-_OWN_NAME = re.compile("[a-z0-9][a-z0-9_-]*")
-"""What a deployment, a queue and a command line can all name."""
+_OWN_NAME = re.compile("(?!prefect)[a-z0-9][a-z0-9_-]*")
+"""What a deployment, a queue and a command line can all name, and Prefect does not keep for itself
+(server/api/workers.py of 3.8.8)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Register everything, with a line for each thing, and return the exit code."""
     arguments = _parser().parse_args(argv)
-    pools = _pools(arguments.pools, arguments.image)
     try:
+        pools = _pools(arguments.pools, arguments.image)
         webhook = _webhook(arguments.webhook)
         quotas = quotas_of_machine()
         with configured_server() as client:
@@ -79,6 +81,8 @@ def register(
     Raises:
         TrainjobError: If something cannot be as it was asked for.
     """
+    if store is not None:
+        check_store(client, store)
     for spec in pools:
         yield ensure_pool(client, spec, force=force)
         yield ensure_queues(client, spec.name)
@@ -96,6 +100,12 @@ def register(
 
 def _pools(named: Sequence[PoolSpec], image: str | None) -> list[PoolSpec]:
     """Return what the pools are to be; the image is for those that are named, or for all."""
+    for first, second in combinations(named, 2):
+        if first.name == second.name:
+            raise TrainjobError(
+                f"asked for the pool {first.name!r} of type {first.kind}, found that it is named "
+                f"again, of type {second.kind}; name it once"
+            )
     wanted = {spec.name: spec for spec in (*(PoolSpec(name, name) for name in POOLS), *named)}
     with_image = [spec.name for spec in named] or POOLS
     return [
@@ -162,7 +172,8 @@ def _pool(word: str) -> PoolSpec:
                 return PoolSpec(name, like, kind)
     raise argparse.ArgumentTypeError(
         f"{word!r}; write one of {', '.join(POOLS)}, =, and one of {', '.join(KINDS)}, "
-        "such as gpu=kubernetes, or vision=gpu:kubernetes for a pool of your own"
+        "such as gpu=kubernetes, or vision=gpu:kubernetes for a pool of your own; "
+        "names that begin with prefect are kept by Prefect"
     )
 
 

@@ -7,6 +7,7 @@ jobs save and leave, then stops all processes; jobs with restarts left go on at 
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ _DEVICES: dict[PoolName, Device] = {"cpu": "cpu", "gpu": "cuda", "npu": "npu"}
 # A pool of containers needs an extra, which is not installed without being asked for.
 _WORKER = ("-m", "prefect", "worker", "start", "--install-policy", "never")
 _PR_SET_PDEATHSIG = 1
+_MAX_PORT = 65535
 _LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0
@@ -39,7 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts: list[subprocess.Popen[bytes]] = []
     try:
-        _refuse_taken_port(int(port))
+        _refuse_taken_port(port)
         parts.append(_start(["-m", "prefect", "server", "start"], env))
         _wait_until_healthy(url, parts[0])
         _say(f"server   {url}")
@@ -104,18 +106,23 @@ def _environment(url: str, port: str) -> dict[str, str]:
     return env
 
 
-def _refuse_taken_port(port: int) -> None:
+def _refuse_taken_port(port: str) -> None:
     """See that the port is free: the server of somebody else would be taken for ours, and changed.
 
     Raises:
-        RuntimeError: If it cannot be had.
+        RuntimeError: If it cannot be had, or is none.
     """
+    if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= _MAX_PORT:
+        raise RuntimeError(
+            f"asked for the port {port!r} of 127.0.0.1, found no number from 1 to {_MAX_PORT}; "
+            "choose one by PREFECT_SERVER_API_PORT"
+        )
     with socket.socket() as probe:
         # As Prefect looks; without it, a port counts as taken for a minute after its last use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
+            probe.bind(("127.0.0.1", int(port)))
+        except OSError as error:
             raise RuntimeError(
                 f"asked for the port {port} of 127.0.0.1, found: {error}; stop what listens there, "
                 "or choose another one by PREFECT_SERVER_API_PORT"

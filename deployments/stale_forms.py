@@ -6,7 +6,7 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient
 
 from deployments.changes import Change
-from deployments.flow_deployments import names_in_file
+from deployments.flow_deployments import keys_in_file
 from flows.runs import FLOW
 from flows.schedules import MADE_FROM_ALGORITHM, MADE_HERE
 from flows.submitting import deployments
@@ -17,8 +17,12 @@ _COMMANDS = {MADE_HERE: "schedule", MADE_FROM_ALGORITHM: "algorithm deploy"}
 def stale_forms(client: SyncPrefectClient) -> Iterator[Change]:
     """Yield the deployments whose form has other fields than that of prefect.yaml's now has."""
     found = deployments(client)
-    of_file = names_in_file()
-    current = [_fields(known.parameter_openapi_schema) for known in found if known.name in of_file]
+    of_file = keys_in_file()
+    current = [
+        _fields(known.parameter_openapi_schema)
+        for known in found
+        if (known.name, known.entrypoint) in of_file
+    ]
     for deployment in found:
         commands = [command for tag, command in _COMMANDS.items() if tag in deployment.tags]
         if commands and _fields(deployment.parameter_openapi_schema) not in current:

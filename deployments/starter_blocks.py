@@ -70,26 +70,52 @@ def register_store(client: SyncPrefectClient, name: str, *, force: bool) -> Chan
     Args:
         client: The server to tell.
         name: What jobs call it.
-        force: Whether one that says something else than the environment is replaced.
+        force: Whether one that says something else than the environment is brought in line with it.
 
     Raises:
         TrainjobError: If it is to be made, and the environment has no keys.
     """
+    check_store(client, name)
     what, settings = f"saved store {name!r}", StoreSettings.from_env()
-    missing = [variable for key, variable in _KEYS.items() if getattr(settings, key) is None]
     saved = _saved_store(client, name)
-    if saved is not None and (missing or saved == settings):
+    wanted = settings if saved is None else _updated(saved, settings)
+    if saved is not None and (_missing(settings) or saved == wanted):
         return Change("left", what)
-    if missing:
+    if saved is not None and not force:
+        why = "it says something else than AWS_* of the environment; --force replaces it"
+        return Change("left", what, why)
+    ObjectStore(**dict(wanted)).save(name, overwrite=True)
+    return Change("created" if saved is None else "changed", what)
+
+
+def check_store(client: SyncPrefectClient, name: str) -> None:
+    """See that `register_store` can save the store.
+
+    Raises:
+        TrainjobError: If it is to be made, and the environment has no keys.
+    """
+    missing = _missing(StoreSettings.from_env())
+    if missing and _saved_store(client, name) is None:
         raise TrainjobError(
             f"asked to save the store {name!r} of AWS_* of the environment, found no "
             f"{' and no '.join(missing)}; set it"
         )
-    if saved is not None and not force:
-        why = "it says something else than AWS_* of the environment; --force replaces it"
-        return Change("left", what, why)
-    ObjectStore(**dict(settings)).save(name, overwrite=True)
-    return Change("created" if saved is None else "changed", what)
+
+
+def _missing(settings: StoreSettings) -> list[str]:
+    return [variable for key, variable in _KEYS.items() if getattr(settings, key) is None]
+
+
+def _updated(saved: StoreSettings, settings: StoreSettings) -> StoreSettings:
+    """Return what a saved store is to be: what AWS_* do not say, a person may have set."""
+    if settings.endpoint_url not in (None, saved.endpoint_url):
+        return settings  # of another store, of which nobody has said anything
+    chosen = (
+        {"checksums"} if saved.addressing_style == "auto" else {"checksums", "addressing_style"}
+    )
+    given = {key: value for key, value in settings if value is not None and key not in chosen}
+    # A token belongs to its keys: an old one beside new keys would have every request refused.
+    return saved.model_copy(update={**given, "session_token": settings.session_token})
 
 
 def _saved_store(client: SyncPrefectClient, name: str) -> StoreSettings | None:

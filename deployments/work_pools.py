@@ -147,15 +147,23 @@ def _fingerprint(template: dict[str, Any]) -> str:
 
 def _set_image(template: dict[str, Any], image: str | None) -> None:
     """Make an image the default, or none; templates of processes have no such variable."""
-    variable = template["variables"].get("properties", {}).get("image")
+    variable = _image_variable(template)
     if variable is not None:
         variable.pop("default", None)
         variable |= {"default": image} if image else {}
 
 
 def _image_of(template: dict[str, Any]) -> str | None:
-    properties = template.get("variables", {}).get("properties", {})
-    return cast(str | None, properties.get("image", {}).get("default"))
+    image = (_image_variable(template) or {}).get("default")
+    return image if isinstance(image, str) else None
+
+
+def _image_variable(template: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the schema of the image; None without one. A person's template has any shape."""
+    found: Any = template
+    for key in ("variables", "properties", "image"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _pools(kind: Kind) -> dict[str, Any]:

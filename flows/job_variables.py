@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from prefect.client.schemas.objects import WorkPool
-from prefect.utilities.schema_tools import validate
+from prefect.utilities.schema_tools import (
+    CircularSchemaRefError,
+    ValidationError,
+    is_valid_schema,
+    validate,
+)
 
 from trainjob.env_rules import open_secret_problems
 from trainjob.errors import JobError, TrainjobError
@@ -18,7 +23,7 @@ from trainjob.jobfile import read_value
 
 def fields_of(pool: WorkPool | None) -> dict[str, Any]:
     """Return the job variables that the template of a pool has, each with its schema."""
-    return cast(dict[str, Any], _schema_of(pool).get("properties", {}))
+    return cast(dict[str, Any], _schema_of(pool).get("properties") or {})
 
 
 def merged(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -36,15 +41,25 @@ def merged(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def environment_of(pool: WorkPool | None, *layers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the environment that a pool gives to a run.
+    """Return the environment that a pool gives to a run, laid out as its worker does.
+
+    What the pool sets itself comes first, then the default of the variable `env`, then variables
+    such as `env.LEVEL`, then `env`.
 
     Args:
         pool: The pool; None if there is none.
         layers: Job variables of the deployment and of the run, later ones over those before.
     """
-    default = {"env": fields_of(pool).get("env", {}).get("default")}
-    env = merged(default, *layers)["env"]
-    return env if isinstance(env, dict) else {}
+    configuration = pool.base_job_template.get("job_configuration", {}) if pool else {}
+    default = fields_of(pool).get("env", {}).get("default")
+    given = merged(*layers)
+    dotted = {
+        name.removeprefix("env."): value for name, value in given.items() if name.startswith("env.")
+    }
+    env: dict[str, Any] = {}
+    for part in (configuration.get("env"), default, dotted, given.get("env")):
+        env |= part if isinstance(part, dict) else {}
+    return env
 
 
 def read_variables(texts: Sequence[str], pool: WorkPool | None) -> dict[str, Any]:
@@ -76,20 +91,35 @@ def _read(text: str, pool: WorkPool | None) -> dict[str, Any]:
     if name not in fields:
         raise _unknown(name, fields, pool)
     problem = ""
-    for value in (read_value(given), given):
-        wrong = validate({name: value}, _schema_of(pool), ignore_required=True)
+    # Text may be empty, but neither an image nor a size is: no value is null, where that may be.
+    for value in (read_value(given), given) if given else (None,):
+        wrong = _problems({name: value}, pool)
         if not wrong:
             return {name: value}
-        problem = problem or wrong[0].message
+        problem = problem or (wrong[0] if given else "no value")
     raise TrainjobError(
         f"asked for the job variable {text!r}, found {problem}; see the form of the work pool "
         f"{_named(pool)}"
     )
 
 
+def _problems(variables: dict[str, Any], pool: WorkPool | None) -> list[str]:
+    """Return what the form of a pool has against variables, in the words of Prefect."""
+    schema = _schema_of(pool)
+    try:
+        is_valid_schema(schema, preprocess=False)
+        return [problem.message for problem in validate(variables, schema, ignore_required=True)]
+    except (ValueError, ValidationError, CircularSchemaRefError) as error:
+        why = str(error) or "a part of it refers to itself"
+        raise TrainjobError(
+            f"asked for the job variables {', '.join(variables)}, found that the form of the work "
+            f"pool {_named(pool)} is broken ({why}); correct its base job template"
+        ) from error
+
+
 def _schema_of(pool: WorkPool | None) -> dict[str, Any]:
     template = pool.base_job_template if pool else {}
-    return cast(dict[str, Any], template.get("variables", {}))
+    return cast(dict[str, Any], template.get("variables") or {})
 
 
 def _unknown(name: str, fields: Mapping[str, Any], pool: WorkPool | None) -> TrainjobError:

@@ -22,6 +22,9 @@ _ANOTHER_VERSION = (
     "`algorithm deploy` or `schedule` that made it"
 )
 _ADVICE = {
+    HTTPStatus.FORBIDDEN: (
+        "if it refuses who asks, set PREFECT_API_AUTH_STRING to the one of the server"
+    ),
     HTTPStatus.NOT_FOUND: "it was deleted meanwhile",
     HTTPStatus.CONFLICT: _ANOTHER_VERSION,
     HTTPStatus.UNPROCESSABLE_ENTITY: _ANOTHER_VERSION,
@@ -54,7 +57,7 @@ def refusal(response: httpx.Response) -> TrainjobError:
         response: Its answer.
     """
     url, status = server_url(), HTTPStatus(response.status_code)
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+    if status is HTTPStatus.UNAUTHORIZED:
         return TrainjobError(
             f"the Prefect server at {url!r} refuses who asks ({status} {status.phrase}); set "
             "PREFECT_API_AUTH_STRING to the one of the server"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prefect.client.orchestration import get_client
 
 from deployments import register
@@ -61,6 +62,19 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
     assert {"deployment training-job/npu", "deployment check-job/check-npu"} <= set(things)
     assert {line.split()[0] for line in first} <= {"created", "left"}
     assert {line.split()[0] for line in second} == {"left"}
+
+
+def test_a_pool_that_is_named_twice_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # where nobody answers
+
+    assert register.main(["gpu=docker", "cpu=process", "gpu=process"]) == 1
+
+    assert capsys.readouterr().err == (
+        "asked for the pool 'gpu' of type docker, found that it is named again, of type process; "
+        "name it once\n"
+    )
 
 
 def test_an_image_is_for_the_pools_that_are_named_or_for_all() -> None:

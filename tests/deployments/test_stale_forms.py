@@ -38,13 +38,15 @@ def test_what_was_made_before_an_upgrade_is_told_with_what_makes_it_anew(
     make(client, "digits", MADE_FROM_ALGORITHM, of_old=True)
     make(client, "new", MADE_FROM_ALGORITHM, of_old=False)
     make(client, "somebody's", "other", of_old=True)
+    make(client, "check", MADE_HERE, of_old=True)  # prefect.yaml has one of the name, a check-job
 
     said = [str(change) for change in stale_forms(client)]
 
-    for name in ("nights", "digits", "new", "somebody's"):
+    for name in ("nights", "digits", "new", "somebody's", "check"):
         client.delete_deployment(client.read_deployment_by_name(f"training-job/{name}").id)
     anew = "its form is of another version; make it anew, by the `python -m flows"
     assert said == [
+        f"left     deployment training-job/check: {anew} schedule` that made it",
         f"left     deployment training-job/digits: {anew} algorithm deploy` that made it",
         f"left     deployment training-job/nights: {anew} schedule` that made it",
     ]

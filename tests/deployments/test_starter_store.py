@@ -1,14 +1,17 @@
 """A saved store that the registration makes of AWS_* variables: once, then left to people."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from pydantic import SecretStr
 
 from blocks.object_store import ObjectStore, load_settings
-from deployments.register import main
+from deployments.register import main, register
 from deployments.starter_blocks import register_store
+from deployments.work_pools import PoolSpec
+from tests.pools import delete_pools
 from trainjob.errors import TrainjobError
 from trainjob.storage.settings import StoreSettings
 
@@ -57,6 +60,60 @@ def test_a_store_that_a_person_changed_is_left_unless_forced(client: SyncPrefect
     assert kept == mine.to_settings()
     assert forced.verb == "changed"
     assert load_settings("lab") == StoreSettings.from_env()
+
+
+def test_a_store_that_wants_the_bucket_in_its_host_is_saved_so(client: SyncPrefectClient) -> None:
+    register_store(client, "lab", force=False)
+
+    assert load_settings("lab").addressing_style == "virtual"
+
+
+def test_what_the_variables_do_not_say_stays_as_a_person_has_set_it(
+    client: SyncPrefectClient,
+) -> None:
+    own = {"addressing_style": "path", "checksums": "when_supported", "ca_bundle": Path("/lab.pem")}
+    mine = StoreSettings.from_env().model_copy(update=own)
+    ObjectStore(**dict(mine)).save("lab")
+
+    again = register_store(client, "lab", force=False)
+    forced = register_store(client, "lab", force=True)
+
+    assert [(change.verb, change.why) for change in (again, forced)] == [("left", "")] * 2
+    assert load_settings("lab") == mine
+
+
+def test_new_keys_of_a_store_replace_all_of_the_old_ones(client: SyncPrefectClient) -> None:
+    old = {"access_key": "old", "session_token": SecretStr("old"), "checksums": "when_supported"}
+    ObjectStore(**dict(StoreSettings.from_env().model_copy(update=old))).save("lab")
+
+    register_store(client, "lab", force=True)
+
+    expected = StoreSettings.from_env().model_copy(update={"checksums": "when_supported"})
+    assert load_settings("lab") == expected
+
+
+def test_another_endpoint_is_another_store_of_which_a_person_has_said_nothing(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_store(client, "lab", force=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:8333")
+
+    register_store(client, "lab", force=True)
+
+    assert load_settings("lab") == StoreSettings.from_env()
+    assert load_settings("lab").addressing_style == "auto"
+
+
+def test_a_store_that_cannot_be_saved_is_told_before_anything_is_registered(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete_pools(client)  # of other tests on the same server
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    with pytest.raises(TrainjobError, match="found no AWS_SECRET_ACCESS_KEY; set it"):
+        list(register(client, [PoolSpec("cpu", "cpu")], {}, store="lab"))
+
+    assert "cpu" not in [pool.name for pool in client.read_work_pools()]
 
 
 def test_a_store_that_is_there_needs_no_variables(

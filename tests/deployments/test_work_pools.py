@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -188,6 +189,7 @@ def test_a_pool_of_ones_own_gets_the_template_of_ours(client: SyncPrefectClient)
         "a=b:docker",
         "gpu=cpu:docker",
         "a/b=gpu:docker",
+        "prefect-x=gpu:docker",
     ],
 )
 def test_a_wrong_kind_is_told_with_those_that_there_are(
@@ -197,3 +199,18 @@ def test_a_wrong_kind_is_told_with_those_that_there_are(
         main([word])
 
     assert "such as gpu=kubernetes, or vision=gpu:kubernetes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"job_configuration": {}},
+        {"variables": {"properties": None}},
+        {"variables": {"properties": {"image": True}}},
+        {"variables": {"properties": {"image": {"default": 3}}}},
+    ],
+)
+def test_a_template_of_any_shape_is_looked_at(template: dict[str, Any]) -> None:
+    """A server that checks less than Prefect's own may have them."""
+    assert not work_pools._is_untouched(template)
+    assert work_pools._image_of(template) is None

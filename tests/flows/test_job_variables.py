@@ -1,16 +1,20 @@
 """``--job-variable``: what a pool is told of one run, and what of it a rerun keeps."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.objects import WorkPool
+from prefect.workers.process import ProcessJobConfiguration
 
 from flows.__main__ import main
-from flows.job_variables import read_variables
+from flows.job_variables import environment_of, merged, read_variables
 from flows.training_job import training_job
 from tests.submitting import IMAGE, cpu_deployment, job_file
 from trainjob.errors import TrainjobError
@@ -67,6 +71,8 @@ def test_a_variable_goes_before_the_flavor(
         ("finished_job_ttl=soon", "found 'soon' is not of type 'integer'"),
         ("image", "asked for the job variable 'image', found no value; write KEY=VALUE"),
         ("=x", "found no name; write KEY=VALUE"),
+        ("image=", "asked for the job variable 'image=', found no value; see the form"),
+        ("cpus=", "asked for the job variable 'cpus=', found no value; see the form"),
         ("env={HF_TOKEN: hf_0123456789}", "everyone who sees the run may read"),
     ],
 )
@@ -167,6 +173,68 @@ def test_a_template_of_a_persons_own_may_refer_to_its_definitions(prefect_server
     assert read_variables(["login={user: lab}"], pool) == {"login": {"user": "lab"}}
     with pytest.raises(TrainjobError, match="found 3 is not valid"):
         read_variables(["login={user: 3}"], pool)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ({"$ref": "#/definitions/Gone"}, "PointerToNowhere"),
+        ({"$ref": "#/properties/login"}, "refers to itself"),
+        ({"type": "strng"}, "'strng' is not valid"),
+    ],
+)
+def test_a_template_that_is_broken_is_told_with_its_pool(
+    field: dict[str, Any], expected: str
+) -> None:
+    template = {"job_configuration": {}, "variables": {"properties": {"login": field}}}
+    pool = WorkPool(
+        name="of-a-person", type="process", base_job_template=template, default_queue_id=uuid4()
+    )
+
+    with pytest.raises(TrainjobError) as told:
+        read_variables(["login=lab"], pool)
+
+    assert "the form of the work pool 'of-a-person' (process) is broken" in str(told.value)
+    assert expected in str(told.value)
+
+
+@pytest.mark.parametrize("variables", [None, {"properties": None}])
+def test_a_template_without_variables_takes_none(variables: dict[str, Any] | None) -> None:
+    template = {"job_configuration": {}, "variables": variables}
+    pool = WorkPool(
+        name="of-a-person", type="process", base_job_template=template, default_queue_id=uuid4()
+    )
+
+    with pytest.raises(TrainjobError, match="has none of that name, but none at all"):
+        read_variables(["login=lab"], pool)
+
+
+def test_what_may_be_absent_is_made_so_by_no_value(prefect_server: str) -> None:
+    with cpu_deployment("kubernetes") as client:
+        pool = client.read_work_pool("cpu")
+
+    assert read_variables(["scheduler_name="], pool) == {"scheduler_name": None}
+
+
+def test_the_environment_of_a_run_is_laid_out_as_its_worker_does(prefect_server: str) -> None:
+    template = {
+        "job_configuration": {"env": {"A": "fixed", "B": "fixed", "C": "fixed", "D": "fixed"}},
+        "variables": {
+            "type": "object",
+            "properties": {"env": {"type": "object", "default": {"B": "default"}}},
+        },
+    }
+    pool = WorkPool(
+        name="fixed", type="process", base_job_template=template, default_queue_id=uuid4()
+    )
+    layers = {"env.C": "dotted", "env.D": "dotted"}, {"env": {"D": "run"}}
+
+    env = environment_of(pool, *layers)
+
+    by_worker: Any = asyncio.run(
+        ProcessJobConfiguration.from_template_and_values(template, merged(*layers))
+    )
+    assert env == by_worker.env == {"A": "fixed", "B": "default", "C": "dotted", "D": "run"}
 
 
 def test_a_pool_of_processes_has_no_image(prefect_server: str, tmp_path: Path, capsys) -> None:

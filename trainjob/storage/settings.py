@@ -7,8 +7,12 @@ matter for ``s3://`` urls only.
 import os
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr
+
+_VIRTUAL_DOMAINS = (".myhuaweicloud.com", ".myqcloud.com", ".aliyuncs.com")
+"""Where OBS, COS and OSS are."""
 
 
 class StoreSettings(BaseModel):
@@ -44,16 +48,29 @@ class StoreSettings(BaseModel):
 
     @classmethod
     def from_env(cls) -> Self:
-        """Read the AWS_* variables of this process; what they leave out stays absent."""
+        """Read the AWS_* variables of this process; what they leave out stays absent.
+
+        None of them says where the bucket stands, so endpoints of OBS, COS and OSS say it.
+        """
         ca_bundle = _env("AWS_CA_BUNDLE")
+        endpoint = _env("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
         return cls(
-            endpoint_url=_env("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+            endpoint_url=endpoint,
+            addressing_style="virtual" if _wants_virtual(endpoint or "") else "auto",
             region=_env("AWS_REGION", "AWS_DEFAULT_REGION"),
             access_key=_env("AWS_ACCESS_KEY_ID"),
             secret_key=_secret("AWS_SECRET_ACCESS_KEY"),
             session_token=_secret("AWS_SESSION_TOKEN"),
             ca_bundle=Path(ca_bundle) if ca_bundle else None,
         )
+
+
+def _wants_virtual(endpoint: str) -> bool:
+    try:
+        host = urlsplit(endpoint).hostname or ""
+    except ValueError:  # no url, which is told when a bucket is asked for
+        return False
+    return host.endswith(_VIRTUAL_DOMAINS)
 
 
 def _env(*names: str) -> str | None:

@@ -229,6 +229,26 @@ def test_settings_come_from_the_environment(monkeypatch):
     assert "secret_key=SecretStr('**********')" in repr(settings)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "style"),
+    [
+        ("https://obs.cn-north-4.myhuaweicloud.com", "virtual"),
+        ("https://cos.ap-beijing.myqcloud.com:443/", "virtual"),
+        ("https://OSS-cn-hangzhou.aliyuncs.com", "virtual"),
+        ("https://s3.example.com/?at=.myqcloud.com", "auto"),
+        ("http://127.0.0.1:8333", "auto"),
+        ("http://[", "auto"),
+    ],
+)
+def test_a_store_that_wants_the_bucket_in_its_host_is_known_by_its_endpoint(
+    monkeypatch, endpoint, style
+):
+    """No variable says it, and by botocore's rules the bucket is in the path of every endpoint."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+
+    assert StoreSettings.from_env().addressing_style == style
+
+
 def test_an_empty_environment_gives_empty_settings():
     assert StoreSettings.from_env() == StoreSettings()
 
