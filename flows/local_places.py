@@ -7,13 +7,14 @@ such a folder is another one, and what is written there is gone with it, unless 
 import ipaddress
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
@@ -66,16 +67,22 @@ def refuse_lost_places(job: TrainingJob, source: str) -> None:
 
 
 def lost_places(job: TrainingJob) -> list[Problem]:
-    """Return what a job writes to folders that are deleted with the container of this run.
+    """Return what a job writes to folders that are deleted when this run is over.
 
     Args:
-        job: A job whose paths are absolute. Outside of a run, and in a run that is a process of
-            its worker's machine, all of them stay.
+        job: A job whose paths are absolute. Outside of a run all of them stay; of a run that is a
+            process of its worker's machine, all but those in the folder that the worker made for
+            it, such as the clone of a pull step.
     """
     kept = _kept_folders(os.environ)
     lost = [(field, url) for field, url in written_urls(job) if _is_lost(url, kept)]
-    if not lost or not _is_in_container():
+    if not lost or flow_run.id is None:
         return []
+    if not _is_in_container():
+        found = "a folder that the worker made for this run, which is deleted with it"
+        do = f"use a whole path, or a store, such as s3://bucket/results/{RUN_ID}/"
+        lost = [(field, url) for field, url in lost if _is_of_worker(url)]
+        return [Problem(field, url, found, do, id="place-lost") for field, url in lost]
     found = "a folder of the container of this run, which is deleted with it"
     volume = f"mount a volume and name its folder in {KEPT}, in the environment of the work pool"
     do = f"use a store, such as s3://bucket/results/{RUN_ID}/, or {_below(kept) or volume}"
@@ -99,14 +106,33 @@ def _container_warnings(job: TrainingJob, kept: Sequence[PurePosixPath]) -> Iter
 
 
 def _is_in_container() -> bool:
-    if flow_run.id is None:
-        return False
     with get_client(sync_client=True) as client:
-        name = client.read_flow_run(UUID(str(flow_run.id))).work_pool_name
+        name = _pool_name(client, UUID(str(flow_run.id)))
         try:
             return name is not None and client.read_work_pool(name).type != _PROCESS
         except ObjectNotFound:
             return False
+
+
+def _pool_name(client: SyncPrefectClient, run_id: UUID) -> str | None:
+    """Return the pool in which a run is; of a flow that another one calls, that of the other."""
+    run = client.read_flow_run(run_id)
+    if run.work_pool_name is not None or run.parent_task_run_id is None:
+        return run.work_pool_name
+    caller = client.read_task_run(run.parent_task_run_id).flow_run_id
+    return None if caller is None else _pool_name(client, caller)
+
+
+def _is_of_worker(url: str) -> bool:
+    """Tell whether a folder is in the temporary one in which a worker has started this process.
+
+    Nothing but its name says so (3.8.8): ``TemporaryDirectory(suffix="prefect")`` of
+    prefect/workers/process.py, for pools that say no other working directory.
+    """
+    here = Path.cwd()
+    made = [folder for folder in (here, *here.parents) if folder.match("tmp*prefect")]
+    path = _local_path(url)
+    return path is not None and any(path.is_relative_to(folder) for folder in made)
 
 
 def _is_lost(url: str, kept: Sequence[PurePosixPath]) -> bool:
@@ -131,7 +157,8 @@ def _local_path(url: str) -> PurePosixPath | None:
 
 
 def _normal(path: str) -> PurePosixPath:
-    return PurePosixPath(posixpath.normpath(path))
+    # POSIX lets two slashes at the start mean something else than one; Linux and macOS do not.
+    return PurePosixPath(re.sub("^//", "/", posixpath.normpath(path)))
 
 
 def _is_here(url: str) -> bool:

@@ -5,15 +5,10 @@ A pod is as large as its pool says, whatever the job in it asks for, unless its 
 
 from typing import Any
 
-from prefect.client.schemas.objects import FlowRun, WorkPool
-from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.objects import WorkPool
 
 from flows.job_variables import fields_of
 from trainjob.flavors import Flavor
-from trainjob.resources import Resources
-
-_OF_SIZE = frozenset({"cpus", "memory", "cards", "mem_limit"})
-"""The job variables by which a run is as large as a flavor, of all types of pools."""
 
 
 def size_variables(pool: WorkPool | None, flavor: Flavor | None) -> dict[str, Any]:
@@ -31,44 +26,6 @@ def size_variables(pool: WorkPool | None, flavor: Flavor | None) -> dict[str, An
     known = fields_of(pool)
     wanted = _variables(pool.type, flavor)
     return {name: value for name, value in wanted.items() if name in known}
-
-
-def kept_variables(
-    old: FlowRun, before: Resources | None, deployment: DeploymentResponse, after: Resources
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the job variables that a run has from the one whose job it is.
-
-    The image, the namespace and whatever else was chosen for that run in the UI, by a program or in
-    the terminal belongs to it as its job does. With another flavor it has another size.
-
-    Args:
-        old: The run whose job it is.
-        before: What its job asked for; None: that is not known any more.
-        deployment: What starts the new run.
-        after: What its job asks for.
-
-    Returns:
-        The variables; and what is not taken over, as warnings.
-    """
-    chosen = dict(old.job_variables or {})
-    before_flavor = before.flavor if before else None
-    if before is None or before_flavor != after.flavor:
-        chosen = {name: value for name, value in chosen.items() if name not in _OF_SIZE}
-    is_same_place = (old.deployment_id, old.work_pool_name) == (
-        deployment.id,
-        deployment.work_pool_name,
-    )
-    if is_same_place:
-        return chosen, []
-    # By names alone: a value may be nobody's business, such as of env.
-    names = sorted(name for name in chosen if not (before_flavor and name in _OF_SIZE))
-    if not names:
-        return {}, []
-    return {}, [
-        f"the job variables {', '.join(names)} of the run {old.name!r} are left behind, since "
-        f"the deployment {deployment.name!r} starts its runs otherwise; give those that it needs "
-        "by --job-variable"
-    ]
 
 
 def _variables(pool_type: str, flavor: Flavor) -> dict[str, Any]:

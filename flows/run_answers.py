@@ -16,7 +16,7 @@ from blocks.object_store import load_settings
 from flows.algorithm_deployment import deploy_algorithm, device_of
 from flows.cache_command import Answer
 from flows.job_variables import merged, read_variables
-from flows.pool_sizes import kept_variables
+from flows.kept_variables import kept_variables
 from flows.registry_place import chosen_registry
 from flows.run_facts import all_facts, places_of, run_facts
 from flows.run_logs import LogTail, Say, follow, log_line
@@ -124,7 +124,7 @@ def _rerun(arguments: argparse.Namespace, say: Say) -> Answer:
         elif old.work_queue_name:  # its priority
             deployment = deployment.model_copy(update={"work_queue_name": old.work_queue_name})
         deployment = with_priority(client, deployment, arguments.priority)
-        kept, left = kept_variables(old, before, deployment, job.resources)
+        kept, left = kept_variables(client, old, before, deployment, job.resources)
         given = read_variables(arguments.job_variables, pool_of(client, deployment))
         made = submit(client, job, deployment, data, old.id, merged(kept, given))
         made = replace(made, warnings=(*made.warnings, *left))

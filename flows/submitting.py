@@ -216,12 +216,12 @@ def deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return sorted(found, key=lambda deployment: deployment.name)
 
 
-def pool_of(client: SyncPrefectClient, deployment: DeploymentResponse) -> WorkPool | None:
-    """Return the pool whose workers start the runs of a deployment; None if there is none."""
-    if deployment.work_pool_name is None:
+def pool_of(client: SyncPrefectClient, started: DeploymentResponse | FlowRun) -> WorkPool | None:
+    """Return the pool whose workers start a run or those of a deployment; None: there is none."""
+    if started.work_pool_name is None:
         return None
     try:
-        return client.read_work_pool(deployment.work_pool_name)
+        return client.read_work_pool(started.work_pool_name)
     except ObjectNotFound:
         return None
 

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry
@@ -22,7 +25,7 @@ from flows.submitting import submit
 from flows.training_job import training_job
 from tests.jobs import make_job
 from tests.submitting import cpu_deployment, job_file
-from trainjob.errors import JobError
+from trainjob.errors import JobError, Problem
 from trainjob.job import TrainingJob
 
 STORE = {
@@ -175,11 +178,78 @@ def test_a_run_in_a_container_may_write_to_a_volume_that_is_named(
     assert f"below /data or {tmp_path}" in lost_places(beside)[0].do
 
 
+@pytest.mark.parametrize("in_container", ["docker", "process"], indirect=True)
+def test_a_flow_that_a_run_calls_is_where_its_run_is(
+    in_container: SyncPrefectClient, tmp_path: Path
+) -> None:
+    run = in_container.read_flow_run(UUID(os.environ["PREFECT__FLOW_RUN_ID"]))
+
+    @flow
+    def called() -> list[Problem]:
+        return lost_places(a_job(tmp_path))
+
+    @flow
+    def of_a_person(job: Any) -> list[Problem]:
+        return called()
+
+    found = run_flow(of_a_person, flow_run=run)
+
+    is_docker = in_container.read_work_pool("cpu").type == "docker"
+    assert bool(found) == is_docker
+
+
+@pytest.mark.parametrize("in_container", ["docker"], indirect=True)
+def test_a_run_that_a_flow_asks_for_is_where_its_own_pool_is(
+    in_container: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow
+    def on_a_laptop() -> str:
+        parameters = {"job": make_job(tmp_path)}
+        run: Any = run_deployment("training-job/cpu", parameters=parameters, timeout=0)
+        return str(run.id)
+
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID")
+    run_id = on_a_laptop()
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)
+
+    assert lost_places(a_job(tmp_path))
+
+
+@pytest.mark.parametrize("in_container", ["docker"], indirect=True)
+def test_a_kept_folder_is_known_however_many_slashes_it_begins_with(
+    in_container: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEPT, "/data")
+    urls = ["file:////data/out", "//data/out", "/data/out", "file:///data/out"]
+    job = a_job(tmp_path, outputs=[{"name": f"o{i}", "url": url} for i, url in enumerate(urls)])
+
+    assert lost_places(job) == []
+
+
 @pytest.mark.parametrize("in_container", ["process"], indirect=True)
 def test_a_process_may_write_to_its_machine(
     in_container: SyncPrefectClient, tmp_path: Path
 ) -> None:
     assert lost_places(a_job(tmp_path)) == []
+
+
+@pytest.mark.parametrize("in_container", ["process"], indirect=True)
+def test_a_process_refuses_to_write_into_the_folder_that_its_worker_deletes(
+    in_container: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TemporaryDirectory(suffix="prefect", dir=tmp_path) as of_worker:  # as its worker does
+        clone = Path(of_worker) / "trainjob"
+        clone.mkdir()
+        monkeypatch.chdir(clone)
+        whole = {"name": "whole", "url": f"{tmp_path}/out"}
+        relative = {"name": "relative", "url": "out/{run_id}/"}
+        job = a_job(tmp_path, outputs=[whole, relative]).resolved(Path.cwd())
+
+        found = lost_places(job)
+        monkeypatch.chdir(tmp_path)
+
+    assert [problem.field for problem in found] == ["outputs[1].url"]
+    assert "which is deleted with it" in found[0].found
 
 
 def test_outside_of_a_run_every_folder_stays(tmp_path: Path) -> None:
