@@ -20,6 +20,9 @@ ATTEMPTS_LABEL = "trainjob.attempts"
 TRAINED_LABEL = "trainjob.trained_s"
 """Label with the seconds that it has trained since a person had it started."""
 
+SINCE_LABEL = "trainjob.since_attempt"
+"""Label with the number of its first attempt since a person had it started, counted from 0."""
+
 _TELL_EVERY_S = 120
 """How much of the time of an attempt that goes on may be lost with its machine."""
 
@@ -42,6 +45,7 @@ class Tally:
         self._clock = clock
         self._num_attempts = earlier.num_attempts
         self._trained_s = earlier.trained_s
+        self._since_attempt = earlier.since_attempt
         self._began_at: float | None = None
 
     def note(self, event: Event) -> None:
@@ -67,6 +71,7 @@ class Tally:
             RESTARTS_LABEL: self.num_restarts,
             ATTEMPTS_LABEL: self._num_attempts,
             TRAINED_LABEL: round(trained_s),
+            SINCE_LABEL: self._since_attempt,
         }
 
 
@@ -79,9 +84,10 @@ def earlier_of(labels: dict[str, object], *, num_processes: int, is_redelivered:
         is_redelivered: Whether this one follows a process that was killed, which counts as a
             restart; a person's retry has all restarts and all time again.
     """
-    restarts, attempts, trained_s = (
-        int(str(labels.get(label, 0))) for label in (RESTARTS_LABEL, ATTEMPTS_LABEL, TRAINED_LABEL)
+    restarts, attempts, trained_s, since_attempt = (
+        int(str(labels.get(label, 0)))
+        for label in (RESTARTS_LABEL, ATTEMPTS_LABEL, TRAINED_LABEL, SINCE_LABEL)
     )
     if not is_redelivered:
-        return Earlier(num_processes, attempts)
-    return Earlier(num_processes, attempts, restarts + 1, trained_s)
+        return Earlier(num_processes, attempts, since_attempt=attempts)
+    return Earlier(num_processes, attempts, restarts + 1, trained_s, since_attempt)

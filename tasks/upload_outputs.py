@@ -21,7 +21,9 @@ def _summary(outputs: list[OutputReport]) -> str:
     )
 
 
-@stage(_summary)
+# The facts are told by what ran in this pass. A pass after the result was complete has less to say,
+# and must not upload again what may be half removed from this machine by then.
+@stage(_summary, not_in_key="facts")
 def upload_outputs(
     job: TrainingJob, run_id: str, facts: dict[str, Any], state: OutputState
 ) -> list[OutputReport]:

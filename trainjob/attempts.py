@@ -49,12 +49,14 @@ class Earlier:
         num_restarts: How often the training was started again since a person had it started, also
             by this process if it follows one that was killed.
         trained_s: For how many seconds it trained since then, as far as is known elsewhere.
+        since_attempt: The first attempt since then. Not every process that is killed began one.
     """
 
     num_processes: int = 0
     num_attempts: int = 0
     num_restarts: int = 0
     trained_s: float = 0.0
+    since_attempt: int = 0
 
 
 class Attempts:
@@ -100,8 +102,8 @@ class Attempts:
         self._first_attempt = earlier.num_attempts
         self._trained_s = 0.0
         if earlier.num_restarts:
-            since = earlier.num_attempts - earlier.num_restarts
-            self._trained_s = max(workspace.trained_s(since), earlier.trained_s)
+            trained_here_s = workspace.trained_s(earlier.since_attempt)
+            self._trained_s = max(trained_here_s, earlier.trained_s)
 
     def run(self) -> Trained:
         """Train until an attempt ends well, or fails in a way that another one cannot help.

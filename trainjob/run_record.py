@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -97,7 +98,7 @@ class RunRecord:
         Args:
             num_attempts: How many there were: those of another machine left nothing here.
         """
-        with suppress(FileNotFoundError):
+        with suppress(OSError, ValueError):  # a power cut may leave a file without its content
             self.attempts = _ATTEMPTS.validate_json(self._attempts_file.read_bytes())
         known = {attempt.number: self._with_ending(attempt) for attempt in self.attempts}
         elsewhere = {n: _elsewhere(n) for n in range(num_attempts) if n not in known}
@@ -131,18 +132,30 @@ class RunRecord:
         """
         if isinstance(given, TrainingJob):
             return given
-        with suppress(FileNotFoundError):
-            return TrainingJob.restored(json.loads(self._job_file.read_bytes()), source)
+        kept = self._kept_job()
+        if kept is not None:
+            return TrainingJob.restored(kept, source)
         return TrainingJob.parse(given, source, registry)
 
     def keep_job(self) -> None:
         """Keep a job whose saved versions or flavor may be others when it is read again."""
         job = self.job
-        if job and (job.saved_versions or job.resources.flavor) and not self._job_file.exists():
+        if job and (job.saved_versions or job.resources.flavor) and self._kept_job() is None:
             partial = self._job_file.with_suffix(".part")
             with local_failures(str(self._job_file)):
-                partial.write_text(job.model_dump_json(), encoding="utf-8")
+                with partial.open("w", encoding="utf-8") as file:
+                    file.write(job.model_dump_json())
+                    file.flush()
+                    os.fsync(file.fileno())
                 partial.replace(self._job_file)
+
+    def _kept_job(self) -> dict[str, Any] | None:
+        """Return the keys and values of the job that was kept; None if it cannot be read."""
+        try:
+            content = json.loads(self._job_file.read_bytes())
+        except (FileNotFoundError, ValueError):  # a disk may lose the content that it had
+            return None
+        return content if isinstance(content, dict) else None
 
     @property
     def _job_file(self) -> Path:

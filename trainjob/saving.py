@@ -17,7 +17,7 @@ from trainjob.mirrors import FLUSH_S, mirrors_of, output_journal, saved_of
 from trainjob.report import OutputReport
 from trainjob.storage.log_mirror import LogMirror
 from trainjob.storage.output_mirror import OutputMirror
-from trainjob.storage.receipt import OutputState
+from trainjob.storage.receipt import OutputState, Receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync import Mirror
 from trainjob.storage.sync_thread import flush
@@ -107,19 +107,21 @@ def upload_all(
             uploaded, after all were tried. Of several, each is named, and it is retryable if one
             of them is.
     """
-    reports: list[OutputReport] = []
+    receipts: dict[str, Receipt] = {}
     errors: list[StoreError] = []
     for channel in job.outputs:
         try:
-            reports.append(upload_output(channel, run_id, settings, facts, state, is_marked=False))
+            receipts[channel.name] = _upload(
+                channel, run_id, settings, facts, state, is_marked=False
+            )
         except StoreError as error:
             errors.append(error)
     if errors:
         raise _one_of(errors)
-    for report in reports:
-        if report.num_files:
-            mark_result(report.url, settings)
-    return reports
+    for channel in job.outputs:
+        if receipts[channel.name].files:
+            mark_result(url_of_run(channel.url, run_id), settings, receipts[channel.name])
+    return [_report_of(channel, run_id, receipts[channel.name]) for channel in job.outputs]
 
 
 def _one_of(errors: Sequence[StoreError]) -> StoreError:
@@ -155,8 +157,8 @@ def save_outputs(
         if not folder.is_dir() and not workspace.earlier_output_dirs(channel.name):
             continue
         try:
-            upload = partial(upload_output, channel, run_id, settings, facts, state)
-            saved = _tried_again(upload, give_up_at)
+            upload = partial(_upload, channel, run_id, settings, facts, state)
+            saved = _report_of(channel, run_id, _tried_again(upload, give_up_at))
         except StoreError as error:
             url = url_of_run(channel.url, run_id)
             emit(Saved(channel.name, url, 0, 0, (str(error), f"the files are in {folder}")))
@@ -164,7 +166,7 @@ def save_outputs(
             emit(Saved(saved.name, saved.url, saved.num_files, saved.size_bytes, saved.left_out))
 
 
-def upload_output(
+def _upload(
     channel: OutputChannel,
     run_id: str,
     settings: StoreSettings,
@@ -172,26 +174,12 @@ def upload_output(
     state: OutputState,
     *,
     is_marked: bool = True,
-) -> OutputReport:
-    """Upload one output of a run and return what lies in its store.
-
-    Args:
-        channel: The output.
-        run_id: Which run's; the receipt names it.
-        settings: How to reach its store.
-        facts: What the receipt says of the run beside its files.
-        state: How the training ended. Of one that was cancelled or failed, what earlier attempts
-            wrote is among the files, with a note.
-        is_marked: As for `trainjob.storage.upload.upload_tree`.
-
-    Raises:
-        StoreError: As `trainjob.storage.upload.upload_tree` does.
-    """
+) -> Receipt:
+    """Upload one output of a run, and note what is not as the run ended."""
     workspace = Workspace.of_run(run_id)
-    url = url_of_run(channel.url, run_id)
     receipt = upload_tree(
         workspace.output_dir(channel.name),
-        url,
+        url_of_run(channel.url, run_id),
         settings,
         run_id=run_id,
         facts=dict(facts),
@@ -203,8 +191,16 @@ def upload_output(
     )
     if receipt.earlier:
         emit(Noted(_earlier_text(channel.name, receipt.earlier)))
+    if receipt.state != state:
+        emit(Noted(f"{channel.name}: its finished result ({receipt.state}) stays as it is"))
+    return receipt
+
+
+def _report_of(channel: OutputChannel, run_id: str, receipt: Receipt) -> OutputReport:
+    """Return what lies in the store of an output."""
     sizes = [file.size_bytes for file in receipt.files]
     left_out = tuple(f"{path!r} {why}" for path, why in receipt.left_out.items())
+    url = url_of_run(channel.url, run_id)
     return OutputReport(channel.name, url, len(sizes), sum(sizes), left_out)
 
 
@@ -215,7 +211,7 @@ def _earlier_text(name: str, paths: Sequence[str]) -> str:
     return f"{name}: {files} of an earlier attempt: {', '.join(paths[:_MAX_NAMED])}{more}"
 
 
-def _tried_again(upload: Callable[[], OutputReport], give_up_at: float) -> OutputReport:
+def _tried_again(upload: Callable[[], Receipt], give_up_at: float) -> Receipt:
     """Upload, again and again while the store is away, but not for ever."""
     while True:
         try:

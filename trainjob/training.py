@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from trainjob.attempts import Attempts, Earlier, Trained
 from trainjob.errors import CheckpointsOfAnother, StoreError, TrainjobError
@@ -33,6 +34,7 @@ from trainjob.mirrors import (
 )
 from trainjob.plan import Program
 from trainjob.storage.checkpoint_restore import restore_checkpoints, went_on_elsewhere
+from trainjob.storage.failures import local_failures
 from trainjob.storage.log_mirror import num_logged_attempts
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.output_restore import restore_outputs
@@ -74,7 +76,7 @@ def train_job(
     workspace = Workspace.of_run(run_id)
     if earlier.num_processes:
         earlier = _with_logged_attempts(job, settings, run_id, earlier)
-    _bring_back(job, workspace, settings, run_id, has_run_before=earlier.num_processes > 0)
+    _bring_back(job, workspace, settings, run_id, earlier)
     secrets = secrets or {}
     mirrors = mirrors_of(job, workspace, settings, run_id, secrets.values())
     credentials, hidden = _known_to_ranks(job, settings, secrets)
@@ -145,17 +147,22 @@ def _bring_back(
     workspace: Workspace,
     settings: StoreSettings,
     run_id: str,
-    *,
-    has_run_before: bool,
+    earlier: Earlier,
 ) -> None:
     """Fetch what the training goes on from, unless this machine has the newest of it.
 
     Outputs go with the checkpoints that they were written after. They come first, since it is by
-    the checkpoints that a process which tries again sees what has to be fetched.
+    the checkpoints that a process which tries again sees what has to be fetched. Those of attempts
+    on another machine that this one does not go on from are fetched as outputs of an earlier
+    attempt: a run that is broken off must not take them out of the store.
     """
     is_elsewhere = _went_on_elsewhere(job, workspace, settings, run_id)
-    if has_run_before and (is_elsewhere or not workspace.next_attempt()):
-        _bring_back_outputs(job, workspace, settings, run_id)
+    if earlier.num_processes and (is_elsewhere or not workspace.next_attempt()):
+        _bring_back_outputs(job, workspace, settings, run_id, workspace.outputs)
+    elif earlier.num_attempts > workspace.next_attempt():
+        _set_aside_own_outputs(workspace)
+        latest = workspace.previous_outputs(earlier.num_attempts - 1)
+        _bring_back_outputs(job, workspace, settings, run_id, latest)
     if job.checkpoints and (is_elsewhere or not workspace.has_checkpoints()):
         restore_checkpoints(
             url_of_run(job.checkpoints.url, run_id),
@@ -188,14 +195,27 @@ def _went_on_elsewhere(
         return False  # with none of its own, the run takes over what another one left
 
 
+def _set_aside_own_outputs(workspace: Workspace) -> None:
+    """Move outputs that no attempt goes on from to where their attempt has its place.
+
+    Whoever begins the next attempt knows them only as those of the attempt right before it.
+    """
+    place = workspace.previous_outputs(workspace.last_attempt)
+    if workspace.has_checkpoints() or place.exists() or not workspace.outputs.exists():
+        return
+    with local_failures(str(place)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        workspace.outputs.rename(place)
+
+
 def _bring_back_outputs(
-    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str
+    job: TrainingJob, workspace: Workspace, settings: StoreSettings, run_id: str, target: Path
 ) -> None:
-    """Fetch what the run has written on another machine, so that its outputs stay whole."""
+    """Fetch to `target` what the run has written elsewhere, so that its outputs stay whole."""
     for channel in job.outputs:
         restore_outputs(
             url_of_run(channel.url, run_id),
-            workspace.output_dir(channel.name),
+            target / channel.name,
             settings,
             run_id=run_id,
             journal=output_journal(workspace, channel.name),

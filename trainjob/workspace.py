@@ -21,6 +21,7 @@ The root is derived from the run's id, so that a retried task finds what the oth
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,8 +157,9 @@ class Workspace:
     ) -> int:
         """Make the folders of a new attempt and return its number.
 
-        Outputs of an attempt before it are moved to ``previous/attempt-N``: a file that only the
-        earlier attempt wrote must not be uploaded as a result of this one, nor be lost.
+        Outputs of an attempt before it, on whatever machine, are moved to ``previous/attempt-N``: a
+        file that only the earlier attempt wrote must not be uploaded as a result of this one, nor
+        be lost.
 
         Args:
             output_names: The output channels.
@@ -166,17 +168,23 @@ class Workspace:
             at_least: The lowest number, for a run whose earlier attempts were on another machine.
         """
         attempt = max(self.next_attempt(), at_least)
-        outputs = self.outputs
-        if attempt and not keeps_outputs and outputs.exists():
-            previous = self.previous_outputs(attempt - 1)
-            previous.parent.mkdir(parents=True, exist_ok=True)
-            if not previous.exists():
-                outputs.rename(previous)
+        if not keeps_outputs and self.outputs.exists():
+            self._set_outputs_aside(max(attempt - 1, 0))
         for name in output_names:
             self.output_dir(name).mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.attempt_logs(attempt).mkdir(parents=True)
         return attempt
+
+    def _set_outputs_aside(self, number: int) -> None:
+        """Move the outputs to the first free place from that of attempt `number` on.
+
+        It is taken if this was begun before, or if outputs came from another machine.
+        """
+        while (previous := self.previous_outputs(number)).exists():
+            number += 1
+        previous.parent.mkdir(parents=True, exist_ok=True)
+        self.outputs.rename(previous)
 
     def drop_copies(self, *, keeps_checkpoints: bool) -> None:
         """Remove what a run that ended well needs no more. Logs and parameters stay.
@@ -185,12 +193,16 @@ class Workspace:
             keeps_checkpoints: Leave the checkpoints, since they are nowhere else and the training
                 could go on from them.
         """
-        names = ["inputs", "code", "outputs", "metrics", "sync", "scratch", "private"]
+        dropped = self.root / ".dropped"
+        with suppress(OSError):  # what is half removed must not be taken for the outputs
+            self.outputs.rename(dropped)
+        names = ["inputs", "code", dropped.name, "metrics", "sync", "scratch", "private"]
         if not keeps_checkpoints:
             names.append("checkpoints")
         for name in names:
             shutil.rmtree(self.root / name, ignore_errors=True)
-        self.environment.unlink(missing_ok=True)
+        with suppress(OSError):  # a script may have put something else there
+            self.environment.unlink()
 
 
 def _number_of(attempt: Path) -> int:

@@ -96,6 +96,24 @@ def test_of_an_attempt_whose_end_nobody_tells_it_is_said_that_it_has_ended(
     assert [row.outcome for row in record.attempts] == ["its process was ended"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"[]", b"null", b'"x"'])
+def test_what_a_power_cut_has_left_of_the_files_of_a_run_keeps_it_from_nothing(
+    content: bytes,
+) -> None:
+    folder = record_of().workspace.root
+    folder.mkdir(parents=True)
+    (folder / "attempts.json").write_bytes(content)
+    (folder / "job.json").write_bytes(content)
+    record = RunRecord("r1", "digits")
+
+    record.take_over(1)
+    record.job = record.read_job(JOB, "job")
+    record.keep_job()
+
+    assert [row.number for row in record.attempts] == [0]
+    assert record.job.name == "digits"
+
+
 def test_an_attempt_on_another_machine_has_a_row() -> None:
     record = RunRecord("r1", "digits", TrainingJob.parse(JOB))
     record.workspace.root.mkdir(parents=True)

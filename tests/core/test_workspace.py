@@ -1,5 +1,6 @@
 """The folders of a run: derived from its id, and nothing lost between attempts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ def test_an_attempt_that_goes_on_from_a_checkpoint_keeps_the_outputs(tmp_path: P
     assert (workspace.output_dir("train_url") / "best.pt").read_text() == "best"
 
 
+def test_outputs_that_are_there_before_the_first_attempt_are_set_aside_too(tmp_path: Path) -> None:
+    """They came from another machine, of whose attempts nothing else is known."""
+    workspace = Workspace(tmp_path)
+    for content in ("elsewhere", "first", "second"):
+        workspace.output_dir("train_url").mkdir(parents=True, exist_ok=True)
+        (workspace.output_dir("train_url") / "model.pt").write_text(content)
+        workspace.start_attempt(("train_url",))
+
+    earlier = workspace.earlier_output_dirs("train_url")
+
+    assert list(workspace.output_dir("train_url").iterdir()) == []
+    assert [(folder / "model.pt").read_text() for folder in earlier] == [
+        "second",
+        "first",
+        "elsewhere",
+    ]
+
+
 def test_attempts_are_counted_on_over_machines(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
 
@@ -64,3 +83,31 @@ def test_dropping_copies_keeps_logs_and_parameters(tmp_path: Path, keeps_checkpo
 
     kept = ["checkpoints"] if keeps_checkpoints else []
     assert sorted(p.name for p in tmp_path.iterdir()) == [*kept, "logs", "params.json"]
+
+
+def test_outputs_are_out_of_sight_at_once_when_copies_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed meanwhile leaves none that looks whole and is not."""
+    workspace = Workspace(tmp_path)
+    workspace.start_attempt(("train_url",))
+    removed: list[Path] = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: removed.append(path))
+
+    workspace.drop_copies(keeps_checkpoints=False)
+
+    assert not workspace.outputs.exists()
+    [dropped] = [path for path in removed if (path / "train_url").exists()]
+    monkeypatch.undo()
+    workspace.drop_copies(keeps_checkpoints=False)
+    assert not dropped.exists()
+
+
+def test_an_environment_that_is_no_link_any_more_does_not_end_the_dropping(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    (workspace.environment / "of the script").mkdir(parents=True)
+    workspace.outputs.mkdir()
+
+    workspace.drop_copies(keeps_checkpoints=False)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["environment"]

@@ -11,12 +11,13 @@ from uuid import UUID
 import pytest
 from prefect import State
 from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run
-from prefect.states import Cancelling
+from prefect.states import AwaitingRetry, Cancelling
 
 from flows.training_job import training_job
 from tests.e2e.watched_runs import page_of
-from tests.jobs import make_job
+from tests.jobs import COPY_SCRIPT, make_job
 from trainjob.events import (
     Event,
     RankOutput,
@@ -94,6 +95,14 @@ def cancel_and_terminate() -> None:
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(str(flow_run.id)), Cancelling())
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+def retry(run_id: str) -> State[Any]:
+    """Start a run again as `prefect flow-run retry` does, and return how it ends."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(run_id), AwaitingRetry(), force=True)
+        again = client.read_flow_run(UUID(run_id))
+    return cast(State[Any], run_flow(training_job, flow_run=again, return_type="state"))
 
 
 def two_outputs(folder: Path) -> list[dict[str, str]]:
@@ -233,7 +242,7 @@ def test_a_second_stop_ends_the_saving_and_says_so(
     assert str(Workspace.of_run(ended.run_id).root) in ended.page
 
 
-def test_a_run_that_is_stopped_while_it_tells_of_its_success_leaves_what_it_says(
+def test_a_run_that_is_stopped_while_it_tells_of_its_success_keeps_it_for_a_retry(
     tmp_path: Path,
 ) -> None:
     reports: list[RunReport] = []
@@ -249,12 +258,41 @@ def test_a_run_that_is_stopped_while_it_tells_of_its_success_leaves_what_it_says
             State[Any],
             training_job(TrainingJob.parse(make_job(tmp_path)), return_state=True),
         )
+    page = page_of(reports[-1].run_id, "copy")
+    found = verify_receipt(str(tmp_path / "out"), None)
+    retried = retry(reports[-1].run_id)
 
-    out = str(tmp_path / "out")
     assert state.name == reports[-1].state == "Cancelled"
-    assert verify_receipt(out, None).problems == ()
-    assert read_receipt(out, None).state == "Cancelled"
-    assert "# copy: Cancelled" in page_of(reports[-1].run_id, "copy")
+    assert "# copy: Cancelled" in page
+    assert "its finished result" in page
+    assert found.is_result
+    assert retried.name == "Completed"
+    assert verify_receipt(str(tmp_path / "out"), None).is_result
+
+
+def test_a_run_that_is_killed_while_its_copies_are_removed_keeps_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = COPY_SCRIPT + "(args.train_url / 'model.txt').write_text('weights')\n"
+    metric = {"name": "result", "regex": "result ([0-9]+)"}
+    killed: list[str] = []
+
+    def be_killed(workspace: Workspace, **_: Any) -> None:
+        (workspace.output_dir("train_url") / "model.txt").unlink()
+        killed.append(workspace.root.name)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "drop_copies", be_killed)
+        training_job(
+            TrainingJob.parse(make_job(tmp_path, script, metrics=[metric])), return_state=True
+        )
+
+    retried = retry(killed[0])
+
+    assert retried.name == "Completed"
+    assert (tmp_path / "out" / "model.txt").read_text() == "weights"
+    assert verify_receipt(str(tmp_path / "out"), None).is_result
 
 
 @pytest.mark.parametrize("stop", [press_ctrl_c, cancel_and_terminate])

@@ -223,8 +223,19 @@ def test_the_time_before_a_retry_of_a_person_does_not_count_after_a_kill(
     run = make_run(COUNT, auto_stop="1m")
     trained_before(run, attempt=0, seconds=70)
     trained_before(run, attempt=1, seconds=20)
+    told = Earlier(2, num_attempts=2, num_restarts=1, trained_s=5, since_attempt=1)
 
-    trained = run.train(Earlier(num_processes=2, num_attempts=2, num_restarts=1, trained_s=5))
+    trained = run.train(told)
 
     assert trained.result.reason == "finished"
     assert 20 <= trained.result.seconds < 70
+
+
+def test_a_killed_process_that_began_no_attempt_adds_no_time(make_run: MakeRun) -> None:
+    run = make_run(COUNT, auto_stop="1m")
+    trained_before(run, attempt=0, seconds=70)
+
+    trained = run.train(Earlier(2, num_attempts=1, num_restarts=1, since_attempt=1))
+
+    assert trained.result.reason == "finished"
+    assert trained.result.seconds < 60

@@ -33,6 +33,16 @@ sys.exit(3)
 """
 
 
+def writing(*names: str) -> str:
+    """Return a script that writes these outputs and saves no checkpoint before it fails."""
+    return (
+        "import os, pathlib, sys\n"
+        "folder = pathlib.Path(os.environ['TRAIN_URL'])\n"
+        f"for name in {names!r}: (folder / name).write_text(MACHINE)\n"
+        "sys.exit(3)\n"
+    )
+
+
 class Machines:
     """Machines that one run is on, one after the other."""
 
@@ -45,14 +55,13 @@ class Machines:
         }
         self.job = TrainingJob.parse(make_job(folder, **stores | changes))
 
-    def train_on(self, name: str, earlier: Earlier) -> int:
+    def train_on(self, name: str, earlier: Earlier, script: str = SCRIPT) -> int:
         """Train there until that machine is lost, and return the number of the attempt."""
         self._monkeypatch.setenv("TRAINJOB_WORKDIR", str(self._folder / name))
         workspace = Workspace.of_run("r1")
         shutil.rmtree(workspace.code, ignore_errors=True)
         workspace.code.mkdir(parents=True)
-        script = SCRIPT.replace("MACHINE", repr(name))
-        (workspace.code / "train.py").write_text(script)
+        (workspace.code / "train.py").write_text(script.replace("MACHINE", repr(name)))
         with pytest.raises(TrainingFailed):
             train_job(
                 self.job,
@@ -68,6 +77,11 @@ class Machines:
         """Upload the outputs from the last machine, and return what is in their store then."""
         save_outputs(self.job, "r1", StoreSettings(), {}, "Failed")
         return sorted(file.name for file in (self._folder / "out").glob("epoch-*"))
+
+    @property
+    def outputs(self) -> Path:
+        """The output that the script writes on the machine that the run is on."""
+        return Workspace.of_run("r1").output_dir("train_url")
 
     def logs(self) -> list[str]:
         """Return the logs of rank 0 that the store has, in the order of their attempts."""
@@ -126,6 +140,36 @@ def test_on_the_same_machine_outputs_that_are_not_saved_yet_stay(
     machines.train_on("a", Earlier(num_processes=2, num_attempts=1))
 
     assert machines.finish() == ["epoch-0", "epoch-1", "epoch-x"]
+
+
+def test_a_machine_that_begins_anew_takes_away_nothing_that_another_one_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(tmp_path, monkeypatch, checkpoints=None)
+    machines.train_on("a", Earlier(), writing("epoch-0"))
+    (machines.outputs / "epoch-x").write_text("unsaved")
+    machines.train_on("b", Earlier(num_processes=1, num_attempts=1), writing("epoch-1"))
+
+    machines.train_on("a", Earlier(num_processes=2, num_attempts=2), writing())
+
+    assert list(machines.outputs.iterdir()) == []
+    assert machines.finish() == ["epoch-0", "epoch-1", "epoch-x"]
+
+
+def test_a_machine_goes_on_with_its_own_outputs_if_another_one_has_saved_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(tmp_path, monkeypatch)
+    machines.train_on("a", Earlier())
+    (machines.outputs / "epoch-x").write_text("unsaved")
+    machines.train_on("b", Earlier(num_processes=1, num_attempts=1), writing("epoch-0", "epoch-b"))
+
+    machines.train_on("a", Earlier(num_processes=2, num_attempts=2))
+
+    own = ["epoch-0", "epoch-1", "epoch-x"]
+    assert sorted(file.name for file in machines.outputs.iterdir()) == own
+    assert machines.finish() == sorted([*own, "epoch-b"])
+    assert (tmp_path / "out" / "epoch-0").read_text() == "a"
 
 
 def test_a_log_store_that_is_away_costs_the_number_of_the_attempt_nothing(

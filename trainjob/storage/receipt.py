@@ -108,7 +108,7 @@ def read_receipt(url: str, settings: StoreSettings | None) -> Receipt:
         CorruptData: If it is not a receipt that can be read.
     """
     with open_store(url, settings) as store:
-        return _read_receipt(store)
+        return receipt_in(store)
 
 
 def verify_receipt(url: str, settings: StoreSettings | None) -> VerifyReport:
@@ -121,7 +121,7 @@ def verify_receipt(url: str, settings: StoreSettings | None) -> VerifyReport:
         listing = store.list_files()
         found = {entry.path: entry for entry in listing.files}
         try:
-            receipt = _read_receipt(store)
+            receipt = receipt_in(store)
         except (StoreNotFound, CorruptData) as error:
             return VerifyReport(store.url, 0, 0, (str(error),))
         problems = _success_problems(receipt, found)
@@ -133,7 +133,8 @@ def verify_receipt(url: str, settings: StoreSettings | None) -> VerifyReport:
     return VerifyReport(store.url, len(receipt.files), size_bytes, tuple(problems), receipt.state)
 
 
-def _read_receipt(store: Store) -> Receipt:
+def receipt_in(store: Store) -> Receipt:
+    """Return the receipt of a tree in an open store; errors are those of `read_receipt`."""
     try:
         text = store.read(RECEIPT)
     except StoreNotFound as error:

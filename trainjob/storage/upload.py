@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainjob.errors import CorruptData, OutputEmpty, UnsafeKey
+from trainjob.errors import CorruptData, OutputEmpty, TreeChanged, UnsafeKey
 from trainjob.storage.claim import (
     Claim,
     Exclusion,
@@ -35,6 +35,7 @@ from trainjob.storage.receipt import (
     UNFINISHED_STATES,
     OutputState,
     Receipt,
+    receipt_in,
 )
 from trainjob.storage.send import discard_unfinished, send, unsent
 from trainjob.storage.settings import StoreSettings
@@ -67,7 +68,9 @@ def upload_tree(
         facts: What the receipt says of the run; JSON values.
         label: Name of the output channel; watchers see it too.
         state: How the training ended. The receipt says it; there is no ``_SUCCESS`` for one that
-            was cancelled or failed, so that nobody takes its output for a finished result.
+            was cancelled or failed, so that nobody takes its output for a finished result. Nor does
+            such a one replace a finished result of the same run, which may have been stopped later,
+            or have gone on elsewhere.
         journal: The file in which an `OutputMirror` noted what it has sent.
         earlier: What earlier attempts wrote, the latest first. Of a training that was cancelled or
             failed, it is uploaded and kept, too, as far as `source` has nothing of that name.
@@ -76,7 +79,8 @@ def upload_tree(
     Returns:
         The receipt as it was written. If there is no file, which only a training that did not
         complete may leave it, the receipt holds no file and was not written: what a sync had sent
-        is removed, and the next run may use the place. A finished result of the same run stays.
+        is removed, and the next run may use the place. Of a finished result that stays, the receipt
+        that it has.
 
     Raises:
         OutputEmpty: If there is no file below `source` though the training completed.
@@ -97,6 +101,8 @@ def upload_tree(
     with open_store(url, settings) as store:
         listing = store.list_files()
         own = own_files(store, {entry.path for entry in listing.files}, run_id)
+        if finished := _finished(store, run_id, state):
+            return finished
         has_result = any(entry.path == SUCCESS for entry in listing.files)
         if not look.files and (has_result or not tree.look.files):
             if not has_result:
@@ -108,6 +114,8 @@ def upload_tree(
         store.make_folders(tree.look.empty_folders)
         held = store.list_files().files
         sent = _prove(store, sent, held, journal_of_run, label)
+        if finished := _finished(store, run_id, state):
+            return finished
         refuse_others(store, claim, held)
         receipt = _receipt(tree, sent, claimed, run_id, state, facts)
         _conclude(store, receipt, held, is_marked=is_marked)
@@ -116,14 +124,37 @@ def upload_tree(
     return receipt
 
 
-def mark_result(url: str, settings: StoreSettings | None) -> None:
-    """Write ``_SUCCESS`` to a tree whose receipt is of a result.
+def mark_result(url: str, settings: StoreSettings | None, proved: Receipt) -> None:
+    """Write ``_SUCCESS`` to the tree of a result, unless it is another one by now.
+
+    Args:
+        url: The tree.
+        settings: As for `upload_tree`.
+        proved: The receipt that was written to it.
 
     Raises:
+        TreeChanged: If its receipt is another one; retryable, since to upload it again helps.
         StoreError: If the store does not take it.
     """
     with open_store(url, settings) as store:
+        found = receipt_in(store)
+        if (found.run_id, found.state, found.fingerprint) != (
+            proved.run_id,
+            proved.state,
+            proved.fingerprint,
+        ):
+            what = f"a receipt of the run {found.run_id}, {found.state}, not the one just written"
+            do = "see that no other process of the run is at work, and retry the run"
+            raise failure(TreeChanged, url, what, do)
         store.write(SUCCESS, b"")
+
+
+def _finished(store: Store, run_id: str, state: OutputState) -> Receipt | None:
+    """Return the receipt of a finished result of this run, if its `state` may not replace it."""
+    if state not in UNFINISHED_STATES or store.find(SUCCESS) is None:
+        return None
+    receipt = receipt_in(store)
+    return receipt if receipt.run_id == run_id else None
 
 
 def _look_at_outputs(source: Path, url: str) -> Look:

@@ -53,6 +53,17 @@ def test_a_restart_uses_the_version_that_the_run_began_with(registry) -> None:
     assert RunRecord("run-2", "digits").read_job(JOB, "job").saved_versions == ["dataset digits@2"]
 
 
+def test_a_run_whose_kept_job_a_power_cut_has_emptied_keeps_it_again(registry) -> None:
+    register(registry)
+    first = begun()
+    (first.workspace.root / "job.json").write_bytes(b"")
+
+    second = begun()
+    register(registry)
+
+    assert begun().job == second.job == first.job
+
+
 def test_a_restart_costs_what_the_run_began_with(registry, tmp_path: Path) -> None:
     job = JOB | {"inputs": [], "resources": {"flavor": "2c4g"}}
     flavors = tmp_path / "registry" / "flavors.yaml"

@@ -1,16 +1,18 @@
 """Outputs of a run that did not end well: what is saved of them, and what is not."""
 
 import os
+from typing import Any
 
 import pytest
 
 from tests.jobs import make_job
-from trainjob.errors import OutputEmpty, StoreUnavailable
+from trainjob.errors import OutputEmpty, StoreUnavailable, TreeChanged
 from trainjob.events import Noted, Saved, Transferred, listening
 from trainjob.job import TrainingJob
 from trainjob.saving import save_outputs, upload_all
-from trainjob.storage.receipt import SUCCESS, read_receipt, verify_receipt
+from trainjob.storage.receipt import RECEIPT, SUCCESS, Receipt, read_receipt, verify_receipt
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.upload import upload_tree
 from trainjob.workspace import Workspace
 
 
@@ -103,6 +105,70 @@ def test_an_output_without_files_is_not_marked_as_a_result(tmp_path, two_outputs
 
     assert (tmp_path / "a" / SUCCESS).exists()
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("state", ["Cancelled", "Failed"])
+def test_a_run_that_is_stopped_after_its_result_was_marked_keeps_the_result(
+    tmp_path, two_outputs, state
+):
+    job = two_outputs("a", "b")
+    upload_all(job, "run-1", StoreSettings(), {}, "Completed")
+    (Workspace.of_run("run-1").output_dir("a") / "file").write_bytes(b"of another time")
+    events: list[object] = []
+
+    with listening(events.append):
+        save_outputs(job, "run-1", StoreSettings(), {}, state)
+
+    saved = [event for event in events if isinstance(event, Saved)]
+    assert [(event.label, event.num_files, event.missing) for event in saved] == [
+        ("a", 1, ()),
+        ("b", 1, ()),
+    ]
+    assert "a: its finished result" in next(e.text for e in events if isinstance(e, Noted))
+    assert (tmp_path / "a" / "file").read_bytes() == b"a"
+    assert all(verify_receipt(str(tmp_path / name), None).is_result for name in "ab")
+
+
+@pytest.mark.parametrize("moment", ["b", "verify b"])
+def test_a_result_that_comes_while_a_stopped_run_is_saved_stays(tmp_path, two_outputs, moment):
+    """The run was started again elsewhere, and was faster than what saves it here."""
+    job = two_outputs("b")
+    folder = Workspace.of_run("run-1").output_dir("b")
+    results: list[Receipt] = []
+
+    def complete(event):
+        if isinstance(event, Transferred) and event.label == moment and not results:
+            how: dict[str, Any] = {"run_id": "run-1", "facts": {}, "label": "other"}
+            results.append(upload_tree(folder, str(tmp_path / "b"), None, **how))
+
+    events: list[object] = []
+    with listening(complete), listening(events.append):
+        save_outputs(job, "run-1", StoreSettings(), {}, "Cancelled")
+
+    assert len(results) == 1
+    assert [event.missing for event in events if isinstance(event, Saved)] == [()]
+    assert verify_receipt(str(tmp_path / "b"), None).is_result
+
+
+@pytest.mark.parametrize(
+    "change", [{"run_id": "run-2"}, {"state": "Cancelled"}, {"fingerprint": "0"}]
+)
+def test_a_tree_that_is_no_longer_what_was_proved_is_not_marked_as_a_result(
+    tmp_path, two_outputs, change
+):
+    """Another process of the run may have written its own receipt while others were proved."""
+    job = two_outputs("a", "b")
+    receipt_file = tmp_path / "a" / RECEIPT
+
+    def replace_receipt(event):
+        if isinstance(event, Transferred) and event.label == "verify b":
+            other = read_receipt(str(tmp_path / "a"), None).model_copy(update=change)
+            receipt_file.write_text(other.model_dump_json())
+
+    with listening(replace_receipt), pytest.raises(TreeChanged, match="retry"):
+        upload_all(job, "run-1", StoreSettings(), {}, "Completed")
+
+    assert not (tmp_path / "a" / SUCCESS).exists()
 
 
 def test_all_outputs_that_fail_are_named_and_the_one_that_may_pass_decides(
