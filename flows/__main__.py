@@ -40,6 +40,7 @@ from trainjob.values import counted, format_size, printable
 _PREFECT_DEFAULTS = {
     # The terminal tells the story; Prefect's own lines beside it would tell it twice.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # such as a heartbeat that a busy server missed
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # 20 is short for a busy laptop
     # The server of `make serve`, which may share the database, calls a run dead after 90 s.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",

@@ -46,6 +46,23 @@ def test_run_tells_the_story_and_ends_with_0(tmp_path: Path, prefect_server: str
     assert done.stderr == ""
 
 
+def test_what_prefect_says_of_itself_is_not_in_the_story() -> None:
+    script = (
+        "import logging\n"
+        "from flows.__main__ import main\n"
+        "assert main(['schema']) == 0\n"
+        "from prefect.logging.configuration import setup_logging\n"
+        "setup_logging()\n"
+        "logging.getLogger('prefect._internal.concurrency').error('an event got lost')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stderr == ""
+
+
 def test_run_of_a_failing_script_ends_with_1_and_its_cause(
     tmp_path: Path, prefect_server: str
 ) -> None:
