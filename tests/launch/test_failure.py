@@ -209,8 +209,10 @@ def test_a_killed_launcher_is_the_cause_of_ranks_that_end_with_it(make_launch):
 
 def test_a_killed_supervisor_is_the_cause_of_ranks_that_end_with_it(make_launch):
     orphans = ranks((None, ended(-9, orphaned=True)), (None, None))
+    killed_before_their_stubs_saw_why = ranks((None, ended(-9)), (None, ended(-9)))
 
-    assert headline(make_launch, orphans, None).startswith("the supervisor of the run died")
+    for found in (orphans, killed_before_their_stubs_saw_why):
+        assert headline(make_launch, found, None).startswith("the supervisor of the run died")
 
 
 def test_a_supervisor_that_a_stranger_stopped_is_told(make_launch):

@@ -89,8 +89,7 @@ def training_error(
         launch: What was started.
         ranks: The records of all ranks.
         finished: The word of the supervisor; None if it died without one.
-        before: The kernel's account of memory before the start; with it, a kill for want of memory
-            is told from any other.
+        before: The kernel's account of memory before the start, to tell kills for want of it.
     """
     told = _Told(launch, before)
     ranks = [_without_secrets(rank) for rank in ranks]
@@ -101,7 +100,7 @@ def training_error(
     failed = first_failure(ranks)
     if failed and failed.error and failed.error.type == LAUNCH_ERROR:
         return StartFailed(_not_started(told, failed, failed.error))
-    if failed is None or _was_told_to_leave(failed):
+    if failed is None or _was_told_to_leave(failed) or (not finished and _was_killed(failed)):
         above = _failure_above_ranks(told, ranks, finished)
         if above or failed is None:
             return above
@@ -147,6 +146,11 @@ def _was_told_to_leave(rank: RankRecords) -> bool:
         return rank.error is None  # its stub was killed with it
     told_ns = rank.exit.terminated_ns
     return rank.exit.orphaned or (told_ns is not None and _time_ns(rank) >= told_ns)
+
+
+def _was_killed(rank: RankRecords) -> bool:
+    """Tell whether SIGKILL ended it, as it ends all ranks whose supervisor has died."""
+    return rank.error is None and rank.exit is not None and rank.exit.code == -signal.SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
