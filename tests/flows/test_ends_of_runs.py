@@ -18,6 +18,7 @@ from prefect.states import AwaitingRetry, Cancelling
 from flows.training_job import training_job
 from tests.e2e.watched_runs import page_of
 from tests.jobs import COPY_SCRIPT, make_job
+from tests.waiting import PATIENCE_S
 from trainjob.events import (
     Event,
     RankOutput,
@@ -209,7 +210,10 @@ def test_a_run_that_fails_over_its_outputs_and_is_stopped_says_both(tmp_path: Pa
     assert verify_receipt(str(tmp_path / "a"), None).problems == ()
 
 
-def test_the_reason_of_a_failure_is_on_its_page_before_anything_is_saved(tmp_path: Path) -> None:
+def test_the_reason_of_a_failure_is_on_its_page_before_anything_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.run_end._AHEAD_TIMEOUT_S", PATIENCE_S)  # for a busy machine
     pages: list[str] = []
 
     def look() -> None:
