@@ -17,6 +17,11 @@ from tests.pools import delete_pools
 IMAGE = "registry.example.com/trainjob:1"
 """What runs of a pool start in, unless somebody chooses otherwise."""
 
+SMALL = {"flavor": {"cores": 2, "memory_gib": 4}}
+"""Resources of a job."""
+LARGE = "resources.flavor={cores: 8, memory_gib: 32}"
+"""What a rerun is told by ``--set`` to have more."""
+
 
 @contextmanager
 def cpu_deployment(kind: Kind = "process") -> Iterator[SyncPrefectClient]:

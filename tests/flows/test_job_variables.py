@@ -16,11 +16,8 @@ from prefect.workers.process import ProcessJobConfiguration
 from flows.__main__ import main
 from flows.job_variables import environment_of, merged, read_variables
 from flows.training_job import training_job
-from tests.submitting import IMAGE, cpu_deployment, job_file
+from tests.submitting import IMAGE, LARGE, SMALL, cpu_deployment, job_file
 from trainjob.errors import TrainjobError
-
-SMALL = {"flavor": {"cores": 2, "memory_gib": 4}}
-LARGE = "resources.flavor={cores: 8, memory_gib: 32}"
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from deployments.work_pools import base_job_template
 from flows.__main__ import main
 from flows.training_job import training_job
-from tests.submitting import IMAGE, cpu_deployment, job_file
-
-SMALL = {"flavor": {"cores": 2, "memory_gib": 4}}
-LARGE = "resources.flavor={cores: 8, memory_gib: 32}"
+from tests.submitting import IMAGE, LARGE, SMALL, cpu_deployment, job_file
 
 
 @pytest.fixture
