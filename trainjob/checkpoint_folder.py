@@ -4,6 +4,8 @@
 
     <folder>/step-00000120/      state.pt, or the files of torch.distributed.checkpoint
                     COMPLETE     the marker: JSON with step, metrics and the size of every file
+             step-….aside/       complete, but the training went on from an earlier step since
+             step-….broken-1/    was in the way of a checkpoint and is none
              .tmp-…/             being written, or on its way out; never looked at
              .lock               held by the one process that writes or removes folders
 
@@ -18,6 +20,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -31,6 +34,8 @@ MARKER = "COMPLETE"
 """The file that is written last; a folder without it is not a checkpoint."""
 
 _NAME = re.compile(r"step-\d{8,}")
+_ASIDE = re.compile(r"step-\d{8,}\.aside")
+_MAX_BROKEN = 9
 _TEMPORARY = ".tmp-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # renameat2(2)
 
@@ -92,12 +97,20 @@ def read_checkpoint(path: Path) -> Saved:
         found = f"a file {MARKER} that cannot be read: {error}"
         raise CheckpointError(_damaged(asked, found)) from error
     for name, size in marker.files.items():
-        file = path / name
-        size_now = file.stat().st_size if file.is_file() else None
+        size_now = _size_of(path / name)
         if size_now != size:
             found = f"{name} " + ("missing" if size_now is None else f"of {size_now} bytes")
             raise CheckpointError(_damaged(asked, f"{found} instead of {size} bytes"))
     return Saved(path, marker)
+
+
+def _size_of(file: Path) -> int | None:
+    """Return the size of a file; None if it is none, such as one that is being removed now."""
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _damaged(asked: str, found: str) -> str:
@@ -109,9 +122,13 @@ def complete_checkpoints(folder: Path) -> tuple[list[Saved], list[CheckpointErro
 
     A folder that is not there holds none.
     """
+    return _checkpoints(folder, _NAME)
+
+
+def _checkpoints(folder: Path, name: re.Pattern[str]) -> tuple[list[Saved], list[CheckpointError]]:
     complete, damaged = [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if _NAME.fullmatch(path.name):
+        if name.fullmatch(path.name):
             try:
                 complete.append(read_checkpoint(path))
             except CheckpointError as error:
@@ -170,6 +187,7 @@ class Draft:
         for written in [*self.path.rglob("*"), self.path]:
             _flush(written)
         new = self._folder / f"step-{self._step:08d}"
+        self._set_later_ones_aside()
         self._publish(new)
         _flush(self._folder)
         self._remove_old(new, keep_last, best)
@@ -183,25 +201,53 @@ class Draft:
         if self._lock is not None:
             self._lock.close()
 
+    def _set_later_ones_aside(self) -> None:
+        # They are of a training that this one has left, and nobody may go on from a mixture. Before
+        # the new one appears: killed in between, the training goes on from what it came from.
+        checkpoints, _ = complete_checkpoints(self._folder)
+        later = [saved.path for saved in checkpoints if saved.marker.step > self._step]
+        for path in reversed(later):
+            aside = path.with_name(f"{path.name}.aside")
+            self._make_way(aside)
+            path.rename(aside)
+        if later:
+            newest = checkpoints[-1].marker.step
+            say_once(
+                f"checkpoint: step {self._step} was saved after step {newest} in {self._folder}: "
+                "the training went on from an earlier one; to go on from a later one after all, "
+                f"rename {later[-1].name}.aside to {later[-1].name}"
+            )
+
     def _publish(self, new: Path) -> None:
-        if not new.exists():
-            self.path.rename(new)
-            return
-        if not (new / MARKER).exists():
-            raise FileExistsError(f"{str(new)!r}, which holds something that is no checkpoint")
-        if not _exchanged(self.path, new):
-            # Then the step is absent for a moment, and the earlier ones are there.
-            self._remove(new)
+        if not (new / MARKER).exists() or not _exchanged(self.path, new):
+            # Where the file system cannot exchange, the step is absent for a moment.
+            self._make_way(new)
             self.path.rename(new)
 
     def _remove_old(self, new: Path, keep_last: int | None, best: Best | None) -> None:
-        checkpoints, _ = complete_checkpoints(self._folder)
-        kept = checkpoints if keep_last is None else checkpoints[-keep_last:]
-        top = best_of(checkpoints, best) if best else None
-        names = {new, *(saved.path for saved in kept), *([top.path] if top else [])}
-        for saved in checkpoints:
-            if saved.path not in names:
-                self._remove(saved.path)
+        for name in (_NAME, _ASIDE):
+            checkpoints, _ = _checkpoints(self._folder, name)
+            kept = checkpoints if keep_last is None else checkpoints[-keep_last:]
+            top = best_of(checkpoints, best) if best else None
+            names = {new, *(saved.path for saved in kept), *([top.path] if top else [])}
+            for saved in checkpoints:
+                if saved.path not in names:
+                    self._remove(saved.path)
+
+    def _make_way(self, path: Path) -> None:
+        """Remove the checkpoint at `path`, if any; what is none is moved and kept."""
+        if (path / MARKER).exists():
+            self._remove(path)
+        elif path.exists():
+            names = (f"{path.name}.broken-{number}" for number in range(1, _MAX_BROKEN + 1))
+            free = [name for name in names if not (self._folder / name).exists()]
+            if not free:
+                raise FileExistsError(f"{str(path)!r}, which holds something that is no checkpoint")
+            path.rename(self._folder / free[0])
+            say_once(
+                f"checkpoint: {path} holds something that is no complete checkpoint; it was "
+                f"moved to {free[0]}: delete that if you do not need it"
+            )
 
     def _remove(self, checkpoint: Path) -> None:
         # Renamed first: a half removed checkpoint must not look like a damaged one.

@@ -17,6 +17,7 @@ _ATOMS = {
     *(bool, int, float, complex, str, bytes, bytearray, type(None)),
     *(torch.Size, torch.dtype, torch.device, torch.layout),
 }
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
 def write_plain(folder: Path, state: dict[str, Any]) -> None:
@@ -63,9 +64,10 @@ def _check_loadable(value: Any, name: str) -> None:
     elif type(value) in (list, tuple, set):
         for number, part in enumerate(value):
             _check_loadable(part, f"{name}[{number}]")
-    elif not isinstance(value, torch.Tensor) and type(value) not in _ATOMS:
-        if type(value) in torch.serialization.get_safe_globals():
-            return
+    elif type(value) in _TENSORS:
+        for attribute, part in vars(value).items():  # they are saved with it
+            _check_loadable(part, f"{name}.{attribute}")
+    elif type(value) not in _ATOMS and type(value) not in torch.serialization.get_safe_globals():
         raise TypeError(
             f"{name}: asked to save a {type(value).__module__}.{type(value).__qualname__}, which "
             "could not be loaded again; save state dicts, tensors, numbers, texts, lists and dicts"

@@ -108,8 +108,10 @@ class ResumableSampler(Sampler[int]):
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.epoch = 0
+        self.start = 0
+        """Samples of this epoch that all ranks together had used when the state was loaded."""
         self.position = 0
-        """Samples of this epoch that this rank has used."""
+        """Samples of this epoch that this rank has used since."""
         if num_samples < 1 or not 0 <= self.rank < self.world_size:
             raise ValueError(
                 f"asked for rank {self.rank} of {self.world_size} and {num_samples} samples; "
@@ -118,8 +120,7 @@ class ResumableSampler(Sampler[int]):
 
     def __len__(self) -> int:
         """Return the samples a rank and epoch, wherever in it we are: schedules count on it."""
-        extra = 0 if self.drop_last else self.world_size - 1
-        return (self.num_samples + extra) // self.world_size
+        return self._share_of(self.num_samples)
 
     def __iter__(self) -> Iterator[int]:
         """Yield what is left of this rank's share of the epoch."""
@@ -128,9 +129,9 @@ class ResumableSampler(Sampler[int]):
             # Not seed + epoch: then epoch 1 of seed 0 would be epoch 0 of seed 1.
             seed = random.Random(f"{self.seed} {self.epoch}").getrandbits(32)  # noqa: S311
             order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(seed))
-        num_shared = len(self) * self.world_size
-        share = order[torch.arange(self.rank, num_shared, self.world_size) % self.num_samples]
-        yield from share[self.position :].tolist()
+        num_own = self._share_of(max(0, self.num_samples - self.start))
+        places = self.start + self.rank + torch.arange(num_own) * self.world_size
+        yield from order[places % self.num_samples][self.position :].tolist()
 
     def advance(self, num_samples: int) -> None:
         """Say that this rank has used a batch of so many samples."""
@@ -139,20 +140,21 @@ class ResumableSampler(Sampler[int]):
     def next_epoch(self) -> None:
         """Begin the next epoch, in another order."""
         self.epoch += 1
-        self.position = 0
+        self.start = self.position = 0
 
     def state_dict(self) -> dict[str, int | bool]:
         """Return where the training is, the same on every rank."""
         return {
             "epoch": self.epoch,
-            "num_used": self.position * self.world_size,
+            "num_used": self.start + self.position * self.world_size,
             **self._order(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the training was.
 
-        With another number of ranks the samples that nobody has used yet are shared out anew.
+        With another number of ranks the samples that nobody has used yet are shared out anew; of
+        those that make no full share then, the same becomes as at the end of any epoch.
 
         Raises:
             CheckpointError: If the state is of another order of the samples.
@@ -163,7 +165,11 @@ class ResumableSampler(Sampler[int]):
             problem = Problem("ResumableSampler", str(self._order()), str(found), do)
             raise CheckpointError(str(problem))
         self.epoch = int(state["epoch"])
-        self.position = int(state["num_used"]) // self.world_size
+        self.start, self.position = int(state["num_used"]), 0
+
+    def _share_of(self, num_samples: int) -> int:
+        extra = 0 if self.drop_last else self.world_size - 1
+        return (num_samples + extra) // self.world_size
 
     def _order(self) -> dict[str, int | bool]:
         return {"num_samples": self.num_samples, "seed": self.seed, "shuffle": self.shuffle}

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from trainjob import checkpoint, checkpoint_folder
 from trainjob.checkpoint import CheckpointError, Checkpoints, load
-from trainjob.checkpoint_folder import Draft
+from trainjob.checkpoint_folder import Draft, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,21 +120,95 @@ def test_what_was_just_saved_is_kept_though_an_older_training_went_further(tmp_p
 
     Checkpoints(tmp_path, keep_last=1).save(10, weights(10))
 
-    assert steps(tmp_path) == ["step-00000010", "step-00000500"]
+    assert steps(tmp_path) == ["step-00000010", "step-00000500.aside"]
+
+
+def test_a_training_that_goes_on_from_an_earlier_step_leaves_the_later_ones_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
+    for step in (100, 700, 800, 900):
+        Checkpoints(tmp_path, keep_last=None).save(step, {"line": 1})
+
+    latest = []
+    for step in (200, 300, 400):
+        checkpoints.save(step, {"line": 2})
+        path = checkpoints.latest()
+        assert path is not None
+        latest.append((path.name, load(path)["line"]))
+
+    assert latest == [(f"step-00000{step}", 2) for step in (200, 300, 400)]
+    asides = [f"step-00000{step}.aside" for step in (700, 800, 900)]
+    assert steps(tmp_path) == [*(name for name, _ in latest), *asides]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "step 200 was saved after step 900" in said
+    for name in asides:  # as they were: to go on from one, its name is all it needs
+        (tmp_path / name).rename(tmp_path / name.removesuffix(".aside"))
+    assert checkpoints.latest() == tmp_path / "step-00000900"
+
+
+def test_of_what_was_left_behind_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2, best=("accuracy", "max"))
+    for step, accuracy in ((100, 0.5), (600, 0.9), (700, 0.8), (800, 0.8)):
+        checkpoints.save(step, {"line": 1}, metrics={"accuracy": accuracy})
+    for step in (200, 300, 100, 150):  # it goes back once more
+        checkpoints.save(step, {"line": 2}, metrics={"accuracy": step / 1000})
+
+    assert steps(tmp_path) == [
+        "step-00000100",
+        "step-00000150",
+        "step-00000600.aside",
+        "step-00000700.aside",
+        "step-00000800.aside",
+    ]
+    assert checkpoints.best() == tmp_path / "step-00000150"
+    checkpoints.save(800, {"line": 3})
+    checkpoints.save(160, {"line": 4})
+    assert load(tmp_path / "step-00000800.aside")["line"] == 3
 
 
 def test_only_what_we_made_is_removed(tmp_path: Path) -> None:
-    for name in ("step-1", "step-00000001.bak", "model", "step-00000001"):
+    names = ("step-1", "step-00000001.bak", "step-00000003.aside", "model", "step-00000001")
+    for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "precious").write_text("mine")
 
-    for step in range(2, 6):
+    for step in (4, 3, 2, 1, 2, 3, 4):
         Checkpoints(tmp_path, keep_last=1).save(step, weights(step))
+
+    assert len(list(tmp_path.glob("*/precious"))) == len(names)
+    assert Checkpoints(tmp_path).latest() == tmp_path / "step-00000004"
+
+
+def test_a_checkpoint_that_lost_its_marker_is_moved_out_of_the_way_of_a_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (3, 6):
+        checkpoints.save(step, weights(step))
+    for _ in range(2):
+        _unmark(tmp_path / "step-00000006")
+        assert checkpoints.latest() == tmp_path / "step-00000003"
+
+        checkpoints.save(6, weights(6))
+
+    assert checkpoints.latest() == tmp_path / "step-00000006"
+    broken = ["step-00000006.broken-1", "step-00000006.broken-2"]
+    assert steps(tmp_path) == ["step-00000003", "step-00000006", *broken]
+    assert [(tmp_path / name / "state.pt").exists() for name in broken] == [True, True]
+    assert f"moved to {broken[0]}" in capsys.readouterr().err
+
+
+def test_what_is_in_the_way_again_and_again_is_one_clear_error(tmp_path: Path) -> None:
+    for number in range(1, 10):
+        (tmp_path / f"step-00000001.broken-{number}").mkdir()
+    (tmp_path / "step-00000001").write_text("mine")
 
     with pytest.raises(CheckpointError, match="which holds something that is no checkpoint"):
         Checkpoints(tmp_path).save(1, weights(1))
-    assert len(list(tmp_path.glob("*/precious"))) == 4
-    assert Checkpoints(tmp_path).latest() == tmp_path / "step-00000005"
+
+    assert (tmp_path / "step-00000001").read_text() == "mine"
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
@@ -220,6 +295,28 @@ def test_a_damaged_checkpoint_is_passed_over_once_said_and_never_loaded(
         load(tmp_path / "step-00000002")
 
 
+def test_a_file_that_another_rank_removes_while_it_is_looked_at_is_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Checkpoints(tmp_path).save(1, weights(1))
+    file = tmp_path / "step-00000001" / "state.pt"
+    look = Path.stat
+
+    def look_before_it_goes(path: Path, **how: Any) -> Any:
+        found = look(path, **how)
+        if path == file:
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", look_before_it_goes)
+
+    with suppress(CheckpointError):
+        read_checkpoint(file.parent)
+
+    monkeypatch.undo()
+    assert not file.exists()
+
+
 def test_a_damaged_checkpoint_is_made_anew_and_costs_no_good_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     for step in (1, 2):
@@ -255,6 +352,15 @@ class Own:
     pass
 
 
+class OwnTensor(torch.Tensor):
+    pass
+
+
+def with_attribute(tensor: torch.Tensor, value: object) -> torch.Tensor:
+    tensor.tag = value  # type: ignore[attr-defined]
+    return tensor
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [
@@ -262,6 +368,12 @@ class Own:
         ({"a": [1, (2, Own())]}, r"state\['a'\]\[1\]\[1\]"),
         ({"f": {"x": len}}, r"state\['f'\]\['x'\]"),
         ({"k": {Own(): 1}}, r"a key of state\['k'\]"),
+        ({"w": [torch.zeros(2).as_subclass(OwnTensor)]}, r"state\['w'\]\[0\]"),
+        ({"w": with_attribute(torch.zeros(2), [Own()])}, r"state\['w'\]\.tag\[0\]"),
+        (
+            {"p": with_attribute(torch.nn.Parameter(torch.zeros(2)), Path("x"))},
+            r"state\['p'\]\.tag",
+        ),
     ],
 )
 def test_what_could_not_be_loaded_again_is_refused_when_it_is_saved(
@@ -276,10 +388,32 @@ def test_what_could_not_be_loaded_again_is_refused_when_it_is_saved(
 
 
 def test_a_type_that_the_script_allows_torch_to_load_can_be_saved(tmp_path: Path) -> None:
-    with torch.serialization.safe_globals([Own]):
-        Checkpoints(tmp_path).save(1, {"own": Own()})
+    state = {"own": Own(), "w": torch.zeros(2).as_subclass(OwnTensor)}
 
-        assert type(load(tmp_path / "step-00000001")["own"]) is Own
+    with torch.serialization.safe_globals([Own, OwnTensor]):
+        Checkpoints(tmp_path).save(1, state)
+
+        loaded = load(tmp_path / "step-00000001")
+    assert type(loaded["own"]) is Own
+    assert type(loaded["w"]) is OwnTensor
+
+
+def test_tensors_of_every_kind_of_torch_can_be_saved(tmp_path: Path) -> None:
+    state = {
+        "parameter": with_attribute(torch.nn.Parameter(torch.ones(2)), {"decay": 0.1}),
+        "buffer": torch.nn.Buffer(torch.ones(2)),
+        "sparse": torch.eye(2).to_sparse(),
+        "conjugate": torch.ones(2, dtype=torch.complex64).conj(),
+        "nested": torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged),
+    }
+
+    Checkpoints(tmp_path).save(1, state)
+
+    loaded = load(tmp_path / "step-00000001")
+    assert {name: type(tensor) for name, tensor in loaded.items()} == {
+        name: type(tensor) for name, tensor in state.items()
+    }
+    assert loaded["parameter"].tag == {"decay": 0.1}
 
 
 @pytest.mark.parametrize("step", [-1, True, 1.0, "1"])

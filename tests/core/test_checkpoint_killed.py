@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from trainjob.checkpoint import Checkpoints, load
+from trainjob.checkpoint_folder import complete_checkpoints
 
 # Forked from a process that has torch and nothing else, neither the threads nor the audit hooks of
 # other tests: a kill costs milliseconds.
@@ -39,6 +40,10 @@ def save_again_and_go_on(folder: Path) -> None:
     checkpoints = Checkpoints(folder, keep_last=2)
     checkpoints.save(3, state(3, 100))  # there already: replaced
     checkpoints.save(4, state(4, 100))  # and two others go
+
+
+def go_back(folder: Path) -> None:
+    Checkpoints(folder).save(1, state(1, 100) | {"line": 2})
 
 
 def kill_self_at_file_operation(number: int, action: Callable[[Path], None], folder: Path) -> None:
@@ -83,6 +88,28 @@ def test_a_kill_at_any_file_operation_of_a_save_leaves_only_whole_checkpoints(
     assert set(found) == {3, 4}
     assert found == sorted(found)
     assert len(found) > 50  # as many points to be killed at
+
+
+def test_a_kill_while_later_checkpoints_are_set_aside_mixes_no_trainings(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    for step in (1, 2, 3):
+        Checkpoints(before).save(step, state(step, 100) | {"line": 1})
+    found = []
+
+    for number in range(1000):
+        folder = tmp_path / str(number)
+        shutil.copytree(before, folder)
+        writer = _FORK.Process(target=kill_self_at_file_operation, args=(number, go_back, folder))
+        writer.start()
+        writer.join()
+        [line] = {load(saved.path)["line"] for saved in complete_checkpoints(folder)[0]}
+        found.append((line, newest_step(folder)))
+        kept = {path.name.removesuffix(".aside") for path in folder.glob("step-*")}
+        assert kept == {"step-00000001", "step-00000002", "step-00000003"}
+        if writer.exitcode == 0:
+            break
+
+    assert list(dict.fromkeys(found)) == [(1, 3), (1, 2), (2, 1)]
 
 
 def save_for_ever(folder: Path) -> None:

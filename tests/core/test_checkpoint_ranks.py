@@ -1,4 +1,4 @@
-"""Checkpoints of two real ranks: what one knows all know, and where one fails all fail."""
+"""Checkpoints of real ranks: what one knows all know, and where one fails all fail."""
 
 import json
 import os
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from trainjob.checkpoint import Checkpoints
+from trainjob.checkpoint import Checkpoints, load
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -18,7 +19,7 @@ SCRIPT = Path(__file__).with_name("checkpoint_on_two_ranks.py")
 PATH = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 
 
-def on_two_ranks(
+def on_ranks(
     launcher: list[str], folder: Path, *scenarios: str
 ) -> tuple[int, str, dict[str, list[Any]]]:
     done = subprocess.run(
@@ -30,25 +31,29 @@ def on_two_ranks(
         check=False,
     )
     found = {
-        name: [
-            json.loads(file.read_text())
-            for rank in range(2)
-            if (file := folder / f"{name}-{rank}.json").exists()
-        ]
+        name: [json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}-?.json"))]
         for name in scenarios
     }
     return done.returncode, done.stdout, found
 
 
 TORCHRUN = ["torchrun", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN_3 = [*TORCHRUN[:-1], "3"]
 MPIRUN = ["mpirun", "-n", "2", sys.executable, "-m", "mpi4py"]
 
 
 @pytest.fixture(scope="module")
-def gloo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gloo")
+
+
+@pytest.fixture(scope="module")
+def gloo(folder: Path) -> dict[str, list[Any]]:
     """What the scenarios gave on both ranks; started once, since a start takes seconds."""
     scenarios = ("sharded", "one_rank_fails", "damaged", "ranks_see_other_folders", "plain", "stop")
-    code, output, found = on_two_ranks(TORCHRUN, tmp_path_factory.mktemp("gloo"), *scenarios)
+    state = {"w": torch.arange(10.0), "step": 5}
+    Checkpoints(folder / "of_other_ranks").save(5, state, sharded=True)
+    code, output, found = on_ranks(TORCHRUN, folder, *scenarios, "of_other_ranks")
     assert code == 0, output
     return found
 
@@ -62,6 +67,31 @@ def test_every_rank_writes_and_reads_its_part(gloo: dict[str, list[Any]]) -> Non
     assert first["whole"] == second["whole"] == list(range(10))
     assert first["files"] == [".metadata", "COMPLETE", "__0_0.distcp", "__1_0.distcp"]
     assert first["num_rng"] == 2
+
+
+def test_what_two_ranks_have_saved_in_parts_is_loaded_by_one_and_by_three(
+    gloo: dict[str, list[Any]], folder: Path, tmp_path: Path
+) -> None:
+    saved = folder / "sharded" / gloo["sharded"][0]["name"]
+    shutil.copytree(saved, tmp_path / "of_other_ranks" / saved.name)
+
+    alone = load(saved, into={"w": torch.zeros(10), "step": 0})
+    code, output, found = on_ranks(TORCHRUN_3, tmp_path, "of_other_ranks")
+
+    assert alone["w"].tolist() == list(range(10))
+    assert alone["step"] == 5
+    assert code == 0, output
+    ranks = found["of_other_ranks"]
+    assert [rank["mine"] for rank in ranks] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [rank["whole"] for rank in ranks] == [list(range(10))] * 3
+    assert [rank["step"] for rank in ranks] == [5] * 3
+
+
+def test_what_one_process_has_saved_is_loaded_by_two_ranks(gloo: dict[str, list[Any]]) -> None:
+    ranks = gloo["of_other_ranks"]
+
+    assert [rank["mine"] for rank in ranks] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert [rank["step"] for rank in ranks] == [5, 5]
 
 
 def test_where_one_rank_fails_all_fail_and_nothing_is_left_or_lost(
@@ -111,7 +141,7 @@ def test_all_ranks_stop_in_the_same_step_though_one_was_asked(gloo: dict[str, li
 
 
 def test_a_rank_killed_in_a_save_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
-    code, output, found = on_two_ranks(TORCHRUN, tmp_path, "killed")
+    code, output, found = on_ranks(TORCHRUN, tmp_path, "killed")
 
     assert code != 0
     assert found["killed"] in ([], ["RuntimeError"]), output  # [] where it was told to leave first
@@ -129,7 +159,7 @@ def test_mpi_ranks_without_a_process_group_agree_too(tmp_path: Path) -> None:
         pytest.skip("mpirun is not on PATH")
     scenarios = ("ranks_see_other_folders", "plain", "stop", "shards_without_a_group")
 
-    code, output, found = on_two_ranks(MPIRUN, tmp_path, "MPI", *scenarios)
+    code, output, found = on_ranks(MPIRUN, tmp_path, "MPI", *scenarios)
 
     assert code == 0, output
     names = [Path(rank["latest"]).name for rank in found["ranks_see_other_folders"]]

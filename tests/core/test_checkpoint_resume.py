@@ -135,6 +135,44 @@ def test_with_more_ranks_what_is_left_of_the_epoch_is_shared_anew() -> None:
     assert sorted(used + left) == list(range(24))
 
 
+def use(shares: list[ResumableSampler], state: dict[str, Any], num_each: int) -> list[int]:
+    """Go on from `state` on these ranks, and return the samples that they use, step by step."""
+    for sampler in shares:
+        sampler.load_state_dict(state)
+    left = [list(sampler) for sampler in shares]
+    for sampler in shares:
+        sampler.advance(min(num_each, len(left[sampler.rank])))
+    return [index for step in zip(*left, strict=True) for index in step][: num_each * len(shares)]
+
+
+@pytest.mark.parametrize("num_samples", [24, 25, 31])
+def test_whatever_the_numbers_of_ranks_no_sample_is_lost_or_used_again(num_samples: int) -> None:
+    used: list[int] = []
+    state = ResumableSampler(num_samples, 0, 1).state_dict()
+
+    for world_size, num_each in ((2, 5), (3, 1), (4, 1), (1, 2)):
+        shares = [ResumableSampler(num_samples, rank, world_size) for rank in range(world_size)]
+        used += use(shares, state, num_each)
+        state, *others = [sampler.state_dict() for sampler in shares]
+        assert others == [state] * (world_size - 1)
+
+    assert used == list(ResumableSampler(num_samples, 0, 1))[:19]
+    shares = [ResumableSampler(num_samples, rank, 2) for rank in range(2)]
+    used += use(shares, state, num_samples)
+    assert sorted(used[:num_samples]) == list(range(num_samples))
+    assert used[num_samples:] == used[: (num_samples - 19) % 2]  # the first ones come twice
+    assert use(shares, shares[0].state_dict(), num_samples) == []
+
+
+def test_what_makes_no_full_share_of_the_rest_can_be_left_out() -> None:
+    state = ResumableSampler(24, 0, 1).state_dict() | {"num_used": 10}
+    shares = [ResumableSampler(24, rank, 3, drop_last=True) for rank in range(3)]
+
+    used = use(shares, state, 24)
+
+    assert used == list(ResumableSampler(24, 0, 1))[10:22]
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"num_samples": 11}, {"shuffle": False}])
 def test_a_state_of_another_order_is_refused(other: dict[str, Any]) -> None:
     state = ResumableSampler(10, 0, 1).state_dict()

@@ -13,7 +13,11 @@ from tests.waiting import wait_until
 from trainjob.events import Event, Noted, listening
 from trainjob.launch import card_leases, card_usage, devices
 from trainjob.launch.card_leases import leased_cards
-from trainjob.launch.card_usage import cards_in_use, noting_card_usage
+from trainjob.launch.card_usage import (
+    cards_in_use,
+    noting_card_usage,
+    signing_card_activity,
+)
 from trainjob.launch.launch import Card, Lease
 
 GIB = 2**30
@@ -30,6 +34,8 @@ class SimulatedNvml:
         self.used_gib = [1, 3, 2]
         self.is_open = False
         self.is_broken = False
+        self.polls = False
+        self.num_looks = 0
 
     def nvmlInit(self) -> None:
         self.is_open = True
@@ -57,7 +63,10 @@ class SimulatedNvml:
         )
 
     def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
-        return SimpleNamespace(gpu=50)
+        self.num_looks += 1
+        if self.is_broken:
+            raise self.NVMLError
+        return SimpleNamespace(gpu=100 if self.polls else 50, memory=0 if self.polls else 40)
 
 
 @pytest.fixture
@@ -98,6 +107,37 @@ def test_without_the_package_nothing_is_known(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
 
     assert cards_in_use("cuda") == set()
+
+
+def test_a_card_that_works_on_its_memory_signs_that_it_computes(nvml, tmp_path) -> None:
+    sign = tmp_path / "sign"
+
+    with signing_card_activity("cuda", BOTH, sign):
+        wait_until(sign.exists)
+        first = sign.read_text()
+        wait_until(lambda: sign.read_text() != first)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["sign"]
+
+
+@pytest.mark.parametrize("state", ["polls", "is_broken"])
+def test_a_card_that_only_polls_or_cannot_be_asked_signs_nothing(nvml, tmp_path, state) -> None:
+    setattr(nvml, state, True)
+
+    with signing_card_activity("cuda", BOTH, tmp_path / "sign"):
+        wait_until(lambda: nvml.num_looks >= 4)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("nvml")
+@pytest.mark.parametrize(
+    ("device", "lease"),
+    [("cuda", None), ("npu", BOTH), ("cuda", Lease(cards=(Card("cuda:7", "7"),), claim=-1))],
+)
+def test_nobody_looks_at_cards_that_are_not_of_the_run(tmp_path, device, lease) -> None:
+    with signing_card_activity(device, lease, tmp_path / "sign"):
+        assert not runs("card-activity")
 
 
 @pytest.mark.usefixtures("nvml")

@@ -12,6 +12,7 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "aws-secret",
     "PREFECT_API_KEY": "prefect-secret",
     "GITHUB_TOKEN": "token-secret",
+    "HF_TOKEN": "hf-secret",
     "HTTPS_PROXY": "http://me:proxy-secret@proxy:1",
     "MY_PATH": "my-secret",
     "PATHS": "paths-secret",
@@ -36,6 +37,9 @@ def test_nothing_of_the_worker_gets_through_but_what_is_listed(make_launch):
         "NCCL_DEBUG": "INFO",
         "ASCEND_HOME_PATH": "/usr/local/Ascend",
         "SSL_CERT_FILE": "/etc/ca.pem",
+        "http_proxy": "http://proxy:3128",
+        "NO_PROXY": "localhost",
+        "HF_HOME": "/data/hf",
     }
 
     environment = rank_environment(make_launch(), machine | SECRETS)

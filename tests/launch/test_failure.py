@@ -4,7 +4,8 @@ import pytest
 
 from tests.launch.rank_records import ENDED, ended, error, none_began, ranks
 from trainjob.errors import LaunchError, TrainingFailed
-from trainjob.launch.failure import RankFailed, first_failure, training_error
+from trainjob.launch.failure import RankFailed, training_error
+from trainjob.launch.first_failure import first_failure
 from trainjob.launch.records import LAUNCH_ERROR, RankRecords
 from trainjob.launch.supervision import Finished
 
@@ -28,6 +29,7 @@ def test_the_earliest_failure_is_the_cause():
         ("ConnectionResetError", "[Errno 104] Connection reset by peer"),
         ("BrokenPipeError", "[Errno 32] Broken pipe"),
         ("RuntimeError", "Timed out waiting 1800000ms for recv operation to complete"),
+        ("RuntimeError", "[gloo/transport/tcp/buffer.cc] Application timeout caused pair closure"),
         ("torch.distributed.DistBackendError", "NCCL error: remote process exited"),
         ("torch.distributed.DistNetworkError", "recv failed"),
         ("mpi4py.MPI.Exception", "MPI_ERR_PROC_FAILED: process failure"),

@@ -18,7 +18,7 @@ from trainjob.launch.failure import (
     training_error,
 )
 from trainjob.launch.hidden import hiding
-from trainjob.launch.records import RankRecords
+from trainjob.launch.records import ExitRecord, RankRecords
 from trainjob.launch.stall import StalledRank
 from trainjob.launch.supervision import Finished
 
@@ -116,6 +116,83 @@ def test_a_rank_that_left_is_named_by_what_it_wrote_last(make_launch):
     assert found is not None
     assert found.failure.rule is not None
     assert found.failure.rule.name == "wrong argument"
+
+
+def failure_after(make_launch, line: str, exited: ExitRecord, failed=None) -> Failure:
+    """Return the failure of a rank that wrote a line, and more after it, before it ended."""
+    launch = make_launch()
+    launch.log_dir.mkdir()
+    launch.rank_log(0).write_text(line + "\n" + "".join(f"step {i}\n" for i in range(6)))
+    found = training_error(launch, ranks((failed, exited)), ENDED)
+    assert found is not None
+    return found.failure
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "No module named 'apex', falling back",
+        "step 3 loss=nan skipped by GradScaler",
+        "Permission denied: /root/.cache/matplotlib, using /tmp",
+        "NCCL WARN NET/IB : No device found.",
+    ],
+)
+@pytest.mark.parametrize(
+    ("code", "rule", "restart"),
+    [
+        (-9, "killed without a trace", True),
+        (137, "killed without a trace", True),
+        (-15, "stopped from outside", True),
+        (143, "stopped from outside", True),
+        (-11, "segmentation fault", True),
+        (-4, "illegal instruction", False),
+        (-24, "CPU time limit", False),
+    ],
+)
+def test_a_rank_that_was_killed_is_not_named_by_what_it_had_written(
+    make_launch, line, code, rule, restart
+):
+    found = failure_after(make_launch, line, ended(code))
+
+    assert found.rule is not None
+    assert (found.rule.name, found.restart) == (rule, restart)
+
+
+def test_what_gave_up_by_itself_is_named_by_what_it_wrote(make_launch):
+    line = "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=5)"
+
+    found = failure_after(make_launch, line, ended(-6))
+
+    assert found.rule is not None
+    assert found.rule.name == "collective timed out"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "node1:41:41 [0] NCCL WARN NET/IB : No device found.",
+        "tensorboard: Connection refused, will retry",
+        "port 6006: Address already in use, taking 6007",
+        "Warning: Max retries exceeded, no telemetry",
+    ],
+)
+def test_a_network_that_failed_long_before_a_rank_left_is_not_why_it_did(make_launch, line):
+    by_itself = failure_after(make_launch, line, ended(3), error("", kind="SystemExit", code=3))
+    command = failure_after(make_launch, line, ended(3))
+
+    assert (by_itself.rule, by_itself.restart) == (None, False)
+    assert (command.rule, command.restart) == (None, False)
+
+
+def test_a_network_error_that_a_command_raised_is_named_though_its_launcher_wrote_more(make_launch):
+    line = (
+        "[rank1]: torch.distributed.DistBackendError: NCCL error in: /x.cpp:1191, unhandled system"
+    )
+
+    found = failure_after(make_launch, line, ended(1))
+
+    assert found.rule is not None
+    assert (found.rule.name, found.restart) == ("NCCL network error", True)
 
 
 def test_an_exception_is_named_by_the_one_it_came_from(make_launch):

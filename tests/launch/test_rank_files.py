@@ -1,5 +1,6 @@
 """A rank puts links in the place of files that the worker reads and writes beside it."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,18 @@ def test_records_are_not_read_by_way_of_links(secret: Path, tmp_path: Path) -> N
 
     assert read_records(records, 1)[0].exit is None
     assert read_records(elsewhere, 1)[0].exit is None
+
+
+def test_what_no_store_can_take_of_an_error_is_escaped(tmp_path: Path) -> None:
+    """Python names the bytes of a file name that are no text by lone surrogates."""
+    said = {"type": "ValueError", "message": "bad \udcff", "traceback": "\udcff"}
+    counted = {"code": 1, "time_ns": 1, "log_offset": 0}
+    (tmp_path / "error-0.json").write_text(json.dumps({**said, **counted}))
+
+    found = read_records(tmp_path, 1)[0].error
+
+    assert found is not None
+    assert (found.message, found.traceback) == ("bad \\udcff", "\\udcff")
 
 
 def test_asking_for_stacks_empties_no_file_but_that_of_the_rank(

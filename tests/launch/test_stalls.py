@@ -170,6 +170,36 @@ def test_a_rank_that_shows_any_sign_of_life_goes_on(make_launch, script):
     assert result.seconds > 2
 
 
+def test_a_rank_that_mostly_waits_and_computes_a_little_in_between_goes_on(make_launch):
+    script = """
+        import time
+        def waits_for_the_device():
+            time.sleep(0.25)
+        def waits_for_the_disk():
+            time.sleep(0.25)
+        end = time.monotonic() + 9
+        while time.monotonic() < end:
+            waits_for_the_device()
+            sum(range(300_000))
+            waits_for_the_disk()
+    """
+
+    result = run_training(make_launch(script, stall_s=4.0))  # the last half of it is looked at
+
+    assert result.reason == "finished"
+
+
+def test_a_rank_that_only_looks_whether_something_has_come_is_stopped(make_launch):
+    script = """
+        import pathlib, time
+        while not pathlib.Path("never").exists():
+            time.sleep(0.2)
+            time.sleep(0.2)
+    """
+
+    assert stall_of(make_launch(script, stall_s=3.0))["ranks"][0]["state"] == "is idle"
+
+
 def test_a_rank_that_writes_files_goes_on(make_launch, tmp_path):
     folder = tmp_path / "saved" / "deep"
     folder.mkdir(parents=True)

@@ -14,7 +14,7 @@ import pytest
 from tests.launch.conftest import marked_processes, read_record
 from tests.waiting import wait_until
 from trainjob.errors import TrainingFailed
-from trainjob.launch.dead_flow import rule_of_dead_flow
+from trainjob.launch.dead_flow import end_of_dead_flow
 from trainjob.launch.failure import RankFailed
 from trainjob.launch.launch import Launch
 from trainjob.launch.training import Control, TrainingResult, run_training
@@ -341,15 +341,30 @@ def test_ranks_that_were_asked_to_leave_have_their_grace_after_the_flow_was_kill
     assert read_record(launch, "outcome") == {"reason": "stopped", "code": 0}
 
 
-def test_a_killed_flow_that_asked_for_nothing_leaves_its_ranks_little_time(make_launch):
-    launch = make_launch(LISTENING.format(saving_s=60), grace_s=60.0)
-    with subprocess.Popen(
-        [sys.executable, "-c", CALLER, pickle.dumps(launch).hex()], cwd=Path.cwd()
-    ) as caller:
+def kill_caller_of(launch) -> None:
+    """Kill what runs a training, once its rank is ready."""
+    command = [sys.executable, "-c", CALLER, pickle.dumps(launch).hex()]
+    with subprocess.Popen(command, cwd=Path.cwd()) as caller:
         wait_until(lambda: launch.rank_log(0).exists() and lines(launch) == ["ready"])
         caller.kill()
 
+
+def test_a_killed_flow_that_is_started_again_leaves_its_ranks_little_time(make_launch):
+    launch = make_launch(LISTENING.format(saving_s=60), grace_s=60.0, is_restartable=True)
+    kill_caller_of(launch)
+
     wait_until(lambda: not marked_processes(launch))
-    rule = rule_of_dead_flow(launch.records_dir)
-    assert rule is not None
-    assert rule.name == "flow process died"
+    ended = end_of_dead_flow(launch.records_dir)
+    assert ended is not None
+    assert ended.rule is not None
+    assert ended.rule.name == "flow process died"
+    assert ended.seconds is not None
+    assert 0 < ended.seconds < 30
+
+
+def test_a_killed_flow_that_nobody_starts_again_leaves_its_ranks_the_whole_grace(make_launch):
+    launch = make_launch(LISTENING.format(saving_s=7.0), grace_s=12.0)
+    kill_caller_of(launch)
+
+    wait_until(lambda: not marked_processes(launch))
+    assert lines(launch) == ["ready", "saved"]

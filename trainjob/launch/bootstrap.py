@@ -25,7 +25,9 @@ _LAUNCH_ERROR = "trainjob.LaunchError"
 _ROOM_BYTES = 32 * 2**10
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_WATCHED = {
+_STACKS = signal.SIGRTMAX - 5  # as `stacks` asks for them; SIGUSR2 may be the script's, or Java's
+_WATCHED: set[int] = {
+    _STACKS,
     signal.SIGTERM,
     signal.SIGINT,
     signal.SIGUSR1,
@@ -118,6 +120,11 @@ class Records:
         """Record that the rank handles SIGUSR1, as a request to stop."""
         with contextlib.suppress(OSError):
             self.listens_file.touch()
+
+    def note_that_it_is_done(self) -> None:
+        """Record that the script has come to its end without an error."""
+        with contextlib.suppress(OSError):
+            self.write("done", time_ns=time.time_ns())
 
     def was_told_to_leave(self) -> bool:
         """Tell whether the rank was asked to leave before its program ended."""
@@ -214,7 +221,7 @@ class Stub:
             left_s = 3600.0 if self._kill_at is None else self._kill_at - time.monotonic()
             arrived = signal.sigtimedwait(_WATCHED, max(0.0, left_s))
             if arrived is not None:
-                self._handle(signal.Signals(arrived.si_signo))
+                self._handle(arrived.si_signo)
             elif self._kill_at is not None:
                 self._send(-self._child, signal.SIGKILL)
                 self._kill_at = None
@@ -230,7 +237,7 @@ class Stub:
                     break
         return None
 
-    def _handle(self, signum: signal.Signals) -> None:
+    def _handle(self, signum: int) -> None:
         if signum == signal.SIGTERM:
             # Launcher and supervisor may both say it: the second would interrupt the saving.
             if self._terminated_ns is None:
@@ -253,7 +260,7 @@ class Stub:
 
         signal_all(descendants(os.getpid()), signal.SIGKILL)
 
-    def _catches(self, signum: signal.Signals) -> bool:
+    def _catches(self, signum: int) -> bool:
         """Tell whether the program handles a signal that would end it otherwise."""
         status = Path(f"/proc/{self._child}/status").read_text(encoding="utf-8")
         caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
@@ -285,7 +292,7 @@ class Stub:
         signal.sigwait({signal.SIGHUP})
 
     @staticmethod
-    def _send(target: int, signum: signal.Signals) -> None:
+    def _send(target: int, signum: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, signum)
 
@@ -302,7 +309,8 @@ def _redirect_output(log: Path, records: Records) -> None:
     faulthandler.enable(file)
     # Stacks that are asked for are no output: a file of their own.
     stacks = os.open(records.path("stacks", "txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    faulthandler.register(signal.SIGUSR2, stacks)
+    for signum in (_STACKS, signal.SIGUSR2):
+        faulthandler.register(signum, stacks)
 
 
 def _run(program: list[str], records: Records, *, is_script: bool) -> NoReturn:

@@ -1,27 +1,61 @@
-"""What NVIDIA's driver says of the cards: which are in use, and how much was used of a run's own.
+"""What NVIDIA's driver says of the cards: which are in use, and how much is used of a run's own.
 
 Needs the package nvidia-ml-py (``pip install 'trainjob[nvidia]'``) and asks nothing without it, nor
 of other makers' cards.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trainjob.background import in_background
 from trainjob.events import Noted, emit
 from trainjob.launch.launch import Device, Lease
+from trainjob.launch.rank_files import write_rank_file
 from trainjob.values import format_size
 
 _LOOK_S = 5.0
+_COMPUTING_PERCENT = 5
 
 
 def cards_in_use(device: Device) -> set[str]:
     """Return the names of the cards on which a process computes, as far as that can be known."""
     with _driver(device) as driver:
         return {name for name, card in driver.cards().items() if driver.is_in_use(card)}
+
+
+@contextmanager
+def signing_card_activity(device: Device, lease: Lease | None, sign: Path) -> Iterator[None]:
+    """Write a file again and again in the block while something is computed on the leased cards.
+
+    That a card is busy says nothing: while a collective waits for another rank, its kernel polls,
+    and the card is busy all of the time. But its memory is at rest then.
+
+    Args:
+        device: Kind of the cards.
+        lease: Those of the run.
+        sign: The file, in the folder of the ranks' records.
+    """
+    with _driver(device if lease else "cpu") as driver:
+        known = driver.cards()
+        cards = [known[card.name] for card in lease.cards if card.name in known] if lease else []
+        ended = threading.Event()
+
+        def look_regularly() -> None:
+            while not ended.wait(_LOOK_S):
+                if any(driver.memory_percent(card) >= _COMPUTING_PERCENT for card in cards):
+                    with suppress(OSError):  # a full disk, of which others tell
+                        write_rank_file(sign, str(time.monotonic_ns()))
+
+        if not cards:
+            yield
+            return
+        with in_background(look_regularly, "card-activity", ended, patience_s=_LOOK_S):
+            yield
 
 
 @contextmanager
@@ -98,6 +132,13 @@ class _Driver:
         with suppress(self._nvml.NVMLError):
             return bool(self._nvml.nvmlDeviceGetComputeRunningProcesses(card))
         return False
+
+    def memory_percent(self, card: Any) -> int:
+        """Return for how much of the last second a card's memory was read or written."""
+        with suppress(self._nvml.NVMLError):
+            percent: int = self._nvml.nvmlDeviceGetUtilizationRates(card).memory
+            return percent
+        return 0
 
     def look(self, card: Any, usage: Usage) -> None:
         """Add to `usage` what is in use of a card now."""

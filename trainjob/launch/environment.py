@@ -22,8 +22,12 @@ _INHERITED = re.compile(
     r"|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(?:CUDA|CUDNN|CUBLAS|NVIDIA|NCCL|ASCEND|HCCL|GLOO|TP|UCX|FI|MPICH|OMPI_MCA"
     r"|OMP|GOMP|KMP|MKL|OPENBLAS|TORCH|TORCHINDUCTOR|PYTORCH|TRITON)_\w+"
+    r"|HF_(?:HOME|HUB_CACHE|ENDPOINT)"
 )
 """Names that say how the machine is set up. Anything else of the worker stays with the worker."""
+
+_PROXY = re.compile(r"(?:HTTP|HTTPS|ALL|NO)_PROXY", re.IGNORECASE)
+"""How the machine reaches others, unless it tells the login, which is the worker's alone."""
 
 _PLACES_OF_WORKER = {"TMPDIR", "XDG_CACHE_HOME"}
 """Folders that a sandbox does not show; the place that HOME names is there, and another one."""
@@ -57,7 +61,7 @@ def rank_environment(
         base: The environment of this process.
         port: A free port for rank 0; torchrun finds its own.
     """
-    inherited = {name: value for name, value in base.items() if _INHERITED.fullmatch(name)}
+    inherited = {name: value for name, value in base.items() if _is_inherited(name, value)}
     inherited.pop("OMP_NUM_THREADS", None)  # of the worker; only the job's own counts
     if launch.is_sandboxed:
         inherited = {n: value for n, value in inherited.items() if _is_shown(launch, n, value)}
@@ -106,6 +110,12 @@ def search_path(base: Mapping[str, str], python: Path | None = None) -> str:
     own = [str(path.parent) for path in (python, Path(sys.executable)) if path is not None]
     folders = base.get("PATH", os.defpath).split(os.pathsep)
     return os.pathsep.join([*own, *(folder for folder in folders if folder not in own)])
+
+
+def _is_inherited(name: str, value: str) -> bool:
+    """Tell whether the ranks get a variable of the worker."""
+    is_proxy = _PROXY.fullmatch(name) is not None and "@" not in value
+    return is_proxy or _INHERITED.fullmatch(name) is not None
 
 
 def _is_shown(launch: Launch, name: str, value: str) -> bool:

@@ -97,6 +97,8 @@ class Launch:
         core_lease: The cores that they compute on; None: any of the machine.
         memory_bytes: The most memory that they may take together; None: that of the machine.
         memory_group: The cgroup that holds them to it; None: the supervisor watches.
+        is_restartable: Whether another process of the run goes on if that of its flow dies; then
+            ranks have less of the grace.
     """
 
     run_id: str
@@ -121,6 +123,7 @@ class Launch:
     core_lease: CoreLease | None = None
     memory_bytes: int | None = None
     memory_group: Path | None = None
+    is_restartable: bool = False
 
     @property
     def claims(self) -> tuple[int, ...]:

@@ -1,10 +1,12 @@
 """Tells that a training stands still, and which rank the others wait for (``limits.stall``).
 
 Signs of life are, at any rank: output, a report of progress, growth of the watched folders, and
-computing: at least 5 % of a core over the quiet time, since less is idle threads. A rank that spins
-in a collective does not compute: its stacks show it in one and the same call from the middle of the
-quiet time to its end, however often one looks. A command that is no Python script has no stacks, so
-its CPU time counts as it is.
+computing: at least 5 % of a core over the quiet time, since less is idle threads. Of a rank whose
+main thread is seen in two places, 0.5 % is enough: it goes from step to step and mostly waits. A
+rank that spins in a collective does not compute: its stacks show it in one and the same call from
+the middle of the quiet time to its end, however often one looks. A command that is no Python script
+has no stacks, so its CPU time counts as it is. That a card computes is a sign that the flow process
+gives, which can ask its driver.
 
 Used by `supervisor`, on a thread of its own, since a file system that hangs would hold it up;
 standard library alone.
@@ -23,6 +25,7 @@ from trainjob.launch.processes import Process, descendants, read_process
 from trainjob.launch.rank_files import open_rank_file, write_rank_file
 from trainjob.launch.stacks import (
     DEVICE_CALLS,
+    HAS_ENDED,
     LEAVING_CALLS,
     Stack,
     take_stacks,
@@ -31,9 +34,13 @@ from trainjob.launch.stacks import (
     waits_in_backward,
 )
 
+CARDS_SIGN = "cards-compute"
+"""File beside the records of the ranks that changes while their cards compute (`card_usage`)."""
+
 _LOOKS_A_WINDOW = 20
 _MAX_LOOK_S = 10.0
 _COMPUTING = 0.05
+_COMPUTING_A_LITTLE = 0.005
 _DOUBT_SHARE = 0.25
 _MAX_DOUBT_S = 20.0
 _STUCK = {"D": "is stuck in the kernel (disk or driver)", "T": "was stopped by a signal"}
@@ -65,6 +72,8 @@ class _Quiet:
         sample_at: When to take stacks next.
         waiting: Stacks of ranks that wait in a call of communication.
         moving: Ranks that were seen elsewhere, or in two different calls.
+        stacks: The stack of each rank's main thread when it was first looked at.
+        changed: Ranks whose main thread had another stack later.
         busy: Ranks that used their core, as of the last time that this was asked.
     """
 
@@ -74,6 +83,8 @@ class _Quiet:
         self.sample_at = sample_at
         self.waiting: dict[int, str] = {}
         self.moving: set[int] = set()
+        self.stacks: dict[int, str] = {}
+        self.changed: set[int] = set()
         self.busy: set[int | None] = set()
 
 
@@ -100,7 +111,7 @@ class Liveness:
         self._launcher = launcher
         self._growth = FolderGrowth([Path(folder) for folder in order["watched_dirs"]])
         logs = Path(order["log_dir"])
-        self._files = [logs / "launcher.log"]
+        self._files = [logs / "launcher.log", records_dir / CARDS_SIGN]
         for rank in range(self._world_size):
             records = [f"progress-{rank}.jsonl", _step_name(rank)]
             records += [f"begin-{rank}.json", f"exit-{rank}.json"]
@@ -143,14 +154,15 @@ class Liveness:
             return True
         if now >= quiet.sample_at or is_over:
             quiet.sample_at = now + self._stall_s / _LOOKS_A_WINDOW
-            self._look_at_stacks(quiet)
+            self._look_at_stacks(quiet, self._ranks())
         return is_over and self._computes(quiet, now)
 
-    def _look_at_stacks(self, quiet: _Quiet) -> None:
-        ranks = [rank for rank in self._ranks() if rank.number not in quiet.moving]
+    def _look_at_stacks(self, quiet: _Quiet, ranks: list[_Rank]) -> None:
         stacks = self._stacks(ranks)
         for rank in ranks:
             stack = stacks.get(rank.number)
+            if stack and quiet.stacks.setdefault(rank.number, stack.main) != stack.main:
+                quiet.changed.add(rank.number)
             call = stack and waiting_call(stack, has_device=self._has_device)
             seen = quiet.waiting.setdefault(rank.number, stack.main) if stack and call else None
             if stack is None or seen != stack.main:
@@ -170,13 +182,17 @@ class Liveness:
         used = self._used(quiet, self._ranks())
         if any(cpu.below_s >= enough_s for cpu in used.values()):
             return True
+        little_s = _COMPUTING_A_LITTLE * (now - quiet.since)
+        if any(sum(used.get(number, _Cpu())) >= little_s for number in quiet.changed):
+            return True
         # Before the many looks below: they cost a rank more than a little, which is not its work.
         busy = quiet.busy = {number for number, cpu in used.items() if sum(cpu) >= enough_s}
         doubt_until = time.monotonic() + min(_MAX_DOUBT_S, self._stall_s * _DOUBT_SHARE)
         while busy <= quiet.waiting.keys() - quiet.moving:
             if not busy or time.monotonic() >= doubt_until:
                 return False
-            self._look_at_stacks(quiet)
+            still = [rank for rank in self._ranks() if rank.number not in quiet.moving]
+            self._look_at_stacks(quiet, still)
         return True
 
     def _used(self, quiet: _Quiet, ranks: list[_Rank]) -> dict[int | None, _Cpu]:
@@ -275,7 +291,7 @@ def _state(
     rank: _Rank, process: Process | None, stack: Stack | None, call: str | None, *, computes: bool
 ) -> str:
     if not rank.is_there or process is None:
-        return "has ended" if rank.begun else "has not begun"
+        return HAS_ENDED if rank.begun else "has not begun"
     if call in DEVICE_CALLS:
         return "waits for the device"
     if call in LEAVING_CALLS:

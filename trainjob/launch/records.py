@@ -55,12 +55,21 @@ class ExitRecord:
 
 @dataclass(frozen=True, slots=True)
 class RankRecords:
-    """All that is known of one rank."""
+    """All that is known of one rank.
+
+    Attributes:
+        rank: Which one.
+        began: Whether its program was started.
+        error: How its script failed.
+        exit: How its process ended.
+        done_ns: When its script came to its end without an error.
+    """
 
     rank: int
     began: bool
     error: ErrorRecord | None
     exit: ExitRecord | None
+    done_ns: int | None = None
 
 
 def read_records(records_dir: Path, world_size: int) -> list[RankRecords]:
@@ -71,17 +80,28 @@ def read_records(records_dir: Path, world_size: int) -> list[RankRecords]:
 def _read_rank(records_dir: Path, rank: int) -> RankRecords:
     error = _read(records_dir / f"error-{rank}.json")
     ended = _read(records_dir / f"exit-{rank}.json")
+    done = _read(records_dir / f"done-{rank}.json")
     return RankRecords(
         rank=rank,
         began=(records_dir / f"begin-{rank}.json").exists(),
         error=ErrorRecord(**error) if error else None,
         exit=ExitRecord(**ended) if ended else None,
+        done_ns=done["time_ns"] if done else None,
     )
 
 
 def _read(file: Path) -> Any:
     try:
         with open_rank_file(file) as opened:
-            return json.loads(opened.read())
+            # Python names bytes of a file name that are no text by lone surrogates, which no store
+            # and no report can take: they become escapes.
+            return json.loads(opened.read(), object_hook=_printable)
     except (OSError, ValueError):  # not there, or a script has written into it
         return None
+
+
+def _printable(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in record.items()
+    }

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from trainjob.launch.rank_files import empty_rank_file, open_rank_file
 
+_SIGNAL = signal.SIGRTMAX - 5
+"""Of our own, as `bootstrap` has it: a script may do anything on SIGUSR2, even leave."""
+
 _TIMEOUT_S = 1.0
 _POLL_S = 0.001
 _MAX_CHARS = 20_000
@@ -49,6 +52,9 @@ _DEVICE_CALL = re.compile(rf"\.({'|'.join(sorted(DEVICE_CALLS))})\(")
 LEAVING_CALLS = frozenset({"Finalize", "destroy_process_group"})
 """Calls with which a rank ends: it does not wait for one that is behind, it left too early."""
 
+HAS_ENDED = "has ended"
+"""What is said of a rank that is gone, and so has no stack."""
+
 
 class Stack(NamedTuple):
     """The stacks of one rank.
@@ -67,13 +73,13 @@ def take_stacks(stubs: Mapping[int, int], records_dir: Path) -> dict[int, Stack]
 
     Args:
         stubs: The process above each rank's script, which passes the signal on.
-        records_dir: Where ranks write ``stacks-N.txt`` on SIGUSR2.
+        records_dir: Where ranks write ``stacks-N.txt``.
     """
     files = {rank: records_dir / f"stacks-{rank}.txt" for rank in stubs}
     for rank, stub in stubs.items():
         with contextlib.suppress(OSError):
             empty_rank_file(files[rank])
-            os.kill(stub, signal.SIGUSR2)
+            os.kill(stub, _SIGNAL)
     deadline = time.monotonic() + _TIMEOUT_S
     sizes: dict[int, int] = {}
     while time.monotonic() < deadline:

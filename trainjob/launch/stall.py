@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from trainjob.launch.rank_files import open_rank_file
+from trainjob.launch.stacks import HAS_ENDED, LEAVING_CALLS
 from trainjob.values import format_duration
 
 _FRAME = re.compile(
@@ -64,6 +65,14 @@ class Stall:
     ranks: tuple[StalledRank, ...]
 
     @property
+    def left_early(self) -> bool:
+        """Whether the rank that is behind came to its end while the others wait for it."""
+        slow = next((rank for rank in self.ranks if rank.rank == self.behind), None)
+        if slow is None or not any(rank.waits_in for rank in self.ranks if rank is not slow):
+            return False
+        return slow.state == HAS_ENDED or slow.waits_in in LEAVING_CALLS
+
+    @property
     def headline(self) -> str:
         """One line: for how long, which rank is behind, where, and what the others wait for."""
         quiet = format_duration(timedelta(seconds=round(self.quiet_s)))
@@ -80,7 +89,7 @@ class Stall:
             waits_in = f"waits in {slow.waits_in} at" if slow.waits_in else "is in"
             meanwhile = f" while the others {waiting}" if waiting else ""
             facts.append(f"it {waits_in} {slow.where}{meanwhile}")
-        is_behind = " is behind" if others else ""
+        is_behind = " left early" if self.left_early else " is behind" if others else ""
         of_it = f" ({'; '.join(facts)})" if facts else ""
         return f"{said}; rank {slow.rank}{is_behind}{of_it}"
 

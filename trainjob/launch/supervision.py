@@ -196,10 +196,12 @@ def _kill_marked(run_id: str) -> None:
 
 
 def _marked(run_id: str) -> list[int]:
+    """Return what has the mark of the run, but for the guard of its flow (`flows.guard`)."""
     mark = b"TRAINJOB_RUN_ID=" + os.fsencode(run_id)
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
+            words = (folder / "environ").read_bytes().split(b"\0")
+            if mark in words and b"TRAINJOB_GUARD=1" not in words:
                 found.append(int(folder.name))
     return [pid for pid in found if pid != os.getpid()]

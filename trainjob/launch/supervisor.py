@@ -182,7 +182,8 @@ class Supervisor:
         if commands == b"" or os.getppid() != self._flow_pid:
             self._lifeline = []
             if not self._is_asked:  # otherwise another process may wait for the ranks to save
-                self.stop("orphaned", min(self._order["grace_s"], _ORPHANED_GRACE_S))
+                most_s = _ORPHANED_GRACE_S if self._order["is_restartable"] else _NEVER
+                self.stop("orphaned", min(self._order["grace_s"], most_s))
         for command in commands or b"":
             reason = "target" if command == ord("t") else "stopped"
             self.stop(reason, 0.0 if command == ord("k") else self._order["grace_s"])

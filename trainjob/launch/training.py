@@ -8,18 +8,21 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from trainjob.errors import LaunchError
 from trainjob.events import Noted, emit
 from trainjob.launch.applied_limits import applied_limits
+from trainjob.launch.card_usage import signing_card_activity
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment, search_path
 from trainjob.launch.evidence import memory_events
-from trainjob.launch.failure import first_failure, training_error
+from trainjob.launch.failure import training_error
+from trainjob.launch.first_failure import first_failure
 from trainjob.launch.launch import Launch
+from trainjob.launch.liveness import CARDS_SIGN
 from trainjob.launch.memory_group import memory_group
 from trainjob.launch.mounts import mounted
 from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
@@ -91,7 +94,7 @@ def _run_limited(
     started = time.monotonic()
     with _view(launch) as showing:
         _write_order(launch, [*showing, *argv])
-        with following_output(launch):
+        with following_output(launch), _signing_cards(launch):
             finished = supervise(launch, environment, control)
     seconds = time.monotonic() - started
     if finished is not None and finished.reason != "memory":
@@ -127,6 +130,11 @@ def _view(launch: Launch) -> Iterator[list[str]]:
         yield words
 
 
+def _signing_cards(launch: Launch) -> AbstractContextManager[None]:
+    lease = launch.lease if launch.stall_s else None
+    return signing_card_activity(launch.device, lease, launch.records_dir / CARDS_SIGN)
+
+
 def _failed_by_itself(rank: RankRecords | None) -> bool:
     """Tell whether a rank raised before SIGTERM: then it has not saved what it was asked to."""
     if rank is None or rank.error is None or rank.exit is None:
@@ -156,6 +164,7 @@ def _write_order(launch: Launch, argv: list[str]) -> None:
         "log_dir": str(launch.log_dir.absolute()),
         "auto_stop_s": launch.auto_stop_s,
         "grace_s": launch.grace_s,
+        "is_restartable": launch.is_restartable,
         "stall_s": launch.stall_s,
         "watched_dirs": [str(folder.absolute()) for folder in launch.watched_dirs],
         "device": launch.device,

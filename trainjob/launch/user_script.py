@@ -44,6 +44,9 @@ class Rank(Protocol):
     def note_that_it_listens(self) -> None:
         """Record that the rank handles SIGUSR1, as a request to stop."""
 
+    def note_that_it_is_done(self) -> None:
+        """Record that the script has come to its end without an error."""
+
     def was_told_to_leave(self) -> bool:
         """Tell whether the rank was asked to leave, by SIGTERM."""
 
@@ -195,6 +198,8 @@ def _leave(code: int, rank: Rank) -> int:
         # Threads and processes that a failed script leaves may never end.
         faulthandler.dump_traceback_later(_LEAVE_TIMEOUT_S, exit=True, file=2)
     threading._shutdown()  # type: ignore[attr-defined]
+    if not code:  # before others can notice: what comes now breaks connections
+        rank.note_that_it_is_done()
     atexit._run_exitfuncs()
     try:
         # Without the other ranks, which have been asked to leave too, MPI waits for ever.

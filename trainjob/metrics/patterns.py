@@ -6,7 +6,7 @@ a pattern must keep are here too: the model of the job asks for them.
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -24,7 +24,8 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _LOOKS_AROUND = re.compile(r"(?<!\[)\^|\$|\\[AZzGK]|\(\?(?!:|P<|i\))|\(\*|[*+?}]\+|\{[^\d,]")
 """Anything by which a match may depend on what stands before or behind it; rather too much."""
 
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")  # ECMA-48 SGR
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+"""What colors text or moves the cursor: control sequences as ECMA-48, 5.4 writes them."""
 
 
 class NamedRegex(Protocol):
@@ -87,6 +88,21 @@ def regex_problems(field: str, pattern: str) -> list[Problem]:
     return []
 
 
+def unfound(metrics: Iterable[NamedRegex], found: Container[str]) -> list[str]:
+    """Return what to tell of the metrics of a job that have no value at its end.
+
+    Args:
+        metrics: The metrics of the job.
+        found: The names of those that have one, wherever it came from.
+    """
+    return [
+        f"metric {metric.name!r}: asked for a number by its regex {metric.regex!r}, found none in "
+        "any line of the ranks; compare it with a line of their logs"
+        for metric in metrics
+        if metric.name not in found
+    ]
+
+
 class MetricPatterns:
     """Finds the metrics of a job in lines of output. Used by one thread at a time.
 
@@ -146,7 +162,7 @@ class MetricPatterns:
             found = f"a line of {len(line):,} characters"
             self._say_once(f"metrics are looked for in the first {_MAX_LINE_CHARS:,} of {found}")
             line = line[:_MAX_LINE_CHARS]
-        return _COLOR.sub("", line) if "\x1b" in line else line
+        return _CONTROL.sub("", line) if "\x1b" in line else line
 
     def _give_up(self, name: str, pattern: "regex.Pattern[str]", text: str) -> None:
         # A new one, since somebody goes through the old one.

@@ -109,6 +109,11 @@ class MetricsRecorder:
         with self._lock:
             return summaries(self._history)
 
+    def read_kept(self, metrics_dir: Path) -> None:
+        """Take over what another process of this run has recorded of its last attempt."""
+        with self._lock:
+            self._read_earlier(metrics_dir / LINES)
+
     def plot(self, title: str = "", max_panels: int = 6) -> bytes | None:
         """Return the curves of the first metrics as a PNG image; None without metrics."""
         with self._lock:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainjob.job import TrainingJob
-from trainjob.metrics.patterns import MetricPatterns, metric_problems, parse_number
+from trainjob.metrics.patterns import MetricPatterns, metric_problems, parse_number, unfound
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,33 @@ def test_progress_bars_and_colors_are_read_through():
     colored = patterns.find("\x1b[1;32mloss\x1b[0m=\x1b[31m0.25\x1b[0m")
 
     assert [one and one.values for one in (bar, colored)] == [{"loss": 0.53}, {"loss": 0.25}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loss=\x1b[K0.5",
+        "\x1b[2K\x1b[1Gloss=0.5",
+        "loss=\x1b[38:5:2m0.5\x1b[0m",
+        "\x1b[?25lloss=\x1b[>4;2m0.5\x1b[?25h",
+        "loss=\x1b[0 q0.5",
+    ],
+)
+def test_what_moves_the_cursor_or_colors_the_text_is_read_through(line):
+    patterns = MetricPatterns([LOSS])
+
+    assert [found.values for found in patterns.find_all(["epoch 1", line])] == [{"loss": 0.5}]
+
+
+def test_a_metric_that_was_never_found_is_told_with_its_regex():
+    lr = Named("lr", r"lr: (\S+)")
+
+    assert unfound([LOSS, lr], {"loss"}) == [
+        r"metric 'lr': asked for a number by its regex 'lr: (\\S+)', found none in any line of the "
+        "ranks; compare it with a line of their logs"
+    ]
+    assert unfound([LOSS, lr], {"loss", "lr"}) == []
+    assert unfound([], set()) == []
 
 
 def test_text_that_is_no_number_is_left_out_and_said_once(caplog):
