@@ -6,12 +6,14 @@ terminal and programs know no difference.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.responses import DeploymentResponse
 
-from flows.schedules import MADE_FROM_ALGORITHM, inherited_tags, same_start
+from flows.schedules import MADE_FROM_ALGORITHM, inherited_tags, kept_limit, same_start
 from flows.submitting import find_deployment
 from trainjob.errors import TrainjobError
 from trainjob.hyperparameter_rules import HyperparameterRule
@@ -25,6 +27,8 @@ def deploy_algorithm(
     client: SyncPrefectClient, algorithm: SavedAlgorithm, base: DeploymentResponse, name: str
 ) -> None:
     """Make a deployment of an algorithm; one of the same name that was made here is replaced.
+
+    What a person has added to that one stays: its schedules, its limit of runs, a pause.
 
     Args:
         client: How to reach the server.
@@ -42,20 +46,31 @@ def deploy_algorithm(
             f"asked for a deployment of the name {name!r}, found one that this command has not "
             "made; give another --name"
         )
+    job = default_job(algorithm, base.parameters.get("job") or {})
     start = same_start(base)
-    start["parameter_openapi_schema"] = form_of(algorithm, base.parameter_openapi_schema or {})
+    start["parameter_openapi_schema"] = form_of(
+        algorithm, base.parameter_openapi_schema or {}, job["resources"]["device"]
+    )
     client.create_deployment(
         flow_id=base.flow_id,
         name=name,
         description=f"Train with the saved algorithm {algorithm}. {algorithm.description}".strip(),
-        parameters={"job": default_job(algorithm, base.parameters.get("job") or {})},
+        parameters={"job": job},
         tags=sorted({*inherited_tags(base), MADE_FROM_ALGORITHM}),
+        schedules=_schedules_of(known) if known else None,
+        **kept_limit(known),
         **start,
     )
 
 
-def form_of(algorithm: SavedAlgorithm, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of `training-job`'s parameters, narrowed to one algorithm."""
+def form_of(algorithm: SavedAlgorithm, schema: dict[str, Any], device: Device) -> dict[str, Any]:
+    """Return the schema of `training-job`'s parameters, narrowed to one algorithm.
+
+    Args:
+        algorithm: The version.
+        schema: That of the parameters.
+        device: The device that the form begins with.
+    """
     narrowed = copy.deepcopy(schema)
     fields = narrowed["definitions"]["TrainingJob"]["properties"]
     fields["algorithm"] = {
@@ -79,21 +94,27 @@ def form_of(algorithm: SavedAlgorithm, schema: dict[str, Any]) -> dict[str, Any]
         }
     constraints = definition.constraints
     resources = narrowed["definitions"]["Resources"]["properties"]
-    resources["device"] |= {"enum": list(constraints.devices), "default": device_of(algorithm)}
+    resources["device"] |= {"enum": list(constraints.devices), "default": device}
     if not constraints.multi_card:
         resources["processes_per_node"]["maximum"] = 1
     return narrowed
 
 
-def device_of(algorithm: SavedAlgorithm) -> Device:
-    """Return the device that the form of an algorithm begins with: cpu if it can use that."""
+def device_of(algorithm: SavedAlgorithm, preferred: Device = "cpu") -> Device:
+    """Return the device that the form of an algorithm begins with.
+
+    Args:
+        algorithm: The version.
+        preferred: The one to begin with if the algorithm can use it; then comes cpu.
+    """
     devices = algorithm.definition.constraints.devices
-    return "cpu" if "cpu" in devices else devices[0]
+    return next((device for device in (preferred, "cpu") if device in devices), devices[0])
 
 
 def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, Any]:
     """Return the job that fills the form: complete, since a partial one breaks it (3.8.8)."""
     rules = algorithm.definition.hyperparameters
+    resources = copy.deepcopy(base.get("resources") or {})
     return {
         **copy.deepcopy(base),
         "name": algorithm.name,
@@ -103,13 +124,13 @@ def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, An
         "hyperparameters": {rule.name: rule.default for rule in rules if rule.default is not None},
         "inputs": [_channel(base, "inputs", i.name) for i in algorithm.inputs or ()]
         or copy.deepcopy(base.get("inputs", [])),
-        "outputs": [_channel(base, "outputs", o.name) for o in algorithm.outputs or ()]
+        "outputs": _outputs(base, [o.name for o in algorithm.outputs or ()])
         or copy.deepcopy(base.get("outputs", [])),
         "checkpoints": None,
         # What any script can be started with; those of the base are for its own.
         "resources": {
-            **copy.deepcopy(base.get("resources") or {}),
-            "device": device_of(algorithm),
+            **resources,
+            "device": device_of(algorithm, resources.get("device", "cpu")),
             "flavor": None,
             "processes_per_node": 1,
         },
@@ -139,3 +160,27 @@ def _channel(base: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
     """Return a channel of the algorithm with the values of the base's first one, where it has."""
     pattern: dict[str, Any] = next(iter(base.get(kind) or ()), {})
     return copy.deepcopy(pattern) | {"name": name}
+
+
+def _outputs(base: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the outputs of the algorithm; several cannot share the place of the base's one."""
+    outputs = [_channel(base, "outputs", name) for name in names]
+    if len(outputs) > 1:
+        for output in outputs:
+            if url := output.get("url"):
+                output["url"] = f"{url.rstrip('/')}/{output['name']}/"
+    return outputs
+
+
+def _schedules_of(known: DeploymentResponse) -> list[DeploymentScheduleCreate]:
+    """Return the schedules of a deployment for an upsert, which deletes those it does not name."""
+    return [
+        DeploymentScheduleCreate(
+            schedule=kept.schedule,
+            active=kept.active,
+            max_scheduled_runs=kept.max_scheduled_runs,
+            parameters=kept.parameters,
+            slug=kept.slug,
+        )
+        for kept in known.schedules
+    ]

@@ -60,7 +60,10 @@ def add_cache_command(commands: Any) -> argparse.ArgumentParser:
     listed = actions.add_parser("ls", help="what is there, and what uses it")
     listed.set_defaults(answer=_list)
 
-    prune = actions.add_parser("prune", help="remove what no run uses, the longest unused first")
+    prune = actions.add_parser(
+        "prune",
+        help="remove copies that nobody will finish and, as the options say, what no run uses",
+    )
     which = prune.add_mutually_exclusive_group()
     which.add_argument("--max-size", type=_size, metavar="SIZE", help="until SIZE is left: 200GiB")
     which.add_argument("--older-than", type=_age_s, metavar="AGE", help="unused for AGE: 7d")
@@ -82,10 +85,14 @@ def _list(_arguments: argparse.Namespace) -> Answer:
     lines = table(rows)
     total = format_size(sum(snapshot.stored_bytes for snapshot in snapshots))
     lines.append(f"{counted(len(snapshots), 'dataset')}, {total} in {cache.root}")
+    if broken := cache.broken():
+        found = f"{counted(len(broken), 'dataset')} that cannot be read"
+        lines.append(f"{found}; python -m flows cache prune removes what no run uses")
     lines += environment_lines(time.time())
     data = {
         "cache": str(cache.root),
         "datasets": [_facts(snapshot) for snapshot in snapshots],
+        "broken": [str(root) for root in broken],
         "environments": environment_facts(),
     }
     return Answer("\n".join(lines), data)
@@ -158,8 +165,8 @@ def _old_environments(arguments: argparse.Namespace) -> list[Environment]:
 
 
 def _about(unused: Removable) -> str:
-    what = unused.snapshot.header.url if unused.snapshot else "a copy that was never finished"
-    return f"{unused.path.name[:_KEY_CHARS]}  {what}: {format_size(unused.size_bytes)}"
+    size = format_size(unused.size_bytes)
+    return f"{unused.path.name[:_KEY_CHARS]}  {unused.what}: {size}"
 
 
 def _row(snapshot: Snapshot) -> tuple[str, ...]:

@@ -45,6 +45,9 @@ AWAITING_RESTART = "AwaitingRestart"
 _LATE = "Late"
 """Name of the Scheduled state that Prefect gives to a run that no worker takes."""
 
+_TAKEN_BACK = "its process lives"
+"""How the message of a Running state begins that no new process stands behind."""
+
 _POLL_S = 5.0
 _CALM_FACTOR = 3.6
 """18 s are less than `RestartPending` lasts: a living process is heard before it is replaced."""
@@ -77,6 +80,8 @@ class Delivery:
         earlier: What the processes before it did.
         deployment_id: What a worker starts the run again from, if there is one.
         pool: The work pool whose worker started it; None: a person did.
+        num_starts: How many processes have begun it so far, this one included. `number` also
+            counts every time that one took it back.
     """
 
     run_id: UUID
@@ -86,6 +91,7 @@ class Delivery:
     earlier: Earlier
     deployment_id: UUID | None
     pool: str | None = None
+    num_starts: int = 1
 
 
 def delivery_of(run_id: UUID | str) -> Delivery:
@@ -108,7 +114,13 @@ def delivery_of(run_id: UUID | str) -> Delivery:
         ),
         deployment_id=run.deployment_id,
         pool=run.work_pool_name,
+        num_starts=_num_starts(states),
     )
+
+
+def is_begun_again(client: SyncPrefectClient, run_id: UUID, num_starts: int) -> bool:
+    """Tell whether another process has begun the run since it had begun `num_starts` times."""
+    return _num_starts(client.read_flow_run_states(run_id)) > num_starts
 
 
 def began_at(states: Sequence[State]) -> datetime | None:
@@ -282,7 +294,7 @@ class _Holder:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _take_back(self, client: SyncPrefectClient, lost: State) -> None:
-        message = f"its process lives; it was {lost.name}: {lost.message}"
+        message = f"{_TAKEN_BACK}; it was {lost.name}: {lost.message}"
         client.set_flow_run_state(self._run_id, Running(message=message))
         self._number += 1  # the server counts every time that a run becomes Running
         self._has_asked = not self._is_restartable
@@ -301,6 +313,12 @@ def _why_started(states: list[State]) -> tuple[bool, bool]:
         return False, False
     before = takewhile(lambda state: not state.is_scheduled(), reversed(states[: asked[-1]]))
     return True, any(state.is_cancelling() or state.is_cancelled() for state in before)
+
+
+def _num_starts(states: Sequence[State]) -> int:
+    """Return how many processes have begun the run."""
+    running = [state for state in states if state.is_running()]
+    return sum(not (state.message or "").startswith(_TAKEN_BACK) for state in running)
 
 
 def _asks_for_a_process(state: State) -> bool:

@@ -1,40 +1,47 @@
-"""Finishes a run whose flow process is about to be killed.
+"""Finishes a run whose flow process is about to be killed, or was.
 
-A worker kills a cancelled flow after 30 seconds (Prefect 3.8), whatever the grace of the job and
-however much is left to upload. So a flow that is told to end starts this process, in a session of
-its own, and waits for it as long as it may. It waits until the ranks are gone, takes to the stores
-what there is, and leaves the report beside the run. ``python -m flows.finisher FOLDER LOCK``; what
-it has to hide in the logs comes by its standard input, so that it is in no file or command line.
+A worker kills a cancelled flow after 30 seconds, and all its flows at once when it is stopped
+(Prefect 3.8), whatever the grace of the job and however much is left to upload. The process beside
+the flow, `flows.guard`, becomes this one then. It waits until the ranks are gone, takes to the
+stores what there is, leaves the report beside the run, and sees to its last state. Of a run that is
+started again it saves what that goes on from, and no more. ``python -m flows.finisher FOLDER LOCK
+asked|killed WORKER``; what it has to know comes by its standard input, so that what it has to hide
+is in no file or command line.
 """
 
-import json
 import logging
 import os
-import subprocess
+import select
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from httpx import HTTPError
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Cancelled
-from pydantic import BaseModel, ConfigDict
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelled, Crashed, Failed
 
 from blocks.object_store import load_settings
+from flows.delivery import is_begun_again
+from flows.guarding import STOPPED_BY_SIGTERM, Order, order_file_of
 from tasks.report import write_report
-from trainjob.errors import StoreUnavailable, TrainjobError
-from trainjob.events import Noted, listening
-from trainjob.job import TrainingJob
+from trainjob.errors import StoreUnavailable
+from trainjob.events import MetricsSummarised, Noted, listening
+from trainjob.failure import Failure
+from trainjob.launch.dead_flow import failure_of_dead_flow
+from trainjob.metrics.patterns import MetricPatterns
+from trainjob.metrics.recorder import MetricsRecorder
+from trainjob.metrics.summary import MetricSummary
 from trainjob.report import RunReport
 from trainjob.run_lock import wait_for_ranks
 from trainjob.run_record import RunRecord, stopped_text, with_saved
-from trainjob.saving import save_checkpoints_and_logs, save_outputs
+from trainjob.saving import save_checkpoints_and_logs, save_outputs, save_to_go_on
 from trainjob.storage.receipt import OutputState
 from trainjob.workspace import Workspace
 
@@ -47,159 +54,237 @@ _STATE_TIMEOUT_S = 45.0
 _STATE_POLL_S = 1.0
 _SERVER_PATIENCE_S = 600.0
 _SERVER_PAUSE_S = 2.0
-_POLL_S = 0.2
+INTERRUPTED = "Interrupted"
+"""Name of the Crashed state of a run whose process was killed, once what it left is saved."""
+
 _CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
-_HOME = Path(__file__).resolve().parents[1]
-STOPPED_BY_SIGTERM = "stopped by SIGTERM: the run was cancelled, or its worker ended"
+_KILLED = "its process was killed by SIGKILL, often for want of memory"
+_WORKER_STOPPED = "its worker was stopped, which kills its runs at once"
 
 
-class _Order(BaseModel):
-    """What a finisher has to know."""
-
-    # Every run imports this, few are stopped.
-    model_config = ConfigDict(defer_build=True)
-
-    run_id: str
-    job: TrainingJob
-    state: OutputState
-    report: RunReport
-    facts: dict[str, object]
-    has_trained: bool
-
-
-class Finisher:
-    """The process that finishes a run, from the flow's side.
-
-    Args:
-        record: What is known of the run; read when the process is started, as is the next.
-        secrets: What the ranks were given and nobody may find in the logs.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Why this process finishes a run.
 
     Attributes:
-        lock: The descriptor by which the flow holds the workspace; None while it does not.
-        failure: Why the run failed, if it had when it was stopped.
-        process: The process; None until it is started.
+        lock: The descriptor that holds the workspace.
+        is_asked: Whether the flow asked for it; otherwise it was killed before it could.
+        worker: Is readable once the worker of the run has ended; None: it had before the flow was
+            killed, or is not known.
     """
 
-    def __init__(self, record: RunRecord, secrets: Collection[str] = ()) -> None:
-        self.lock: int | None = None
-        self.failure: TrainjobError | None = None
-        self.process: subprocess.Popen[bytes] | None = None
-        self._record = record
-        self._secrets = secrets
+    lock: int
+    is_asked: bool
+    worker: int | None
 
-    def start(self) -> bool:
-        """Start the process, once; return False if there is no need or nothing to finish.
-
-        Only a worker kills a flow that takes long to end.
-        """
-        is_under_worker = "PREFECT__FLOW_RUN_ID" in os.environ
-        if not is_under_worker or self._record.job is None or self.lock is None:
-            return False
-        if self._record.is_behind:
-            return False
-        try:
-            if self.process is None:
-                self.process = _start(self._record, self.failure, self.lock)
-            _tell_secrets(self.process, self._secrets)
-        except OSError:  # a full disk, or no more processes: the flow does what it can itself
-            _logger.exception("the finisher could not be started")
-            return False
-        return True
-
-    def wait(self) -> bool:
-        """Wait until everything is saved and reported; return whether it is."""
-        order_file = _order_file(self._record.workspace.root)
-        while self.process is not None and self.process.poll() is None and order_file.exists():
-            time.sleep(_POLL_S)
-        return not order_file.exists()
-
-
-def _start(
-    record: RunRecord, failure: TrainjobError | None, lock: int
-) -> "subprocess.Popen[bytes]":
-    state: OutputState = "Failed" if failure else "Cancelled"
-    order = _Order(
-        run_id=record.run_id,
-        job=record.job,
-        state=state,
-        report=record.report(state, failure or STOPPED_BY_SIGTERM),
-        facts=record.receipt_facts(state),
-        has_trained=record.has_trained,
-    )
-    root = record.workspace.root
-    record.workspace.logs.mkdir(parents=True, exist_ok=True)
-    _order_file(root).write_text(order.model_dump_json(), encoding="utf-8")
-    with (record.workspace.logs / "finisher.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.finisher", str(root), str(lock)],
-            cwd=_HOME,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=[lock],  # so that no new process of the run begins before this one ends
-        )
-
-
-def _tell_secrets(process: "subprocess.Popen[bytes]", secrets: Collection[str]) -> None:
-    """Give the process what it waits for, once, also when the first start was interrupted."""
-    told = cast(IO[bytes], process.stdin)
-    if not told.closed:
-        with suppress(BrokenPipeError), told:  # whoever waits for the process sees that it is gone
-            told.write(json.dumps(list(secrets)).encode())
+    @property
+    def is_worker_gone(self) -> bool:
+        """Whether no worker is left to say what became of the run."""
+        return self.worker is None or bool(select.select([self.worker], [], [], 0)[0])
 
 
 def main() -> int:
     """Finish the run whose workspace is the first argument; the second holds the workspace."""
-    secrets = _told_secrets(sys.stdin.buffer.read())
-    root, lock = Path(sys.argv[1]), int(sys.argv[2])
-    order = _Order.model_validate_json(_order_file(root).read_text(encoding="utf-8"))
-    grace_s = order.job.limits.grace.total_seconds()
-    wait_for_ranks(Workspace(root), grace_s + _KILL_TIMEOUT_S)
+    order = Order.model_validate_json(sys.stdin.buffer.read())
+    root, worker = Path(sys.argv[1]), int(sys.argv[4])
+    call = Call(int(sys.argv[2]), sys.argv[3] == "asked", None if worker < 0 else worker)
+    wait_for_ranks(Workspace(root), order.job.limits.grace.total_seconds() + _KILL_TIMEOUT_S)
     record = RunRecord(order.run_id, order.job.name, order.job)
+    record.stages, record.attempts = list(order.report.stages), list(order.report.attempts)
+    record.facts = dict(order.facts)
+    record.number, record.rerun_of = order.report.number, order.report.rerun_of
+    if not call.is_asked:
+        record.take_over(len(order.report.attempts), is_explained=True)
+        record.note(MetricsSummarised(_metrics_of(record.workspace)))
     with listening(record.note):
-        try:
-            _save(order, record, secrets)
-        except Exception as error:  # the border of the process: the report says what is missing
-            _logger.exception("not everything could be saved")
-            record.note(Noted(f"not everything was saved, it is in {root}: {error}"))
-    found = record.report(order.state, None)
-    run_id = UUID(order.run_id)
-    is_cancelled = _patiently(lambda: _state(run_id)).type in _CANCELLED
-    otherwise = "Failed" if order.state == "Failed" else "Crashed"
-    report = replace(
-        order.report,
-        state="Cancelled" if is_cancelled else otherwise,
-        saved=found.saved,
-        notes=tuple(dict.fromkeys((*order.report.notes, *found.notes))),
-        logs=found.logs,
-    )
-    _patiently(lambda: write_report(report, order.job))
-    _order_file(root).unlink()  # the flow may end, and
-    os.close(lock)  # a new process of the run may begin
-    if is_cancelled:
-        failure = order.report.error if order.state == "Failed" else None
-        stopped = stopped_text(STOPPED_BY_SIGTERM, failure)
-        _explain_state(run_id, with_saved(stopped, (*found.saved, *found.notes)))
+        _Finish(order, call, record).run()
     return 0
 
 
-def _told_secrets(told: bytes) -> list[str]:
-    """Return what to hide; none if the flow was killed before it had said all."""
-    try:
-        return list(json.loads(told))
-    except ValueError:
-        return []
+class _Finish:
+    """How a run is finished.
+
+    Args:
+        order: What its flow said of it last.
+        call: Why it is finished here.
+        record: Has the attempts, and takes what becomes of the things of the run.
+    """
+
+    def __init__(self, order: Order, call: Call, record: RunRecord) -> None:
+        self._order = order
+        self._call = call
+        self._record = record
+        self._run_id = UUID(order.run_id)
+        self._root = record.workspace.root
+        self._why = _why(call)
+
+    def run(self) -> None:
+        """Save, report, and see to the state; nothing of that if the run is another process's."""
+        is_begun_again, is_cancelled = (False, False) if self._call.is_asked else self._ask_once()
+        if is_begun_again:
+            return
+        if not self._call.is_asked and self._order.is_restartable and not is_cancelled:
+            self._save(self._save_to_go_on)
+            is_cancelled = self._is_cancelled()
+            if not is_cancelled:
+                os.close(self._call.lock)
+                self._see_crash_told()
+                return
+        state: OutputState = "Cancelled" if is_cancelled or self._call.is_asked else "Crashed"
+        state = "Failed" if self._order.state == "Failed" else state
+        self._save(lambda: self._save_all(state))
+        report = self._report(is_cancelled=self._is_cancelled())
+        _patiently(lambda: write_report(report, self._order.job))
+        order_file_of(self._root).unlink(missing_ok=True)  # the flow may end, and
+        os.close(self._call.lock)  # a new process of the run may begin
+        self._explain(report)
+
+    def _ask_once(self) -> tuple[bool, bool]:
+        """Return whether another process has begun the run, and whether it is cancelled.
+
+        A server that is away now has started no other process, and one that waits for the lock of
+        the workspace touches nothing yet.
+        """
+        try:
+            with (
+                temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+                get_client(sync_client=True) as client,
+            ):
+                is_begun_again = self._is_begun_again(client)
+                return is_begun_again, _state(client, self._run_id).type in _CANCELLED
+        except HTTPError:
+            return False, False
+
+    def _is_begun_again(self, client: SyncPrefectClient) -> bool:
+        return is_begun_again(client, self._run_id, self._order.num_starts)
+
+    def _is_cancelled(self) -> bool:
+        def ask() -> bool:
+            with get_client(sync_client=True) as client:
+                return _state(client, self._run_id).type in _CANCELLED
+
+        return _patiently(ask)
+
+    def _save(self, save: Callable[[], None]) -> None:
+        """Take what there is to its stores; what is known of that is in the record."""
+        # What is at the urls of a run without attempts is of others, and not taken over.
+        if not self._record.attempts or self._record.is_behind:
+            return
+        try:
+            save()
+        except Exception as error:  # the border of the process: the report says what is missing
+            _logger.exception("not everything could be saved")
+            self._record.note(Noted(f"not everything was saved, it is in {self._root}: {error}"))
+
+    def _save_to_go_on(self) -> None:
+        """Take to the stores what another process of the run needs, perhaps on another machine."""
+        order = self._order
+        if not order.has_trained:  # else they were sent, all of them
+            settings = _patiently(lambda: load_settings(order.job.store))
+            save_to_go_on(order.job, order.run_id, settings, secrets=order.secrets)
+
+    def _save_all(self, state: OutputState) -> None:
+        order = self._order
+        settings = _patiently(lambda: load_settings(order.job.store))
+        if not order.has_trained:  # else they were sent, all of them
+            save_checkpoints_and_logs(order.job, order.run_id, settings, secrets=order.secrets)
+        facts = order.facts if self._call.is_asked else self._record.receipt_facts(state)
+        save_outputs(order.job, order.run_id, settings, facts, state)
+
+    def _report(self, *, is_cancelled: bool) -> RunReport:
+        """Return what the flow knew of the run, with what has become of it."""
+        told, has_failed = self._order.report, self._order.state == "Failed"
+        otherwise = "Failed" if has_failed else "Crashed"
+        found = self._record.report("Cancelled" if is_cancelled else otherwise, self._why)
+        notes = tuple(dict.fromkeys((*told.notes, *found.notes)))
+        known = replace(told, state=found.state, saved=found.saved, notes=notes, logs=found.logs)
+        if self._call.is_asked:
+            return known
+        known = replace(known, attempts=found.attempts, spent=found.spent, metrics=found.metrics)
+        if has_failed:
+            return known
+        is_training = not (is_cancelled or self._order.has_trained) and found.attempts
+        return replace(known, error=self._why, failure=self._failure() if is_training else None)
+
+    def _failure(self) -> Failure:
+        """Return what is known of the attempt that ended with the flow."""
+        attempt = self._record.attempts[-1].number
+        log_dir = self._record.workspace.attempt_logs(attempt)
+        headline = f"the training was interrupted: {self._why}"
+        return failure_of_dead_flow(headline, log_dir, attempt, self._order.job.world_size)
+
+    def _explain(self, report: RunReport) -> None:
+        """Put what was saved into the state of the run, and again after its worker's own word."""
+        failure = report.error if self._order.state == "Failed" else None
+        text = with_saved(stopped_text(self._why, failure), (*report.saved, *report.notes))
+        _patiently(lambda: self._explain_once(text))
+        deadline = time.monotonic() + _STATE_TIMEOUT_S
+        is_last = self._is_nobody_left
+        while not is_last and time.monotonic() < deadline:
+            time.sleep(_STATE_POLL_S)
+            is_last = self._is_nobody_left  # before the look, which then is the last one
+            with suppress(HTTPError):  # a server that is away hears no worker either
+                self._explain_once(text)
+
+    def _see_crash_told(self) -> None:
+        """See that the server hears of a crash, from the worker or from here if that has ended too.
+
+        By this a run is started again.
+        """
+        deadline = time.monotonic() + _STATE_TIMEOUT_S
+        is_last = is_told = False
+        while not (is_last or is_told):
+            is_last = self._is_nobody_left or time.monotonic() > deadline  # before the look
+            is_told = _patiently(lambda: self._explain_once(self._why))
+            if not (is_last or is_told):
+                time.sleep(_STATE_POLL_S)
+
+    def _explain_once(self, text: str) -> bool:
+        """Put a text into the state of the run; return whether that says that the flow is gone."""
+        with get_client(sync_client=True) as client:
+            state = _state(client, self._run_id)
+            if self._is_begun_again(client):
+                return True
+            if state.type == StateType.RUNNING and self._is_nobody_left:
+                # By this event, it is started again if it has asked for that, and watchers hear.
+                state = Crashed(message=self._why)
+                client.set_flow_run_state(self._run_id, state, force=True)
+            explained = self._explained(state, text)
+            if explained is not None and state.message != text:
+                client.set_flow_run_state(self._run_id, explained, force=True)
+            return state.type != StateType.RUNNING
+
+    def _explained(self, state: State[Any], text: str) -> State[None] | None:
+        """Return the state of the run with its reason; None: that is for others to say."""
+        if state.type == StateType.CANCELLED:
+            return Cancelled(message=text)
+        is_last_word = state.type == StateType.CRASHED and not self._order.is_restartable
+        if self._call.is_asked or not is_last_word:
+            return None
+        # Not Crashed again: a second event of that name is what has a run started again.
+        is_failed = self._order.state == "Failed"
+        return Failed(message=text) if is_failed else Crashed(name=INTERRUPTED, message=text)
+
+    @property
+    def _is_nobody_left(self) -> bool:
+        """Whether neither the flow nor a worker can say what became of the run."""
+        return os.getppid() != self._order.flow_pid and self._call.is_worker_gone
 
 
-def _save(order: _Order, record: RunRecord, secrets: Collection[str]) -> None:
-    """Take everything to its store; what is known of it is in the record."""
-    if not order.report.attempts:  # what is at the urls is of others, and not taken over
-        return
-    settings = _patiently(lambda: load_settings(order.job.store))
-    if not order.has_trained:  # else they were sent, all of them
-        save_checkpoints_and_logs(order.job, record.run_id, settings, secrets=secrets)
-    save_outputs(order.job, record.run_id, settings, order.facts, order.state)
+def _why(call: Call) -> str:
+    """Say why the run was not ended by its flow."""
+    if call.is_asked:
+        return STOPPED_BY_SIGTERM
+    # A worker kills its flows before it ends: one that had ended first has not.
+    is_of_worker = call.worker is not None and call.is_worker_gone
+    return _WORKER_STOPPED if is_of_worker else _KILLED
+
+
+def _metrics_of(workspace: Workspace) -> tuple[MetricSummary, ...]:
+    """Return what the metrics of the last attempt came to, of which the flow has not told."""
+    recorder = MetricsRecorder(MetricPatterns(()))
+    recorder.read_kept(workspace.metrics_dir(workspace.last_attempt))
+    return recorder.summary()
 
 
 def _patiently(ask: Callable[[], T]) -> T:
@@ -214,29 +299,8 @@ def _patiently(ask: Callable[[], T]) -> T:
             time.sleep(_SERVER_PAUSE_S)
 
 
-def _explain_state(run_id: UUID, text: str) -> None:
-    """Put what was saved into the state of the run, and again after its worker's own word."""
-    deadline = time.monotonic() + _STATE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        _patiently(lambda: _explain_once(run_id, text))
-        time.sleep(_STATE_POLL_S)
-
-
-def _explain_once(run_id: UUID, text: str) -> None:
-    state = _state(run_id)
-    if state.type == StateType.CANCELLED and state.message != text:
-        explained: State[None] = Cancelled(message=text)
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run_id, explained, force=True)
-
-
-def _state(run_id: UUID) -> State[Any]:
-    with get_client(sync_client=True) as client:
-        return cast(State[Any], client.read_flow_run(run_id).state)
-
-
-def _order_file(root: Path) -> Path:
-    return root / "finish.json"
+def _state(client: SyncPrefectClient, run_id: UUID) -> State[Any]:
+    return cast(State[Any], client.read_flow_run(run_id).state)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def kept_variables(
         left = _without(deployment.job_variables or {}, chosen)
         why = f"the deployment {deployment.name!r} starts its runs otherwise"
         return {}, _left_behind(old, left, why)
-    if before is not None and before.flavor == after.flavor:
-        return dict(of_run), []
     now = size_variables(pool, after.flavor)
+    if before is not None and was == now:  # its price may be another
+        return dict(of_run), []
     kept = {name: value for name, value in _without(was, of_run).items() if name not in now}
     # A schedule has the size of its flavor on its deployment, where it holds for this run, too.
     stale = {name for name in was if name in of_origin and of_origin[name] == was[name]}

@@ -5,6 +5,7 @@ a deployment and an automation of it, which gives the run exactly the version th
 `flows.registry_command` and `flows.schedules` are the callers.
 """
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from flows.server_client import configured_server
 from trainjob.errors import JobError, Problem, TrainjobError
-from trainjob.job import TrainingJob
 from trainjob.jobfile import read_job_file
 from trainjob.registry.records import Reference, RegistryError, SavedDataset
 from trainjob.registry.references import UNRESOLVED
@@ -80,19 +80,20 @@ def announce_version(version: SavedDataset) -> str | None:
     return None
 
 
-def job_on_versions_of(path: str, job: TrainingJob, dataset: str) -> dict[str, Any]:
+def job_on_versions_of(path: str, job: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     """Return a job that reads the latest version of a dataset wherever it is run.
 
     Args:
         path: The file of the job.
-        job: What was read from it: in place of the name of the dataset, one version of it.
+        job: What was read from it: in place of the name of the dataset, one version of it. Left
+            unchanged.
         dataset: Its name.
 
     Raises:
         JobError: If no input of the job is the dataset, or one that is has a version of its own.
     """
     given = read_job_file(Path(path)).get("inputs") or []
-    data = job.model_dump(mode="json")
+    data = copy.deepcopy(dict(job))
     problems: list[Problem] = []
     found = False
     for index, channel in enumerate(given):

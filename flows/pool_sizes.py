@@ -31,6 +31,8 @@ def size_variables(pool: WorkPool | None, flavor: Flavor | None) -> dict[str, An
 def _variables(pool_type: str, flavor: Flavor) -> dict[str, Any]:
     if pool_type == "kubernetes":
         size: dict[str, Any] = {"cpus": str(flavor.cores), "memory": f"{flavor.memory_gib}Gi"}
+        if flavor.disk_gib is not None:
+            size["disk_size"] = f"{flavor.disk_gib}Gi"
         return size | ({"cards": flavor.cards} if flavor.cards else {})
     if pool_type == "docker":
         # Cores and cards are claimed among all runs of the machine, in whichever container.

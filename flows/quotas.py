@@ -7,27 +7,20 @@ the server, not cards: those are claimed on the machine (`trainjob.launch.card_l
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from urllib.parse import quote
 
-from httpx import HTTPStatusError, codes
+from httpx import HTTPError
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
-from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
+from flows.quota_lease import POLL_S, QuotaLease
 from trainjob.errors import TrainjobError
 from trainjob.flavors import Flavor
 from trainjob.job import TrainingJob
 from trainjob.values import counted
-
-_POLL_S = 3.0
-_LEASE_S = 300.0
-"""After a killed process, its place is taken back so soon; while it lives, it says so in time.
-
-A call of the server each time, which Prefect (3.8.8) makes after three quarters of it.
-"""
 
 
 def quota_names(job: TrainingJob) -> list[str]:
@@ -65,41 +58,33 @@ def holding_quotas(job: TrainingJob) -> Iterator[None]:
     if not names:
         yield
         return
-    with ExitStack() as stack:
-        told = False
-        while not _has_entered(stack, names):
-            if not told:
-                _tell_who_is_full(names)
-                told = True
-            time.sleep(_POLL_S)
+    with _wait_for_lease(names).kept():
         yield
 
 
-def _has_entered(stack: ExitStack, names: list[str]) -> bool:
-    """Take a place in each quota if all have one.
+def _wait_for_lease(names: list[str]) -> QuotaLease:
+    """Return a place in each quota, once all have one.
 
     Prefect's own waiting (3.8.8) is done by a thread that goes on after an interruption, and keeps
     the process from ending.
     """
+    told = False
+    while (lease := _lease(names)) is None:
+        if not told:
+            _tell_who_is_full(names)
+            told = True
+        time.sleep(POLL_S)
+    return lease
+
+
+def _lease(names: list[str]) -> QuotaLease | None:
     try:
-        stack.enter_context(
-            concurrency(
-                names,
-                max_retries=0,
-                lease_duration=_LEASE_S,
-                # A server that is away for long costs the place, not the run.
-                raise_on_lease_renewal_failure=False,
-            )
-        )
-    except ConcurrencySlotAcquisitionError as error:
-        cause = error.__cause__
-        if isinstance(cause, HTTPStatusError) and cause.response.status_code == codes.LOCKED:
-            return False
+        return QuotaLease.take(names)
+    except HTTPError as error:
         raise TrainjobError(
-            f"asked for a place in the quotas {names}, found: {cause or error}; start the run "
-            "again when the server answers"
+            f"asked for a place in the quotas {names}, found: {error}; start the run again when "
+            "the server answers"
         ) from error
-    return True
 
 
 def _tell_who_is_full(names: list[str]) -> None:
@@ -114,7 +99,8 @@ def _limits(names: list[str]) -> list[GlobalConcurrencyLimitResponse]:
     with get_client(sync_client=True) as client:
         for name in names:
             try:
-                limit = client.read_global_concurrency_limit_by_name(name)
+                # The client (3.8.8) puts it into a path as it is, where # would end it.
+                limit = client.read_global_concurrency_limit_by_name(quote(name, safe=""))
             except ObjectNotFound:
                 continue
             if limit.active:

@@ -31,6 +31,7 @@ from flows.submitting import (
     deployment_of,
     deployment_on,
     pool_of,
+    shared_checkpoints,
     submit,
     with_priority,
 )
@@ -38,6 +39,7 @@ from flows.terminal import Terminal
 from trainjob.download import Downloaded, download_output
 from trainjob.errors import StoreError, TrainjobError
 from trainjob.events import listening
+from trainjob.flavor_catalogue import refresh_flavor
 from trainjob.job import TrainingJob
 from trainjob.job_changes import changed_job
 from trainjob.registry.records import Reference, SavedAlgorithm
@@ -114,8 +116,9 @@ def _stop(arguments: argparse.Namespace, _say: Say) -> Answer:
 def _rerun(arguments: argparse.Namespace, say: Say) -> Answer:
     with configured_server() as client:
         old = find_run(client, arguments.run)
-        source = f"the job of the run {old.name!r}"
-        job, data = changed_job(job_data(old), arguments.changes, source, chosen_registry())
+        source, registry = f"the job of the run {old.name!r}", chosen_registry()
+        given = refresh_flavor(job_data(old), registry.place)
+        job, data = changed_job(given, arguments.changes, source, registry)
         before = _resources_of(old)
         goes_there = before is not None and _machine(before) == _machine(job.resources)
         deployment = None if arguments.pool else deployment_of(client, old)
@@ -125,9 +128,9 @@ def _rerun(arguments: argparse.Namespace, say: Say) -> Answer:
             deployment = deployment.model_copy(update={"work_queue_name": old.work_queue_name})
         deployment = with_priority(client, deployment, arguments.priority)
         kept, left = kept_variables(client, old, before, deployment, job.resources)
-        given = read_variables(arguments.job_variables, pool_of(client, deployment))
-        made = submit(client, job, deployment, data, old.id, merged(kept, given))
-        made = replace(made, warnings=(*made.warnings, *left))
+        chosen = read_variables(arguments.job_variables, pool_of(client, deployment))
+        made = submit(client, job, deployment, data, old.id, merged(kept, chosen))
+        made = replace(made, warnings=(*made.warnings, *left, *shared_checkpoints(job)))
         return _submitted(client, made, arguments, say)
 
 

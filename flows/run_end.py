@@ -1,8 +1,9 @@
 """Ends a run, well or not: what it leaves is saved, and how it ended is told, whatever interrupts.
 
-A run is interrupted by Ctrl-C, or by SIGTERM, after which a worker waits 30 s before it kills; then
-`flows.finisher` goes on. Why a run failed is told before anything of it is saved, and the copies on
-this machine are removed when everything is told, so that an interruption loses none of it.
+A run is interrupted by Ctrl-C, by SIGTERM, after which a worker waits 30 s before it kills, or by
+SIGKILL; after the last two `flows.finisher` goes on. Why a run failed is told before anything of it
+is saved, and the copies on this machine are removed when everything is told, so that an
+interruption loses none of it.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.object_store import load_settings
-from flows.finisher import STOPPED_BY_SIGTERM, Finisher
+from flows.guarding import STOPPED_BY_SIGTERM, Finisher
 from tasks.report import report, write_report
 from trainjob.errors import RunCancelled, StoreError, TrainjobError
 from trainjob.events import Noted, RunEnded, emit, listening
@@ -76,6 +77,8 @@ class RunEnd:
             if after is None:
                 raise
             return after
+        with suppress(KeyboardInterrupt, TerminationSignal):
+            self.finisher.dismiss()  # all is told, and nothing left to stop or to finish
         if self._reason is not None:
             self._drop_copies(self._reason)
         return ended
@@ -107,6 +110,7 @@ class RunEnd:
     def _note_failure(self, error: TrainjobError) -> None:
         """Keep why the run failed, whatever stops it from here on."""
         self._failure = self.finisher.failure = error
+        self.finisher.keep()
         self._tell_ahead("Failed", error)
 
     def _stopped(self, error: KeyboardInterrupt) -> RunReport:

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 from pydantic import TypeAdapter, ValidationError
 
 from flows.runs import (
+    RERUN_OF_LABEL,
     artifacts_of,
     job_data,
     job_name,
@@ -18,7 +19,7 @@ from flows.runs import (
     stages_of,
     state_words,
 )
-from flows.submitting import RERUN_OF_LABEL, deployment_of
+from flows.submitting import deployment_of
 from flows.tally import RESTARTS_LABEL
 from tasks.report import RESULT_TYPE
 from trainjob.errors import TrainjobError

@@ -36,6 +36,8 @@ from tasks.report import RESULT_TYPE
 from trainjob.errors import TrainjobError
 
 FLOW = "training-job"
+RERUN_OF_LABEL = "trainjob.rerun-of"
+"""Label of a run with the id of the run whose job it was made from."""
 INITIALIZING, STAGING, RUNNING, UPLOADING = "Initializing", "Staging", "Running", "Uploading"
 """What a run does that is going on."""
 
@@ -60,6 +62,7 @@ _NAMES_OF_STATES = (
     "Failed",
     "Cancelled",
     "Crashed",
+    "Interrupted",
     "RestartPending",
 )
 _PAGE = 200  # more, the server does not give at once
@@ -189,7 +192,8 @@ def artifacts_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Artifact]
         sort=ArtifactSort.UPDATED_DESC,
     )
     latest = {str(artifact.type): artifact for artifact in reversed(found)}
-    reported = latest[RESULT_TYPE].created if RESULT_TYPE in latest else None
+    # Not when it was created: a later pass updates the one of the pass before it.
+    reported = latest[RESULT_TYPE].updated if RESULT_TYPE in latest else None
     begun = began_at(client.read_flow_run_states(run.id)) if reported else None
     if reported and begun and reported < begun:
         del latest[RESULT_TYPE]

@@ -11,12 +11,19 @@ from flows.pool_sizes import size_variables
 from flows.registry_place import chosen_registry
 from flows.run_logs import Say
 from flows.schedule_times import Times, in_words, read_cron, read_interval, read_rrule
-from flows.schedules import add_retraining, add_schedule, delete_schedule, list_schedules
+from flows.schedules import (
+    add_retraining,
+    add_schedule,
+    delete_schedule,
+    job_of_schedule,
+    list_schedules,
+)
 from flows.server_client import configured_server
 from flows.submitting import (
     deployment_for,
     deployment_name,
     pool_of,
+    shared_checkpoints,
     warnings,
     with_priority,
 )
@@ -51,16 +58,18 @@ def schedule(arguments: argparse.Namespace, say: Say) -> Answer:
         size = size_variables(pool, job.resources.flavor)
         variables = merged(base.job_variables, size, read_variables(arguments.job_variables, pool))
         base = base.model_copy(update={"job_variables": variables})
+        data = job_of_schedule(arguments.what, job)
         if times is None:
             dataset = arguments.on_dataset
-            data = job_on_versions_of(arguments.what, job, dataset)
+            data = job_on_versions_of(arguments.what, data, dataset)
             add_retraining(client, job, base, name, dataset, data)
         else:
-            add_schedule(client, job, base, name, times)
+            add_schedule(client, job, base, name, times, data)
         cost = cost_text(job)
         if cost:
             say(f"cost: {cost}; so much for every run")
-        for warning in warnings(client, job, base, pool, variables):
+        about = warnings(client, job, base, pool, variables)
+        for warning in (*about, *shared_checkpoints(job)):
             say(f"warning: {warning}")
     if times is None:
         when = f"on every new version of the dataset {dataset}"

@@ -5,6 +5,7 @@ That is a schedule of Prefect, or an automation that waits for new versions of a
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from flows.submitting import deployments, find_deployment
 from trainjob.errors import JobError, Problem, TrainjobError
 from trainjob.job import TrainingJob
 from trainjob.job_rules import RUN_ID
+from trainjob.jobfile import read_job_file
 
 MADE_HERE = "trainjob-schedule"
 """Tag of the deployments that were made here; others, such as those of prefect.yaml, stay."""
@@ -55,12 +57,29 @@ class Schedule:
     is_ours: bool
 
 
+def job_of_schedule(path: str, job: TrainingJob) -> dict[str, Any]:
+    """Return a job of which each run looks its flavor up, as the file names it.
+
+    What the platform says of it, such as its price, is then that of the day, also after years.
+
+    Args:
+        path: The file of the job.
+        job: What was read from it.
+    """
+    data = job.model_dump(mode="json")
+    flavor = (read_job_file(Path(path)).get("resources") or {}).get("flavor")
+    if isinstance(flavor, str):
+        data["resources"]["flavor"] = flavor
+    return data
+
+
 def add_schedule(
     client: SyncPrefectClient,
     job: TrainingJob,
     base: DeploymentResponse,
     name: str,
     times: Times,
+    data: dict[str, Any],
 ) -> None:
     """Have a job started by a schedule; one of the same name that was made here is replaced.
 
@@ -71,13 +90,14 @@ def add_schedule(
             the job variables that the runs get.
         name: Name of the schedule.
         times: When.
+        data: The job as `job_of_schedule` returns it.
 
     Raises:
         JobError: If the second run would find its place taken by the first.
         TrainjobError: If a deployment has the name that was not made here.
     """
     refuse_shared_places(job)
-    _make_deployment(client, job, base, name, job.model_dump(mode="json"), times)
+    _make_deployment(client, job, base, name, data, times)
 
 
 def add_retraining(
@@ -134,6 +154,7 @@ def _make_deployment(
         parameters={"job": data},
         tags=sorted({*inherited_tags(base), *job.tags, MADE_HERE}),
         paused=False,
+        **kept_limit(known),
         **same_start(base),
     )
 
@@ -150,6 +171,20 @@ def same_start(base: DeploymentResponse) -> dict[str, Any]:
         "parameter_openapi_schema": base.parameter_openapi_schema,
         "enforce_parameter_schema": base.enforce_parameter_schema,
         "version": base.version,
+    }
+
+
+def kept_limit(known: DeploymentResponse | None) -> dict[str, Any]:
+    """Return the part of a deployment that limits its runs, which an upsert would remove.
+
+    Args:
+        known: The deployment that is made anew; None: there is none, and so no limit.
+    """
+    if known is None or known.global_concurrency_limit is None:
+        return {}
+    return {
+        "concurrency_limit": known.global_concurrency_limit.limit,
+        "concurrency_options": known.concurrency_options,
     }
 
 

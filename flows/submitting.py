@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
@@ -18,14 +18,11 @@ from flows.job_variables import environment_of, merged
 from flows.local_places import place_warnings
 from flows.pool_sizes import size_variables
 from flows.priorities import QUEUES, Priority
-from flows.runs import FLOW
+from flows.runs import FLOW, RERUN_OF_LABEL
 from trainjob.cost import cost_text
 from trainjob.errors import TrainjobError
 from trainjob.job import TrainingJob
 from trainjob.launch.launch import Device
-
-RERUN_OF_LABEL = "trainjob.rerun-of"
-"""Label of a run with the id of the run whose job it was made from."""
 
 _POOLS = {"cpu": "cpu", "cuda": "gpu", "npu": "npu"}
 """The deployment for jobs of a device; prefect.yaml has one of that name on the pool."""
@@ -75,6 +72,8 @@ def submit(
         name=f"{job.name}-{now:%Y%m%d-%H%M%S}",
         tags=sorted({*deployment.tags, *job.tags}),
         work_queue_name=deployment.work_queue_name,
+        # A busy server may have made the run and not said so; then the client asks again.
+        idempotency_key=uuid4().hex,
         job_variables=variables,
         labels={RERUN_OF_LABEL: str(rerun_of)} if rerun_of else None,
     )
@@ -101,6 +100,15 @@ def warnings(
     yield from _pool_warnings(client, deployment, pool)
     env = environment_of(pool, deployment.job_variables, variables)
     yield from place_warnings(job, pool.type if pool else None, env)
+
+
+def shared_checkpoints(job: TrainingJob) -> Iterator[str]:
+    """Yield what to know of checkpoints that one run of a job leaves to the next."""
+    if job.checkpoints is not None and "{run_id}" not in job.checkpoints.url:
+        yield (
+            f"every run goes on from what it finds at {job.checkpoints.url}, and trains nothing if "
+            "the one before was done; write {run_id} into checkpoints.url for runs that begin anew"
+        )
 
 
 def deployment_for(

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 
 from rich.console import COLOR_SYSTEMS, Console
 from rich.markup import escape
@@ -22,6 +21,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.table import Column
 
+from trainjob.copy_status import CopyStatus
 from trainjob.events import (
     AttemptEnded,
     AttemptStarted,
@@ -39,13 +39,11 @@ from trainjob.failure_card import card_text
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport
 from trainjob.training_status import TrainingStatus
-from trainjob.values import format_duration, format_size
 
 _STAGES = ("stage_inputs", "fetch_code", "inject_hyperparameters", "train", "upload_outputs")
 _STAGES_WITH_REQUIREMENTS = (*_STAGES[:2], "install_requirements", *_STAGES[2:])
 _PLAIN_WIDTH = 120  # of a file or pipe, which has none
 _PLAIN_INTERVAL_S = 5.0
-_MIN_SPEED_S = 1.0  # over less, a speed says little
 # All escape sequences but colors (ECMA-48 SGR), and all control characters but tab and escape.
 _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)(?:\[[0-9;?]*[@-~])?|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f]")
 _MAX_METRICS = 5  # that one line has room for
@@ -83,7 +81,7 @@ class Terminal:
         self._lock = threading.Lock()
         self._stages: tuple[str, ...] = _STAGES
         self._bars: dict[str, TaskID] = {}
-        self._copies: dict[str, tuple[float, int]] = {}
+        self._copies = CopyStatus(clock)
         self._last_plain_line = clock()
         self._training = TrainingStatus(clock=clock)
         self.report: RunReport | None = None
@@ -184,7 +182,7 @@ class Terminal:
 
     def _stage_started(self, event: StageStarted) -> None:
         self._end_bars()
-        self._copies.clear()
+        self._copies = CopyStatus(self._clock)
         self._last_plain_line = self._clock()
         self._bar(event.stage, event.stage, total=None, detail="")
         if event.stage == "train" or event.attempt > 1:
@@ -205,24 +203,10 @@ class Terminal:
         self._console.print(f"{head}  {markup}", highlight=False, soft_wrap=True)
 
     def _transferred(self, event: Transferred) -> None:
-        detail = f"{event.num_files} files, {format_size(event.size_bytes)}"
-        if event.total_bytes is not None:
-            files = f"{event.num_files}/{event.total_files} files"
-            detail = f"{files}, {format_size(event.size_bytes)} of {format_size(event.total_bytes)}"
-        detail += self._speed_text(event)
+        self._copies.note(event)
+        # A bar has a column of its own for the time that is left.
+        detail = self._copies.text(event, with_eta=not self._is_terminal)
         self._advance(event.label, event.size_bytes, event.total_bytes, detail)
-
-    def _speed_text(self, event: Transferred) -> str:
-        """Return how fast a copy is, and how long it still takes where no bar has a column."""
-        now = self._clock()
-        since, before_bytes = self._copies.setdefault(event.label, (now, event.size_bytes))
-        if now - since < _MIN_SPEED_S or event.size_bytes <= before_bytes:
-            return ""
-        bytes_a_s = (event.size_bytes - before_bytes) / (now - since)
-        left_bytes = max((event.total_bytes or 0) - event.size_bytes, 0)
-        left = timedelta(seconds=round(left_bytes / bytes_a_s))
-        eta = "" if self._is_terminal or not left else f", ETA {format_duration(left)}"
-        return f", {format_size(bytes_a_s)}/s{eta}"
 
     def _attempt_changed(self, event: AttemptStarted | AttemptEnded) -> None:
         if isinstance(event, AttemptEnded):

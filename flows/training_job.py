@@ -21,6 +21,7 @@ from flows.quotas import holding_quotas
 from flows.registry_place import chosen_registry
 from flows.run_end import GOOD_STATES, RunEnd
 from flows.run_events import tell_attempt, tell_restart
+from flows.runs import RERUN_OF_LABEL, number_of
 from flows.server_check import check_with_server
 from flows.tally import Tally
 from tasks.fetch_code import fetch_code
@@ -32,7 +33,7 @@ from tasks.train import train
 from tasks.upload_outputs import upload_outputs
 from trainjob.attempts import Earlier
 from trainjob.errors import JobError, RunCancelled, RunLost
-from trainjob.events import AttemptEnded, Event, Noted, listening
+from trainjob.events import AttemptEnded, AttemptStarted, Event, Noted, StageFailed, listening
 from trainjob.handover import handing_over_to
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport, StageReport
@@ -134,6 +135,8 @@ class _Run:
         """Take from an event what the report and the next process need; wait for nobody."""
         self.record.note(event)
         self._tally.note(event)
+        if isinstance(event, AttemptStarted | StageFailed):
+            self.end.finisher.keep()  # of secrets, too: the ranks are given them now
         if isinstance(event, AttemptEnded):
             tell_attempt(self.record.run_id, event, self._tally.num_restarts)
 
@@ -153,17 +156,28 @@ class _Run:
         self.end.finisher.lock = self._held.enter_context(
             alone_in(record.workspace, grace_s=grace_s)
         )
+        self._held.callback(self.end.finisher.dismiss)
         record.keep_job()
         record.take_over(delivery.earlier.num_attempts)
+        is_restartable = job.limits.auto_restart > 0
+        self.end.finisher.num_starts = delivery.num_starts
+        self.end.finisher.is_restartable = is_restartable and delivery.deployment_id is not None
         self._take_delivery(job, delivery)
         self._warn_of_pool(job, delivery.pool)
-        if job.tags:
-            with get_client(sync_client=True) as client:
-                known = client.read_flow_run(flow_run.id)
-                client.update_flow_run(flow_run.id, tags=sorted({*known.tags, *job.tags}))
-        is_restartable = job.limits.auto_restart > 0
+        self._note_version(job)
         self._held.enter_context(holding(delivery, self._tally, is_restartable=is_restartable))
         self._held.enter_context(holding_quotas(job))
+        self.end.finisher.keep()
+
+    def _note_version(self, job: TrainingJob) -> None:
+        """Take which run of its job this is, and give it the job's tags."""
+        with get_client(sync_client=True) as client:
+            known = client.read_flow_run(flow_run.id)
+            self.record.number = number_of(client, known)
+            rerun_of = known.labels.get(RERUN_OF_LABEL)
+            self.record.rerun_of = None if rerun_of is None else str(rerun_of)
+            if job.tags:
+                client.update_flow_run(flow_run.id, tags=sorted({*known.tags, *job.tags}))
 
     def _warn_of_pool(self, job: TrainingJob, pool: str | None) -> None:
         """Say that the flavor of a job is of another pool than the one whose worker runs it.
@@ -227,5 +241,6 @@ class _Run:
         self.record.outputs = tuple(self._note(done))
 
     def _note(self, done: Done[Any]) -> Any:
-        self.record.stages.append(StageReport(done.stage, done.seconds, done.summary))
+        self.record.add_stage(StageReport(done.stage, done.seconds, done.summary))
+        self.end.finisher.keep()
         return done.value

@@ -13,17 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from logging import Logger, LoggerAdapter
-from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import get_run_logger
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.runtime import task_run
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from tasks.artifacts import artifact_key, write_artifact
+from tasks.artifacts import RunArtifacts, brief_client
 from trainjob.background import background_thread, growing_pause_s
 from trainjob.events import AttemptEnded, AttemptStarted, Event, listening
 from trainjob.metrics.summary import MetricSummary, format_value
@@ -42,7 +38,6 @@ _MAX_METRICS_IN_LISTS = 3
 _MAX_DRAWING_SHARE = 0.002  # of a core
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 _REQUEST_S = 5.0
-_MAX_IDLE_S = 2.0  # the server closes a connection that was idle for 5 s
 _RETRY_S = 0.5
 _PATIENCE_S = 10.0
 _PATIENCE_WHEN_STOPPED_S = 3.0  # Prefect kills a cancelled run after 30 s; uploads need them more
@@ -75,7 +70,7 @@ def live_artifacts(
             its age, to 75 s, so that a long run costs the server little.
     """
     logger = get_run_logger()
-    artifacts = _Artifacts(job_name, UUID(run_id), UUID(str(task_run.id)))
+    artifacts = RunArtifacts(job_name, UUID(run_id), UUID(str(task_run.id)))
     show = _Show(TrainingStatus(num_attempts), artifacts, summary, plot, logger)
     thread = background_thread(partial(show.run, update_s), "live-artifacts")
     ending, patience_s = "stopped", _PATIENCE_WHEN_STOPPED_S
@@ -101,7 +96,7 @@ class _Show:
     def __init__(
         self,
         status: TrainingStatus,
-        artifacts: "_Artifacts",
+        artifacts: RunArtifacts,
         summary: Summary,
         plot: Plot,
         logger: "Logger | LoggerAdapter[Logger]",
@@ -142,15 +137,7 @@ class _Show:
 
     def run(self, update_s: float) -> None:
         """Update the artifacts every so often until the end, and then once more."""
-        settings = {
-            "timeout": _REQUEST_S,
-            "limits": httpx.Limits(keepalive_expiry=_MAX_IDLE_S),
-        }
-        # What is new in some seconds says more than the same sent again.
-        with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(sync_client=True, httpx_settings=settings) as client,
-        ):
+        with brief_client(_REQUEST_S) as client:
             while not self._ended.wait(update_s):
                 self._update(client)
                 self._rest(update_s)
@@ -216,47 +203,6 @@ class _Show:
         if message not in self._warned:
             self._warned.add(message)
             self._logger.warning(message, *values)
-
-
-class _Artifacts:
-    """The artifacts of one run, found again by their keys if they are there already."""
-
-    def __init__(self, job_name: str, flow_run_id: UUID, task_run_id: UUID) -> None:
-        self._job_name = job_name
-        self._flow_run_id = flow_run_id
-        self._task_run_id = task_run_id
-        self._ids: dict[str, UUID] = {}
-        self._shown: dict[str, tuple[Any, str]] = {}
-
-    def shows(self, kind: str, description: str) -> bool:
-        """Tell whether the artifact was last written with this description."""
-        return kind in self._shown and self._shown[kind][1] == description
-
-    def write(
-        self, client: SyncPrefectClient, kind: str, form: str, data: Any, description: str
-    ) -> None:
-        """Create or update an artifact, unless it shows just this already.
-
-        Args:
-            client: How to reach the server.
-            kind: What it shows; begins its key.
-            form: The type of artifact, which says how its page draws the data.
-            data: What it shows.
-            description: Markdown above it.
-        """
-        if self._shown.get(kind) == (data, description):
-            return
-        artifact = ArtifactCreate(
-            key=artifact_key(self._job_name, kind),
-            type=form,
-            data=data,
-            description=description,
-            flow_run_id=self._flow_run_id,
-            task_run_id=self._task_run_id,
-        )
-        # Whatever goes wrong: the next time it is looked for, so that none is there twice.
-        self._ids[kind] = write_artifact(client, artifact, self._ids.pop(kind, None))
-        self._shown[kind] = (data, description)
 
 
 def _progress_text(status: TrainingStatus, ending: str) -> str:

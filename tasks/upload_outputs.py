@@ -3,22 +3,19 @@
 from typing import Any
 
 from blocks.object_store import load_settings
+from tasks.live_copies import live_copies
 from tasks.stage import stage
 from trainjob.job import TrainingJob
 from trainjob.report import OutputReport
 from trainjob.saving import add_metrics, upload_all
 from trainjob.storage.receipt import OutputState
-from trainjob.values import counted, format_size
 from trainjob.workspace import Workspace
 
 
 def _summary(outputs: list[OutputReport]) -> str:
     if not outputs:
         return "no outputs"
-    return ", ".join(
-        f"{o.name}: {counted(o.num_files, 'file')}, {format_size(o.size_bytes)}, verified"
-        for o in outputs
-    )
+    return "; ".join(map(str, outputs))
 
 
 # The facts are told by what ran in this pass. A pass after the result was complete has less to say,
@@ -37,4 +34,5 @@ def upload_outputs(
     """
     settings = load_settings(job.store)
     add_metrics(job, Workspace.of_run(run_id))
-    return upload_all(job, run_id, settings, facts, state)
+    with live_copies(job.name, run_id, "uploading"):
+        return upload_all(job, run_id, settings, facts, state)

@@ -56,6 +56,23 @@ def test_ls_for_machines_is_one_object(cached, capsys) -> None:
     assert old["in_use_by"] == []
 
 
+def test_what_a_power_cut_left_of_a_dataset_is_shown_and_removed(cached, capsys) -> None:
+    (cached["old"].root / "snapshot.json").write_bytes(b"")
+    root = cached["old"].root
+
+    main(["cache", "ls"])
+    shown = capsys.readouterr().out
+    main(["cache", "ls", "--json"])
+    broken = json.loads(capsys.readouterr().out)["broken"]
+    main(["cache", "prune"])
+    pruned = capsys.readouterr().out
+
+    assert "1 dataset that cannot be read; python -m flows cache prune removes" in shown
+    assert broken == [str(root)]
+    assert f"removed {root.name[:12]}  a copy that cannot be read: " in pruned
+    assert not root.exists()
+
+
 def test_ls_of_a_cache_that_is_not_there_makes_none(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
 

@@ -30,7 +30,8 @@ from trainjob.events import (
 )
 from trainjob.job import TrainingJob
 from trainjob.report import RunReport
-from trainjob.storage.receipt import SUCCESS, read_receipt, verify_receipt
+from trainjob.storage.own_files import SUCCESS
+from trainjob.storage.receipt import read_receipt, verify_receipt
 from trainjob.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

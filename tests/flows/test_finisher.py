@@ -1,5 +1,6 @@
 """The process that finishes a run whose own process is about to be killed."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Cancelling, Running
 
-import flows.finisher
-from flows.finisher import STOPPED_BY_SIGTERM, Finisher
+from flows.guarding import STOPPED_BY_SIGTERM, Finisher
 from flows.training_job import training_job
+from tests.e2e.machine import processes_with
 from tests.e2e.watched_runs import page_of
 from tests.interruptions import Stop
 from tests.jobs import make_job
@@ -106,23 +107,37 @@ def test_a_failed_run_keeps_its_reason_when_another_process_finishes_it(
     assert read_receipt(out, None).state == "Failed"
 
 
+@pytest.mark.parametrize("line", [b"k", b"f"])
+@pytest.mark.parametrize("place", ["before", "within", "after"])
 def test_a_start_that_is_interrupted_starts_no_second_process(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, line: bytes, place: str
 ) -> None:
+    """As by a second SIGTERM, at whatever moment it comes."""
     record, finisher = begin(Cancelling())
-    tell = flows.finisher._tell_secrets
+    say = Finisher._say
 
-    def interrupt(*_: object) -> None:
-        monkeypatch.setattr("flows.finisher._tell_secrets", tell)
+    def interrupted(finisher: Finisher, said: bytes) -> None:
+        if not said.startswith(line):
+            say(finisher, said)
+            return
+        monkeypatch.setattr(Finisher, "_say", say)
+        if place == "within":
+            assert finisher.process is not None
+            assert finisher.process.stdin is not None
+            finisher.process.stdin.write(b"\n" + said[: len(said) // 2])
+        if place == "after":
+            say(finisher, said)
         raise Stop
 
-    monkeypatch.setattr("flows.finisher._tell_secrets", interrupt)
+    monkeypatch.setattr(Finisher, "_say", interrupted)
     with alone_in(record.workspace, grace_s=1) as finisher.lock:
         with pytest.raises(Stop):
             finisher.start()
         first = finisher.process
         assert finisher.start()
+        assert finisher.start()
 
         assert first is not None
         assert finisher.process is first
         assert finisher.wait()
+        assert processes_with(os.fsencode(record.workspace.root)) == [first.pid]

@@ -14,6 +14,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.concurrency.sync import concurrency
 
+from flows.quota_lease import QuotaLease
 from flows.quotas import holding_quotas, quota_names
 from flows.training_job import training_job
 from tests.jobs import make_job
@@ -130,6 +131,46 @@ def test_a_run_that_waits_for_a_place_ends_when_it_is_interrupted(
     assert taken(client) == [0, 0]
 
 
+def test_a_run_takes_its_place_again_that_the_server_took_back(
+    client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it does with a lease that expired while it was away, before the run can extend it."""
+
+    @flow
+    def train() -> list[list[int]]:
+        lease = QuotaLease.take([TEAM, FLAVOR])
+        assert lease is not None
+        with lease.kept(renew_s=0.1, poll_s=0.1):
+            lost = lease.lease_id
+            assert lost is not None
+            client.release_concurrency_slots_with_lease(lost)
+            wait_until(lambda: lease.lease_id not in (None, lost))
+            return [taken(client)]
+
+    assert train() == [[1, 1]]
+
+    assert taken(client) == [0, 0]
+    assert f"the server knows no more of the place in the quota '{TEAM}', '{FLAVOR}'" in caplog.text
+
+
+def test_a_place_that_another_run_got_meanwhile_is_waited_for(client: SyncPrefectClient) -> None:
+    @flow
+    def train() -> None:
+        lease = QuotaLease.take([TEAM])
+        assert lease is not None
+        with lease.kept(renew_s=0.1, poll_s=0.1):
+            lost = lease.lease_id
+            assert lost is not None
+            client.release_concurrency_slots_with_lease(lost)
+            with concurrency(TEAM, strict=True):
+                wait_until(lambda: lease.lease_id is None)
+            wait_until(lambda: lease.lease_id is not None)
+
+    train()
+
+    assert taken(client) == [0, 0]
+
+
 def test_a_job_without_flavor_and_tags_asks_for_no_quota(tmp_path: Path) -> None:
     assert quota_names(TrainingJob.parse(make_job(tmp_path))) == []
 
@@ -142,3 +183,11 @@ def test_a_quota_of_a_size_holds_for_flavors_with_a_name_of_their_own_too(tmp_pa
         [FLAVOR],
         ["trainjob flavor lab", FLAVOR],
     ]
+
+
+@pytest.mark.parametrize("tag", ["vision#2", "vision?x=1", "vision/2", "vision%23"])
+def test_a_tag_that_begins_as_a_quota_is_called_takes_no_place_of_it(
+    client: SyncPrefectClient, tmp_path: Path, tag: str
+) -> None:
+    with holding_quotas(TrainingJob.parse(make_job(tmp_path, tags=[tag]))):
+        assert taken(client) == [0, 0]

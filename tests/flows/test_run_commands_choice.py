@@ -15,6 +15,7 @@ from prefect.states import Completed, Crashed, Failed, Running, Scheduled
 from flows import run_logs
 from flows.__main__ import main
 from flows.delivery import RESTART_PENDING
+from flows.run_facts import places_of
 from flows.server_client import configured_server
 from flows.training_job import training_job
 from tasks.report import write_report
@@ -143,6 +144,37 @@ def test_show_of_a_second_pass_that_was_killed_tells_nothing_of_the_first(
     second = json.loads(capsys.readouterr().out)
     assert first["error"] == "the disk was full"
     assert (second["state"], second["error"], second["message"]) == ("Crashed", None, "killed")
+
+
+def test_a_second_pass_that_completes_has_its_report(client, made, tmp_path: Path, capsys) -> None:
+    run = made("mended-job")
+    client.set_flow_run_state(run.id, Running(), force=True)
+    write_report(RunReport("mended-job", str(run.id), state="Failed", error="disk was full"), None)
+    again: list[State[Any]] = [
+        Failed(message="disk was full"),
+        Scheduled(name="AwaitingRetry"),
+        Running(),
+    ]
+    for state in again:
+        client.set_flow_run_state(run.id, state, force=True)
+    place = tmp_path / "results"
+    urls = {"train_url": str(place)}
+    mended = RunReport(
+        "mended-job",
+        str(run.id),
+        state="Completed",
+        store="lab",
+        notes=("mended",),
+        output_urls=urls,
+    )
+    write_report(mended, None)
+    client.set_flow_run_state(run.id, Completed(), force=True)
+
+    assert main(["show", str(run.id), "--json"]) == 0
+
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["error"], shown["notes"]) == (None, ["mended"])
+    assert places_of(client, client.read_flow_run(run.id)) == (urls, "lab")
 
 
 def test_outputs_of_a_cancelled_run_are_where_the_worker_put_them(

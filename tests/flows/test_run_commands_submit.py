@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate
 
 from deployments import serve
 from deployments.work_queues import ensure_queues
 from flows.__main__ import main
-from flows.schedules import MADE_FROM_ALGORITHM
-from tests.jobs import make_job
 from tests.submitting import cpu_deployment, job_file
-from trainjob.job import TrainingJob
 
 
 @pytest.fixture
@@ -108,9 +104,15 @@ def test_what_a_run_costs_is_said_by_whatever_starts_it(
     assert main(["submit", file, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
 
-    assert "\ncost: 1.50 an hour for 1 machine of 2c4g; at most 3.00 for" in submitted_text
+    assert (
+        "\ncost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; at most 3.00 for"
+        in submitted_text
+    )
     assert "\ncost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; with" in rerun_text
-    assert "cost: 1.50 an hour for 1 machine of 2c4g; at most 3.00 for" in schedule_text
+    assert (
+        "cost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; at most 3.00 for"
+        in schedule_text
+    )
     assert "; so much for every run\n" in schedule_text
     assert facts["cost"].startswith("1.50 an hour")
 
@@ -205,78 +207,6 @@ def test_a_name_that_no_deployment_can_have_is_one_message(
     assert main(["submit", job_file(tmp_path), "--pool", name]) == 1
 
     assert "found a name that no deployment can have" in capsys.readouterr().err
-
-
-ALGORITHM = """\
-algorithm:
-  code: {url: code}
-  boot_file: train.py
-  hyperparameters:
-    - {name: lr, type: float, default: 0.1, minimum: 0, maximum: 1, description: learning rate}
-    - {name: optimizer, type: string, default: sgd, choices: [sgd, adam]}
-    - {name: layers, type: integer, is_list: true, default: [8, 4], minimum: 1}
-"""
-
-
-def test_a_deployment_of_an_algorithm_has_a_field_for_each_hyperparameter(
-    client: SyncPrefectClient, tmp_path: Path, capsys
-) -> None:
-    make_job(tmp_path)
-    (tmp_path / "algorithm.yaml").write_text(ALGORITHM)
-    assert main(["algorithm", "register", "layered", str(tmp_path / "algorithm.yaml")]) == 0
-    assert main(["algorithm", "deploy", "layered"]) == 0
-    made = client.read_deployment_by_name("training-job/layered")
-
-    good = client.create_flow_run_from_deployment(made.id)
-    job = made.parameters["job"]
-    wrong = job | {"hyperparameters": {"lr": 2}}
-    with pytest.raises(Exception, match="lr"):
-        client.create_flow_run_from_deployment(made.id, parameters={"job": wrong})
-
-    assert made.parameter_openapi_schema
-    fields = made.parameter_openapi_schema["definitions"]["TrainingJob"]["properties"]
-    own = fields["hyperparameters"]["properties"]
-    assert own["lr"] == {
-        "type": "number",
-        "minimum": 0,
-        "maximum": 1,
-        "default": 0.1,
-        "title": "lr",
-        "description": "learning rate; a finite number from 0 to 1",
-        "position": 0,
-    }
-    assert own["optimizer"]["enum"] == ["sgd", "adam"]
-    assert own["layers"]["items"] == {"type": "integer", "minimum": 1}
-    assert job["algorithm"] == "layered@1"
-    assert good.parameters["job"]["hyperparameters"]["optimizer"] == "sgd"
-    assert MADE_FROM_ALGORITHM in made.tags
-    client.delete_deployment(made.id)
-
-
-def test_the_untouched_form_of_an_algorithm_is_a_job_that_it_can_run(
-    client: SyncPrefectClient, tmp_path: Path, capsys
-) -> None:
-    base = client.read_deployment_by_name("training-job/cpu")
-    resources = {"device": "cpu", "flavor": None, "nodes": 1, "processes_per_node": 2}
-    job = {"resources": resources, "launcher": "torchrun", "store": None}
-    client.update_deployment(base.id, DeploymentUpdate(parameters={"job": job}))
-    make_job(tmp_path)
-    constraints = "  constraints: {devices: [cuda], multi_card: false}\n"
-    (tmp_path / "algorithm.yaml").write_text(ALGORITHM + constraints)
-    assert main(["algorithm", "register", "one-card", str(tmp_path / "algorithm.yaml")]) == 0
-
-    assert main(["algorithm", "deploy", "one-card"]) == 1
-    refused = capsys.readouterr().err
-    assert main(["algorithm", "deploy", "one-card", "--pool", "cpu"]) == 0
-
-    made = client.read_deployment_by_name("training-job/one-card")
-    client.delete_deployment(made.id)
-    assert "'training-job/gpu' (resources.device: cuda), found: cpu" in refused
-    assert made.parameter_openapi_schema
-    form = made.parameter_openapi_schema["definitions"]["Resources"]["properties"]
-    assert (form["device"]["enum"], form["processes_per_node"]["maximum"]) == (["cuda"], 1)
-    untouched = TrainingJob.parse(made.parameters["job"] | {"outputs": []})
-    assert (untouched.resources.device, untouched.launcher) == ("cuda", "single")
 
 
 def test_a_priority_puts_the_run_into_its_queue_if_the_pool_has_it(

@@ -72,6 +72,13 @@ def test_the_run_is_named_and_tagged_after_its_job(tmp_path: Path) -> None:
     assert {"night", "digits"} <= set(known.tags)
 
 
+def test_the_page_of_a_run_says_which_run_of_its_job_it_is(tmp_path: Path) -> None:
+    report = training_job(TrainingJob.parse(make_job(tmp_path, name="counted")))
+
+    assert report.number == 1
+    assert "| version | run 1 of the job counted |" in artifact_of(report.run_id, "counted")
+
+
 def test_the_page_of_a_run_says_what_ran_and_where_the_outputs_are(tmp_path: Path) -> None:
     report = training_job(TrainingJob.parse(make_job(tmp_path)))
 
@@ -307,5 +314,6 @@ def test_a_run_of_a_priced_flavor_says_its_limits_and_what_it_cost(tmp_path: Pat
     assert note in page
     assert f"| took | {report.spent} |" in page
     assert "| flavor | 1c1g |" in page
-    assert "| costs | 3,600.00 an hour for 1 machine of 1c1g; at most 610.00 for the trai" in page
+    rate = "3,600.00 an hour for 1 machine of 1c1g, 7,200.00 in 2 hours"
+    assert f"| costs | {rate}; at most 610.00 for the trai" in page
     assert "| stage | time | cost | what it did |" in page

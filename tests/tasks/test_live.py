@@ -11,14 +11,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from prefect import flow, task
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import tasks.live
 from tasks.live import MAX_PLOT_BYTES, Plot, live_artifacts
+from tests.artifacts import artifacts_of
 from tests.interruptions import Stop, runs, stop_start_of_thread
 from tests.s3_faults import Fault, FaultProxy, Rule, fault_proxy
 from tests.waiting import wait_until
@@ -57,15 +56,6 @@ def run_task(train: Train, retries: int = 0) -> dict[str, Artifact]:
         return str(flow_run.id)
 
     return artifacts_of(one_flow())
-
-
-def artifacts_of(run_id: str) -> dict[str, Artifact]:
-    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=of_run)
-    by_key = {str(artifact.key): artifact for artifact in found}
-    assert len(by_key) == len(found), "an artifact is there twice"
-    return by_key
 
 
 def nothing() -> None:
