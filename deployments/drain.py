@@ -7,9 +7,10 @@ that has begun; the rest waits in the pool for ``--resume``.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
@@ -23,6 +24,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 
+from deployments.finishing import finishers_of
 from deployments.worker_process import worker_of
 from flows.server_client import configured_server
 from trainjob.errors import TrainjobError
@@ -59,6 +61,7 @@ def drain(
     *,
     timeout_s: float | None = None,
     poll_s: float = _POLL_S,
+    workers: Collection[int] = (),
 ) -> bool:
     """Pause pools and wait until none of their runs has a process.
 
@@ -68,6 +71,8 @@ def drain(
         say: Is told what happens, a line each time that it changes.
         timeout_s: How long to wait; absent, until nothing runs.
         poll_s: The time between two looks.
+        workers: Process ids of workers of this machine; it waits also for what still saves the
+            results of runs in their workspaces.
 
     Returns:
         Whether nothing runs any more. The pools stay paused in either case.
@@ -75,7 +80,8 @@ def drain(
     for pool in pools:
         client.update_work_pool(pool, WorkPoolUpdate(is_paused=True))
         say(f"{pool}: takes no new runs")
-    if not _wait_until_idle(client, pools, say, timeout_s, poll_s):
+    busy = partial(_busy_text, client, pools, workers)
+    if not _wait_until_idle(busy, say, timeout_s, poll_s):
         say(f"still running after {timeout_s:g} s; the pools stay paused until `--resume POOL ...`")
         return False
     for pool in pools:
@@ -108,7 +114,9 @@ def _drain_or_resume(arguments: argparse.Namespace) -> int:
         worker = None
         if arguments.stop is not None:
             worker = held.enter_context(worker_of(pools, arguments.stop))
-        if not drain(client, pools, _say, timeout_s=arguments.timeout, poll_s=_POLL_S):
+        workers = [] if worker is None else [worker.pid]
+        timeout_s = arguments.timeout
+        if not drain(client, pools, _say, timeout_s=timeout_s, poll_s=_POLL_S, workers=workers):
             return 1
         if worker is not None:
             worker.stop()
@@ -117,23 +125,20 @@ def _drain_or_resume(arguments: argparse.Namespace) -> int:
 
 
 def _wait_until_idle(
-    client: SyncPrefectClient,
-    pools: Sequence[str],
-    say: Say,
-    timeout_s: float | None,
-    poll_s: float,
+    busy: Callable[[], str], say: Say, timeout_s: float | None, poll_s: float
 ) -> bool:
+    """Wait until twice in a row there is nothing to say of what is busy."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     said = ""
     num_idle_looks = 0
     # Twice, since a worker may have taken a run just before the pause and not told its state yet.
     while num_idle_looks < 2:
-        running = _runs(client, pools, _HAS_PROCESS)
-        num_idle_looks = 0 if running else num_idle_looks + 1
-        if running and (line := _waiting_text(running)) != said:
+        line = busy()
+        num_idle_looks = 0 if line else num_idle_looks + 1
+        if line not in ("", said):
             said = line
             say(line)
-        if running and deadline is not None and time.monotonic() >= deadline:
+        if line and deadline is not None and time.monotonic() >= deadline:
             return False
         time.sleep(poll_s)
     return True
@@ -163,8 +168,17 @@ def _runs(
     )
 
 
-def _waiting_text(running: Sequence[FlowRun]) -> str:
-    names = sorted(f"{run.name} ({run.state_name})" for run in running)
+def _busy_text(client: SyncPrefectClient, pools: Sequence[str], workers: Collection[int]) -> str:
+    """Say what is waited for; nothing if it is nothing."""
+    if running := _runs(client, pools, _HAS_PROCESS):
+        return _waiting_text([f"{run.name} ({run.state_name})" for run in running])
+    if saving := finishers_of(workers).values():
+        return _waiting_text([f"{run_id} (its results are being saved)" for run_id in saving])
+    return ""
+
+
+def _waiting_text(running: Sequence[str]) -> str:
+    names = sorted(running)
     more = "" if len(names) <= _MAX_NAMES else f" and {len(names) - _MAX_NAMES} more"
     return f"waits for {counted(len(running), 'run')}: {', '.join(names[:_MAX_NAMES])}{more}"
 

@@ -8,10 +8,12 @@ from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.responses import DeploymentResponse
 
 from deployments.changes import Change
+from deployments.form_choices import offer_choices
 from trainjob.errors import TrainjobError
 
 HOME = Path(__file__).resolve().parent.parent
@@ -35,24 +37,31 @@ _COMPARED = {
 def deploy_all(client: SyncPrefectClient) -> list[Change]:
     """Create or update every deployment of prefect.yaml.
 
-    A schedule that a person has switched on or off stays so.
+    A schedule that a person has switched on or off stays so. So do one that a person has added, a
+    pause, and a limit of runs.
 
     Raises:
         TrainjobError: If Prefect refuses a deployment; the message has Prefect's own.
     """
+    for deployment in _deployments(client).values():
+        _give_slugs(client, deployment)
     before = _deployments(client)
     # prefect.yaml is read by Prefect's own command, which is the only one that reads all of it.
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+    # First, also of those that were deployed before one was refused.
+    after = _deployments(client)
+    for key, deployment in after.items():
+        if key in before:
+            _keep_switches(client, before[key], deployment)
+            _keep_pause_and_limit(client, before[key], deployment)
+    offer_choices(client, after.values())
     if done.returncode:
         raise TrainjobError(
             "asked Prefect to deploy prefect.yaml, found that it refused; "
             f"correct what it says:\n{done.stdout}{done.stderr}"
         )
     after = _deployments(client)
-    for key, deployment in after.items():
-        if key in before:
-            _keep_switches(client, before[key], deployment)
     return [_change(name, before.get(key), after[key]) for key, name in _names(client, after)]
 
 
@@ -93,6 +102,27 @@ def _names(
     return sorted(named, key=lambda pair: pair[1])
 
 
+def _give_slugs(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Give a slug to each schedule that a person has added, which has none if the UI made it.
+
+    For one without a slug, `prefect deploy` (3.8.8) deletes all schedules and makes those of the
+    file; if all have one, it leaves what the file does not name. A file may have such, too: then
+    Prefect cannot know whose they are, and does as it does.
+    """
+    key = (deployment.name, deployment.entrypoint)
+    [of_file] = [found for found in _in_file() if (found["name"], found["entrypoint"]) == key]
+    if any("slug" not in schedule for schedule in of_file.get("schedules") or ()):
+        return
+    for schedule in deployment.schedules:
+        if schedule.slug is None:
+            client.request(  # `update_deployment_schedule` takes no slug
+                "PATCH",
+                "/deployments/{id}/schedules/{schedule_id}",
+                path_params={"id": deployment.id, "schedule_id": schedule.id},
+                json={"slug": str(schedule.id)},
+            )
+
+
 def _keep_switches(
     client: SyncPrefectClient, before: DeploymentResponse, after: DeploymentResponse
 ) -> None:
@@ -102,6 +132,20 @@ def _keep_switches(
         active = switches.get(schedule.slug, schedule.active)
         if schedule.slug and active != schedule.active:
             client.update_deployment_schedule(after.id, schedule.id, active=active)
+
+
+def _keep_pause_and_limit(
+    client: SyncPrefectClient, before: DeploymentResponse, after: DeploymentResponse
+) -> None:
+    """Set what holds runs back as it was; `prefect deploy` removes it if the file says nothing."""
+    kept: dict[str, Any] = {}
+    if before.paused and not after.paused:
+        kept["paused"] = True
+    if before.global_concurrency_limit and not after.global_concurrency_limit:
+        kept["concurrency_limit"] = before.global_concurrency_limit.limit
+        kept["concurrency_options"] = before.concurrency_options
+    if kept:
+        client.update_deployment(after.id, DeploymentUpdate(**kept))
 
 
 def _change(name: str, before: DeploymentResponse | None, after: DeploymentResponse) -> Change:

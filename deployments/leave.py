@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 
+from deployments.finishing import finishers_of
 from trainjob.launch.processes import descendants, signal_all
 
 LEAVE_TIMEOUT_S = 60.0
 """How long running jobs may take to save and leave."""
+
+_POLL_S = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--timeout", type=float, default=LEAVE_TIMEOUT_S, metavar="SECONDS", help="how long to wait"
     )
     arguments = parser.parse_args(argv)
-    left = let_jobs_leave(arguments.workers, arguments.timeout)
+    try:
+        left = let_jobs_leave(arguments.workers, arguments.timeout)
+    except PermissionError:
+        sys.stderr.write(
+            "asked jobs of another user to leave, found that only that user and root may; call "
+            "this as the user of the worker\n"
+        )
+        return 1
     if left:
         pids = ", ".join(map(str, sorted(left)))
         sys.stderr.write(f"still there after {arguments.timeout:g} s: processes {pids}\n")
@@ -38,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def let_jobs_leave(workers: Collection[int], timeout_s: float = LEAVE_TIMEOUT_S) -> set[int]:
-    """Ask the flow processes that workers have now to leave, and wait for that.
+    """Ask the flow processes that workers have now to leave, and wait until all is saved.
 
     What a worker starts meanwhile, such as in the places that become free below its limit, is left
     alone: asked so early, it would be Crashed before it could ask for a restart.
@@ -54,8 +64,11 @@ def let_jobs_leave(workers: Collection[int], timeout_s: float = LEAVE_TIMEOUT_S)
     asked = _children(workers)
     signal_all(asked, signal.SIGTERM)
     while (left := asked & _children(workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return left
+        time.sleep(_POLL_S)
+    # What began after the flow had ended, or was at work before, saves what these had.
+    while (saving := finishers_of(workers)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return left | saving.keys()
 
 
 def _children(parents: Collection[int]) -> set[int]:

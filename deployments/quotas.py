@@ -11,7 +11,7 @@ flavors and tags are global concurrency limits, which runs take by themselves (`
 variable on the server keeps what was set here, by which a person's own changes are known.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -29,10 +29,13 @@ from pydantic import Field, ValidationError
 
 from deployments.changes import Change
 from flows.quotas import flavor_quota, tag_quota
+from flows.registry_place import chosen_registry
 from trainjob.errors import JobError, Problem
+from trainjob.flavor_catalogue import flavors_of
+from trainjob.flavors import Flavor
 from trainjob.job_problems import problems_of
 from trainjob.jobfile import read_job_file
-from trainjob.registry.folder import registry_folder
+from trainjob.registry.folder import registry_folder, registry_of_machine
 from trainjob.spec import Line, Spec
 
 _FILE = "quotas.yaml"
@@ -66,14 +69,14 @@ class Quota:
         return f"quota of the {self.kind} {self.name}"
 
 
-def quotas_of_machine() -> dict[Quota, int]:
-    """Return the quotas in the file of this machine; without a file there are none.
+def quotas_of_machine() -> dict[Quota, int] | None:
+    """Return the quotas in the file of this machine; None: it has none, and nothing to say of them.
 
     Raises:
-        JobError: With all mistakes in the file.
+        TrainjobError: With all mistakes in the file, or if the flavors it names cannot be read.
     """
     file = registry_folder() / _FILE
-    return _read(file) if file.exists() else {}
+    return _read(file) if file.exists() else None
 
 
 def ensure_quotas(
@@ -131,7 +134,7 @@ def _read(file: Path) -> dict[Quota, int]:
         said = _Quotas.model_validate(data)
     except ValidationError as error:
         raise JobError(str(file), problems_of(error, _Quotas, data)) from error
-    if problems := [*_name_problems(said)]:
+    if problems := [*_name_problems(said), *_flavor_problems(said.flavors)]:
         raise JobError(str(file), problems)
     pools = {Quota("queue" if "/" in name else "pool", name): n for name, n in said.pools.items()}
     flavors = {Quota("limit", flavor_quota(text)): n for text, n in said.flavors.items()}
@@ -139,13 +142,36 @@ def _read(file: Path) -> dict[Quota, int]:
 
 
 def _name_problems(said: _Quotas) -> Iterator[Problem]:
-    """Find names that no limit of Prefect can have."""
-    banned = " ".join(BANNED_CHARACTERS)
+    """Find names that no limit of Prefect can have, or that its client cannot ask for."""
+    banned = [*BANNED_CHARACTERS, "#", "?"]
+    asked = f"a name without {' '.join(banned)}, which no limit of Prefect can have"
     for field, names in (("flavors", said.flavors), ("tags", said.tags)):
         for name in names:
-            if any(character in name for character in BANNED_CHARACTERS):
-                asked = f"a name without {banned}, which no limit of Prefect can have"
+            if any(character in name for character in banned):
                 yield Problem(f"{field}.{name}", asked, repr(name), "use another name")
+
+
+def _flavor_problems(names: Iterable[str]) -> Iterator[Problem]:
+    """Find flavors that no job can have: a limit by a name with a typo would hold nothing."""
+    named = [name for name in names if not _is_size(name)]
+    if not named:
+        return
+    # What is only in the file is on the server once it is registered, after the quotas.
+    places = registry_of_machine().place, chosen_registry().place
+    catalogues = [flavors_of(place) for place in places]
+    asked = "a size such as 2c4g or the name of a flavor"
+    do = f"correct it, or name the flavor in {catalogues[0].place!r}"
+    for name in named:
+        if all(catalogue.find(name) is None for catalogue in catalogues):
+            yield Problem(f"flavors.{name}", asked, repr(name), do)
+
+
+def _is_size(text: str) -> bool:
+    try:
+        Flavor.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _named(text: str) -> Quota:

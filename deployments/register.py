@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def register(
     client: SyncPrefectClient,
     pools: Sequence[PoolSpec],
-    quotas: Mapping[Quota, int],
+    quotas: Mapping[Quota, int] | None,
     *,
     force: bool = False,
     store: str | None = None,
@@ -69,7 +69,7 @@ def register(
     Args:
         client: The server to tell.
         pools: What the pools are to be.
-        quotas: How many runs may go on at once.
+        quotas: How many runs may go on at once; None: whatever the server has stays.
         force: Whether templates of pools, limits, flavors and the store are replaced, too, if a
             person has changed them.
         store: What jobs are to call the store of the AWS_* environment; None: it is not saved.
@@ -88,7 +88,8 @@ def register(
         yield ensure_queues(client, spec.name)
     for name in other_pools(client, known=[spec.name for spec in pools]):
         yield ensure_queues(client, name)
-    yield from ensure_quotas(client, quotas, force=force)
+    if quotas is not None:
+        yield from ensure_quotas(client, quotas, force=force)
     yield from register_blocks(client, force=force)
     if store is not None:
         yield register_store(client, store, force=force)

@@ -4,6 +4,7 @@ These are the flavors of its ``flavors.yaml`` and, if asked for, a store of its 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -84,7 +85,7 @@ def register_store(client: SyncPrefectClient, name: str, *, force: bool) -> Chan
     if saved is not None and not force:
         why = "it says something else than AWS_* of the environment; --force replaces it"
         return Change("left", what, why)
-    ObjectStore(**dict(wanted)).save(name, overwrite=True)
+    ObjectStore(**vars(wanted)).save(name, overwrite=True)
     return Change("created" if saved is None else "changed", what)
 
 
@@ -113,9 +114,13 @@ def _updated(saved: StoreSettings, settings: StoreSettings) -> StoreSettings:
     chosen = (
         {"checksums"} if saved.addressing_style == "auto" else {"checksums", "addressing_style"}
     )
-    given = {key: value for key, value in settings if value is not None and key not in chosen}
+    given = {
+        key: value
+        for key, value in vars(settings).items()
+        if value is not None and key not in chosen
+    }
     # A token belongs to its keys: an old one beside new keys would have every request refused.
-    return saved.model_copy(update={**given, "session_token": settings.session_token})
+    return replace(saved, **{**given, "session_token": settings.session_token})
 
 
 def _saved_store(client: SyncPrefectClient, name: str) -> StoreSettings | None:

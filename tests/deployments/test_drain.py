@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -127,6 +128,12 @@ def worker_of(pool: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([*waits, "worker", "start", "--pool", pool])
 
 
+def finisher_of(workspace: Path) -> "subprocess.Popen[bytes]":
+    """Start a process that has what is known of a finisher from outside."""
+    waits = [sys.executable, "-c", "import signal; signal.pause()"]
+    return subprocess.Popen([*waits, "flows.finisher", str(workspace), "3", "asked", "-1"])
+
+
 def test_a_worker_is_stopped_when_nothing_runs_any_more(
     pool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +145,34 @@ def test_a_worker_is_stopped_when_nothing_runs_any_more(
     assert worker.wait(PATIENCE_S) < 0
     assert code == 0
     assert f"worker {worker.pid} has stopped" in capsys.readouterr().out
+
+
+def test_a_worker_is_not_stopped_while_the_results_of_a_run_are_being_saved(
+    pool: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deployments.drain._POLL_S", 0.05)
+    monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path))
+    elsewhere = finisher_of(tmp_path / "of-another-worker" / "run-1")
+    saving = finisher_of(tmp_path / "run-2")
+    worker = worker_of(pool)
+    try:
+        assert main([pool, "--stop", str(worker.pid), "--timeout", "0"]) == 1
+        is_alive = worker.poll() is None
+        said = capsys.readouterr().out
+        saving.kill()
+        saving.wait()
+
+        assert main([pool, "--stop", str(worker.pid)]) == 0
+    finally:
+        for process in (elsewhere, saving, worker):
+            process.kill()
+            process.wait()
+
+    assert is_alive
+    assert "waits for 1 run: run-2 (its results are being saved)" in said
 
 
 def test_a_worker_of_another_pool_is_not_stopped_and_nothing_is_paused(

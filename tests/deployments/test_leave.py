@@ -89,3 +89,23 @@ def test_a_job_that_stays_is_told_after_the_timeout(
     assert code == 1
     assert "still there after 0.5 s" in capsys.readouterr().err
     assert (tmp_path / "asked").read_text() == "once "
+
+
+def test_what_saves_the_results_of_a_job_that_has_left_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path))
+    waits = [sys.executable, "-c", "import signal; signal.pause()"]
+    finisher = [*waits, "flows.finisher", str(tmp_path / "run-1"), "3", "asked", "-1"]
+    with subprocess.Popen(waits) as worker, subprocess.Popen(finisher) as saving:
+        try:
+            code = main([str(worker.pid), "--timeout", "0.5"])
+            saving.kill()
+            saving.wait()
+            later = main([str(worker.pid), "--timeout", "0.5"])
+        finally:
+            saving.kill()
+            worker.kill()
+
+    assert (code, later) == (1, 0)
+    assert f"still there after 0.5 s: processes {saving.pid}" in capsys.readouterr().err

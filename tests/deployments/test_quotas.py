@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import cast
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,6 +17,7 @@ from prefect.client.schemas.actions import (
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
+from blocks.flavor import FlavorBlock
 from deployments.quotas import Quota, ensure_quotas, quotas_of_machine
 from deployments.register import main, register
 from deployments.work_pools import PoolSpec, ensure_pool
@@ -192,6 +195,7 @@ def test_the_file_names_pools_queues_flavors_and_tags(
 ) -> None:
     text = "pools: {gpu: 8, gpu/low: 2}\nflavors: {8C40G V100*1: 4, lab: 1}\ntags: {vision: 2}\n"
     write_quotas(tmp_path, text, monkeypatch)
+    (tmp_path / "flavors.yaml").write_text("lab: {size: 2c4g}\n")
 
     assert quotas_of_machine() == {
         Quota("pool", "gpu"): 8,
@@ -202,8 +206,8 @@ def test_the_file_names_pools_queues_flavors_and_tags(
     }
 
 
-def test_without_a_file_there_are_no_quotas() -> None:
-    assert quotas_of_machine() == {}
+def test_without_a_file_the_quotas_of_the_server_stay() -> None:
+    assert quotas_of_machine() is None
 
 
 @pytest.mark.parametrize(
@@ -213,6 +217,9 @@ def test_without_a_file_there_are_no_quotas() -> None:
         ("pools: {gpu: 0}", "pools.gpu: "),
         ("teams: {vision: 2}", "teams: "),
         ("tags: {vision/nlp: 2}", "which no limit of Prefect can have, found 'vision/nlp'"),
+        ("tags: {c#: 2}", "which no limit of Prefect can have, found 'c#'"),
+        ("tags: {'why?': 2}", "which no limit of Prefect can have, found 'why?'"),
+        ("flavors: {lap: 1}", "flavors.lap: asked for a size such as 2c4g or the name of a flavor"),
     ],
 )
 def test_a_mistake_in_the_file_is_told_before_anything_is_registered(
@@ -228,3 +235,20 @@ def test_a_mistake_in_the_file_is_told_before_anything_is_registered(
     assert said.out == ""
     assert str(tmp_path / "quotas.yaml") in said.err
     assert found in said.err
+
+
+def test_a_quota_may_name_a_flavor_that_only_the_server_has(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".trainjob" / "registry"
+    folder.mkdir(parents=True)
+    (folder / "quotas.yaml").write_text("flavors: {lab: 1}")
+    monkeypatch.setenv("TRAINJOB_REGISTRY", "prefect")
+    FlavorBlock.register_type_and_schema()
+    block_id = cast(UUID, FlavorBlock(size="2c4g", called="lab").save("lab"))
+
+    found = quotas_of_machine()
+
+    client.delete_block_document(block_id)
+    assert found == {Quota("limit", "trainjob flavor lab"): 1}

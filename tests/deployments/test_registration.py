@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.schedules import CronSchedule
 
 from deployments import register
 from deployments.automations import automations
@@ -26,7 +28,7 @@ def registered(server: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_registering_again_leaves_everything_and_what_a_person_switched_on(
+def test_registering_again_leaves_everything_and_what_a_person_set_in_the_ui(
     prefect_server: str,
 ) -> None:
     with get_client(sync_client=True) as client:
@@ -35,10 +37,17 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
         nightly = client.read_deployment_by_name("training-job/nightly")
         [schedule] = [found for found in nightly.schedules if found.slug == "nightly"]
         client.update_deployment_schedule(nightly.id, schedule.id, active=True)
+        own = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 5 * * *"), active=False)
+        # The UI gives them no slug.
+        [added] = client.create_deployment_schedules(nightly.id, [own])
+        cpu = client.read_deployment_by_name("training-job/cpu")
+        [only] = client.create_deployment_schedules(cpu.id, [own])
+        client.update_deployment(cpu.id, DeploymentUpdate(concurrency_limit=3, paused=True))
 
         second = registered(prefect_server)
 
         after = client.read_deployment_by_name("training-job/nightly").schedules
+        cpu = client.read_deployment_by_name("training-job/cpu")
         for automation in client.read_automations():
             client.delete_automation(automation.id)
         for deployment in client.read_deployments():
@@ -50,10 +59,17 @@ def test_registering_again_leaves_everything_and_what_a_person_switched_on(
     assert not schedule.active
     switches = {found.slug: (found.active, found.id) for found in after}
     assert switches["nightly"] == (True, schedule.id)
+    of_file = {"nightly", "every-six-hours", "mondays"}
+    assert [found.id for found in after if found.slug not in of_file] == [added.id]
     assert {slug: active for slug, (active, _) in switches.items() if slug != "nightly"} == {
         "every-six-hours": False,
         "mondays": False,
+        str(added.id): False,
     }
+    assert [found.id for found in cpu.schedules] == [only.id]
+    assert cpu.paused
+    assert cpu.global_concurrency_limit is not None
+    assert cpu.global_concurrency_limit.limit == 3
     things = [line[9:] for line in first]
     assert things == [line[9:] for line in second]
     assert {f"automation {automation.name!r}" for automation in automations(90)} <= set(things)

@@ -1,7 +1,9 @@
 """A saved store that the registration makes of AWS_* variables: once, then left to people."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -71,9 +73,13 @@ def test_a_store_that_wants_the_bucket_in_its_host_is_saved_so(client: SyncPrefe
 def test_what_the_variables_do_not_say_stays_as_a_person_has_set_it(
     client: SyncPrefectClient,
 ) -> None:
-    own = {"addressing_style": "path", "checksums": "when_supported", "ca_bundle": Path("/lab.pem")}
-    mine = StoreSettings.from_env().model_copy(update=own)
-    ObjectStore(**dict(mine)).save("lab")
+    own: Any = {
+        "addressing_style": "path",
+        "checksums": "when_supported",
+        "ca_bundle": Path("/lab.pem"),
+    }
+    mine = replace(StoreSettings.from_env(), **own)
+    ObjectStore(**vars(mine)).save("lab")
 
     again = register_store(client, "lab", force=False)
     forced = register_store(client, "lab", force=True)
@@ -83,12 +89,12 @@ def test_what_the_variables_do_not_say_stays_as_a_person_has_set_it(
 
 
 def test_new_keys_of_a_store_replace_all_of_the_old_ones(client: SyncPrefectClient) -> None:
-    old = {"access_key": "old", "session_token": SecretStr("old"), "checksums": "when_supported"}
-    ObjectStore(**dict(StoreSettings.from_env().model_copy(update=old))).save("lab")
+    old: Any = {"access_key": "old", "session_token": "old", "checksums": "when_supported"}
+    ObjectStore(**vars(replace(StoreSettings.from_env(), **old))).save("lab")
 
     register_store(client, "lab", force=True)
 
-    expected = StoreSettings.from_env().model_copy(update={"checksums": "when_supported"})
+    expected = replace(StoreSettings.from_env(), checksums="when_supported")
     assert load_settings("lab") == expected
 
 

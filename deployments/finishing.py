@@ -1,0 +1,52 @@
+"""What still saves the results of runs whose flows have ended, on this machine.
+
+A run that is cancelled is Cancelled for the server half a minute later, and its `flows.finisher`
+may upload for an hour more. Who stops a machine waits for these, too. `deployments.drain` and
+`deployments.leave` are the callers.
+"""
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from trainjob.workspace import workspaces_dir
+
+_MODULE = b"flows.finisher"
+
+
+def finishers_of(workers: Collection[int]) -> dict[int, str]:
+    """Return what finishes runs in the workspaces of these workers.
+
+    Args:
+        workers: Process ids of workers of this machine; others whose runs have their workspaces in
+            the same folder count as well.
+
+    Returns:
+        The id of its run, by that of its process.
+    """
+    folders = {_workspaces_of(worker) for worker in workers}
+    found = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and (root := _finished_by(process)) and root.parent in folders:
+            found[int(process.name)] = root.name
+    return found
+
+
+def _finished_by(process: Path) -> Path | None:
+    """Return the workspace that a process finishes, which is its first argument."""
+    with suppress(OSError):
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        if _MODULE in words[:-1]:
+            return Path(os.fsdecode(words[words.index(_MODULE) + 1]))
+    return None
+
+
+def _workspaces_of(worker: int) -> Path:
+    """Return the folder in which the runs of a worker have theirs."""
+    try:
+        pairs = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is somebody else's: of this user's, there is one folder
+        return workspaces_dir()
+    found = dict(os.fsdecode(pair).partition("=")[::2] for pair in pairs)
+    return workspaces_dir(found)

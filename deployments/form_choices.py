@@ -1,0 +1,47 @@
+"""Dropdowns in the forms of jobs for what the platform has: its flavors and its saved stores.
+
+They stand beside the field for a text, which takes a size, or what was made since.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.responses import DeploymentResponse
+
+from blocks.object_store import ObjectStore, saved_names
+from flows.registry_place import chosen_registry
+from trainjob.flavor_catalogue import flavors_of
+
+
+def offer_choices(client: SyncPrefectClient, deployments: Iterable[DeploymentResponse]) -> None:
+    """Let the forms of these deployments offer what the platform has now.
+
+    Raises:
+        TrainjobError: If the flavors of the platform cannot be read.
+    """
+    flavors = flavors_of(chosen_registry().place).flavors.values()
+    choices = {
+        ("Resources", "flavor"): [flavor.name or flavor.size for flavor in flavors],
+        ("TrainingJob", "store"): saved_names(client, ObjectStore.get_block_type_slug()),
+    }
+    for deployment in deployments:
+        form = deployment.parameter_openapi_schema
+        if form is not None and (offering := _with_choices(form, choices)) != form:
+            update = DeploymentUpdate(parameter_openapi_schema=offering)
+            client.update_deployment(deployment.id, update)
+
+
+def _with_choices(
+    form: dict[str, Any], choices: Mapping[tuple[str, str], Sequence[str]]
+) -> dict[str, Any]:
+    """Return the form with a tab for each of the `choices` of a field of a model."""
+    offering = copy.deepcopy(form)
+    for (model, name), values in choices.items():
+        field = offering.get("definitions", {}).get(model, {}).get("properties", {}).get(name)
+        if field is not None and values:
+            # Behind the text, which is the tab that a form opens for a value that is there.
+            field["anyOf"].insert(1, {"title": "Choice", "type": "string", "enum": list(values)})
+    return offering
