@@ -3,9 +3,10 @@
 Secrets stay in Prefect's database: parameters of a run can be read by every user of the API.
 """
 
+from dataclasses import fields
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from httpx import HTTPError, HTTPStatusError
 from prefect.blocks.core import Block
@@ -54,8 +55,12 @@ class ObjectStore(Block):
 
     def to_settings(self) -> StoreSettings:
         """Return the settings as the core takes them; what a form left empty is absent."""
-        values = {name: getattr(self, name) for name in StoreSettings.model_fields}
-        return StoreSettings(**{name: value for name, value in values.items() if value})
+        values = {field.name: getattr(self, field.name) for field in fields(StoreSettings)}
+        return StoreSettings(**{name: _revealed(value) for name, value in values.items() if value})
+
+
+def _revealed(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def load_settings(store: str | None) -> StoreSettings:

@@ -14,7 +14,6 @@ from trainjob.storage.local_tree import list_folder
 from trainjob.storage.meter import Meter
 from trainjob.storage.stage import stage_channel
 from trainjob.storage.store import open_store
-from trainjob.storage.upload import upload_tree
 
 
 def main() -> None:
@@ -27,12 +26,14 @@ def main() -> None:
 
 def down(url: str, folder: Path) -> dict[str, object]:
     """Stage a channel by the cache, as a job does."""
-    staged = stage_channel(url, folder, None, label="bench", holder=str(folder))
+    staged = stage_channel(url, folder, None, label="bench", holder=folder.name)
     return {"moved_bytes": staged.moved_bytes, "verified": str(staged.verified)}
 
 
 def up(url: str, folder: Path) -> dict[str, object]:
     """Upload an output, as a job does: proved, and with a receipt."""
+    from trainjob.storage.upload import upload_tree  # here, since the others need none of it
+
     receipt = upload_tree(folder, url, None, run_id="bench", facts={}, label="bench")
     return {"files": len(receipt.files)}
 

@@ -15,7 +15,7 @@ from trainjob.errors import CheckpointsOfAnother, CorruptData, StoreNotFound
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry
 from trainjob.storage.local import PARTIAL
-from trainjob.storage.receipt import OWN_FOLDER
+from trainjob.storage.own_files import OWN_FOLDER
 from trainjob.storage.store import Store
 
 OWNER = f"{OWN_FOLDER}owner.json"

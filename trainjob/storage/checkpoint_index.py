@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trainjob.errors import CorruptData, StoreNotFound
 from trainjob.storage.checkpoint_claim import claim_of_job, files_in
 from trainjob.storage.failures import failure
-from trainjob.storage.receipt import OWN_FOLDER
+from trainjob.storage.own_files import OWN_FOLDER
 from trainjob.storage.store import Store
 
 INDEXES = f"{OWN_FOLDER}checkpoints/"

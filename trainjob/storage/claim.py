@@ -15,7 +15,8 @@ from trainjob.errors import OutputNotEmpty, StoreNotFound
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry
 from trainjob.storage.local import PARTIAL
-from trainjob.storage.receipt import OWN_FOLDER, RECEIPT, SUCCESS, Receipt
+from trainjob.storage.own_files import OWN_FOLDER, RECEIPT, SUCCESS
+from trainjob.storage.receipt import Receipt
 from trainjob.storage.store import Store
 
 CLAIM = f"{OWN_FOLDER}claim.json"
@@ -85,7 +86,7 @@ def write_claim(store: Store, run_id: str, files: set[str]) -> tuple[Claim, Excl
     data = claim.model_dump_json().encode()
     is_first = store.create(CLAIM, data)
     # A store that does not know the condition, or ignores it, says yes to the second one as well.
-    is_exclusive = not (is_first and store.create(CLAIM, data))
+    is_exclusive = store.creates_in_one_step and not (is_first and store.create(CLAIM, data))
     if not is_first:
         _refuse_other_claim(store, run_id)
         store.write(CLAIM, data)

@@ -33,7 +33,7 @@ from trainjob.storage.fsspec_tree import FsspecTree
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local import PARTIAL
 from trainjob.storage.local_tree import copy_file
-from trainjob.storage.manifest import FileRecord, OnFile
+from trainjob.storage.manifest import FileRecord, OnFile, Proof
 from trainjob.storage.meter import Meter
 from trainjob.storage.workers import Stop, each
 from trainjob.storage.write_probe import prove_writing
@@ -47,6 +47,8 @@ _RUN_AGAIN = "run again when nothing writes to it"
 
 class FsspecStore:
     """The folder at `url`; see `trainjob.storage.store.Store`."""
+
+    creates_in_one_step = False
 
     def __init__(self, url: str) -> None:
         self.url = f"{url.rstrip('/')}/"
@@ -235,11 +237,11 @@ class FsspecStore:
                 md5.update(chunk)
                 if copy is not None:
                     copy.write(chunk)
-            self._check(entry, received, md5.hexdigest())
+            proof = self._check(entry, received, md5.hexdigest())
         except BaseException:
             meter.add_bytes(-received)
             raise
-        return FileRecord(entry.path, received, sha256.hexdigest())
+        return FileRecord(entry.path, received, sha256.hexdigest(), verified=proof)
 
     def _chunks(self, entry: Entry, stop: Stop) -> Iterator[bytes]:
         url = self.url + entry.path
@@ -257,7 +259,7 @@ class FsspecStore:
             with driver_failures(url):
                 opened.close()
 
-    def _check(self, entry: Entry, received: int, md5: str) -> None:
+    def _check(self, entry: Entry, received: int, md5: str) -> Proof:
         """See that what was received is the version that was listed, and all of it."""
         url = self.url + entry.path
         info = self._tree.info(entry.path)
@@ -266,9 +268,11 @@ class FsspecStore:
         if received != entry.size_bytes:
             found = f"{received} of {entry.size_bytes} bytes arrived"
             raise failure(StoreUnavailable, url, found, "try again")
-        if (md5_in(info) or md5) != md5:
+        told = md5_in(info)
+        if told and told != md5:
             found = "the bytes that arrived do not have the MD5 that the store tells"
             raise failure(CorruptData, url, found, "try again, or put the file there again")
+        return "etag" if told else ""
 
     @contextmanager
     def _new_file(self, path: str) -> Iterator[BinaryIO]:

@@ -28,6 +28,8 @@ _NO_LINKS = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 class LocalStore:
     """The folder `root`; see `trainjob.storage.store.Store`."""
 
+    creates_in_one_step = True
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self.url = f"{str(root).rstrip('/')}/"

@@ -7,8 +7,9 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import Literal
 
 Proof = Literal["", "etag", "read back"]
-"""How it was proved that a store holds what was sent: its ETag is the one that follows from the
-sent bytes, or they were read again; empty: not yet."""
+"""How it was proved that a store holds these bytes: by the digest that it tells of them (the ETag
+that follows from the bytes, or their MD5), or they were read again after they were sent; empty:
+not, or not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class FileRecord:
     Attributes:
         etag: The ETag that S3 gives to exactly the bytes that were sent, computed from them and
             never taken from a store; empty if nothing was sent or it was not computed.
-        verified: How it was proved that a store holds the file.
+        verified: How it was proved that the store where it was sent, or from where it came, holds
+            exactly this.
     """
 
     path: str

@@ -14,7 +14,7 @@ from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry
 from trainjob.storage.live_tree import Look, is_temporary, look_at, refuse_link
 from trainjob.storage.meter import Meter
-from trainjob.storage.receipt import SUCCESS
+from trainjob.storage.own_files import SUCCESS
 from trainjob.storage.send import discard_unfinished, send, unsent
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store

@@ -14,29 +14,21 @@ from trainjob.storage.store import Store, open_store
 _RUN_ID = "{run_id}"
 
 
-def input_problems(
-    field: str, url: str, settings: StoreSettings | None, *, may_be_file: bool = False
-) -> list[Problem]:
-    """Return why the folder at `url` cannot be an input: nothing, or one problem.
+def input_problems(field: str, url: str, settings: StoreSettings | None) -> list[Problem]:
+    """Return why what is at `url` cannot be an input: nothing, or one problem.
 
     Args:
         field: Where the url stands in the job file.
         url: See `trainjob.storage.store.open_store`.
         settings: How to reach an object store; absent: the AWS_* environment.
-        may_be_file: Whether a single file will do, such as an archive that is unpacked.
     """
     asked = f"a folder with files at {url!r}"
     try:
         with open_store(url, settings) as store:
-            if store.has_files():
+            if store.has_files() or store.is_file():
                 return []
-            is_file = store.is_file()
     except StoreError as error:
         return [problem_of(field, asked, error)]
-    if is_file and may_be_file:
-        return []
-    if is_file:
-        return [Problem(field, asked, "a single file", "give the folder that holds it")]
     return [Problem(field, asked, "no file there", "check the url, or put the files there first")]
 
 

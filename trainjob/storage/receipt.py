@@ -16,15 +16,12 @@ from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
+from trainjob.storage.own_files import RECEIPT, SUCCESS
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
 
-SUCCESS = "_SUCCESS"
-OWN_FOLDER = "_trainjob/"
-RECEIPT = f"{OWN_FOLDER}receipt.json"
-
-OutputState = Literal["Completed", "AutoStopped", "TargetReached", "Cancelled", "Failed"]
-UNFINISHED_STATES: frozenset[OutputState] = frozenset({"Cancelled", "Failed"})
+OutputState = Literal["Completed", "AutoStopped", "TargetReached", "Cancelled", "Failed", "Crashed"]
+UNFINISHED_STATES: frozenset[OutputState] = frozenset({"Cancelled", "Failed", "Crashed"})
 """States whose outputs are no result: there is no ``_SUCCESS`` beside them."""
 
 

@@ -39,6 +39,7 @@ _ELSEWHERE = (
 )
 _OTHER_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _SKEWED = "RequestTimeTooSkewed"
+_MAX_WHY = 300  # a program that gives keys may say much
 _PATH_STYLE_REFUSED = "SecondLevelDomainForbidden"
 
 
@@ -98,6 +99,22 @@ def no_credentials(url: str) -> StoreError:
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )
     return failure(StoreDenied, url, "no complete credentials for the store", do)
+
+
+def no_keys(url: str, why: str, *, may_pass: bool) -> StoreError:
+    """Return the error for credentials that are configured and cannot be had.
+
+    Args:
+        url: What was asked for.
+        why: What the place that should give them says.
+        may_pass: Whether it may give them a little later.
+    """
+    found = f"the credentials cannot be had ({one_line(why)[:_MAX_WHY]})"
+    do = (
+        "mend what gives them on this machine (credential_process, single sign-on, role), "
+        "or name a saved store"
+    )
+    return failure(StoreUnavailable if may_pass else StoreDenied, url, found, do)
 
 
 def not_trusted(url: str) -> StoreError:

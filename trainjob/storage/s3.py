@@ -1,9 +1,11 @@
 """A prefix of an S3 bucket as a store."""
 
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import unquote
 
 from botocore.exceptions import ClientError
 
@@ -23,6 +25,8 @@ T = TypeVar("T")
 
 class S3Store:
     """The folder at ``s3://bucket/prefix/``; see `trainjob.storage.store.Store`."""
+
+    creates_in_one_step = True
 
     def __init__(self, url: str, settings: StoreSettings) -> None:
         self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -168,20 +172,26 @@ class S3Store:
         return False
 
     async def _abort_uploads(self) -> int:
-        where = {"Bucket": self._bucket, "Prefix": self._prefix}
+        where = {"Bucket": self._bucket, "Prefix": self._prefix, "EncodingType": "url"}
         num_aborted, marker = 0, dict[str, str]()
         while True:
             page = await self._client.call("list_multipart_uploads", **where, **marker)
+            decode = unquote if page.get("EncodingType") == "url" else str
             for upload in page.get("Uploads", ()):
-                key = upload["Key"][len(self._prefix) :]
-                await self._call("abort_multipart_upload", key, UploadId=upload["UploadId"])
-                num_aborted += 1
+                key = decode(upload["Key"])
+                if key.startswith(self._prefix):  # some stores do not look at the prefix
+                    await self._abort(key[len(self._prefix) :], upload["UploadId"])
+                    num_aborted += 1
             if not page.get("IsTruncated"):
                 return num_aborted
             marker = {
-                "KeyMarker": page["NextKeyMarker"],
+                "KeyMarker": decode(page["NextKeyMarker"]),
                 "UploadIdMarker": page["NextUploadIdMarker"],
             }
+
+    async def _abort(self, path: str, upload_id: str) -> None:
+        with suppress(StoreNotFound), s3_failures(self.url + path):  # another one aborted it
+            await self._call("abort_multipart_upload", path, UploadId=upload_id)
 
     async def _is_file(self) -> bool:
         key = self._prefix.rstrip("/")

@@ -18,6 +18,7 @@ from s3fs import S3FileSystem
 
 from trainjob.errors import StoreUnavailable
 from trainjob.storage.deadline import check_deadline, has_deadline
+from trainjob.storage.key_failures import chain_failures
 from trainjob.storage.settings import StoreSettings
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ R = TypeVar("R")
 
 MAX_REQUESTS = 16
 _CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 60
+READ_TIMEOUT_S = 60
+"""After so many seconds in which nothing comes, or too little, an answer counts as broken."""
 _TRIES = 3
 _CLOSE_TIMEOUT_S = 5
 _LOOK_AT_DEADLINE_S = 0.2
@@ -101,6 +103,9 @@ class S3Client:
         )
         # botocore tries again; s3fs doing so as well would multiply the waits.
         files.retries = 1
+        if self._settings.access_key is None:
+            with chain_failures():
+                await session.get_credentials()  # the client has them from the session
         client = await files.set_session()
         self._closer = weakref.finalize(self, _close, client)
         return files
@@ -152,20 +157,19 @@ async def objects(client: S3Client, **parameters: Any) -> AsyncIterator[dict[str
 
 
 def _s3fs_arguments(settings: StoreSettings) -> dict[str, Any]:
-    secret, token = settings.secret_key, settings.session_token
     client = {
         "region_name": settings.region,
         "verify": str(settings.ca_bundle) if settings.ca_bundle else None,
     }
     return {
         "key": settings.access_key,
-        "secret": secret.get_secret_value() if secret else None,
-        "token": token.get_secret_value() if token else None,
+        "secret": settings.secret_key,
+        "token": settings.session_token,
         "endpoint_url": settings.endpoint_url,
         "client_kwargs": {name: value for name, value in client.items() if value is not None},
         "config_kwargs": {
             "connect_timeout": _CONNECT_TIMEOUT_S,
-            "read_timeout": _READ_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
             "retries": {"mode": "standard", "total_max_attempts": _TRIES},
             "max_pool_connections": MAX_REQUESTS,
             "s3": {"addressing_style": settings.addressing_style},

@@ -11,11 +11,13 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
     ResponseStreamingError,
     SSLError,
+    SSOError,
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
@@ -23,12 +25,14 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from trainjob.errors import CorruptData, StoreError
 from trainjob.storage import refusals
 from trainjob.storage.failures import failure
-from trainjob.storage.refusals import Refusal, refused
+from trainjob.storage.key_failures import ChainError, no_keys, refusal_of
 
-_NO_CREDENTIALS = (
+_NO_KEYS = (
     NoCredentialsError,
     PartialCredentialsError,
     CredentialRetrievalError,
+    MetadataRetrievalError,
+    SSOError,
     TokenRetrievalError,
 )
 _UNREACHABLE = (
@@ -49,6 +53,8 @@ def s3_failures(url: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
+    except ChainError as error:
+        raise no_keys(error.__cause__, url) from error
     except (BotoCoreError, ClientError, aiohttp.ClientError, OSError, ValueError) as error:
         raise _failure_of(error, url) from error
 
@@ -57,9 +63,9 @@ def _failure_of(error: Exception, url: str) -> StoreError:
     # s3fs turns answers of the store into OSErrors and keeps the answer as their cause.
     answer = error.__cause__ if isinstance(error.__cause__, ClientError) else error
     if isinstance(answer, ClientError):
-        return refused(_refusal_of(answer), url)
-    if isinstance(error, _NO_CREDENTIALS):
-        return refusals.no_credentials(url)
+        return refusals.refused(refusal_of(answer), url)
+    if isinstance(error, _NO_KEYS):
+        return no_keys(error, url)
     if isinstance(error, SSLError):
         return refusals.not_trusted(url)
     if isinstance(error, FlexibleChecksumError):
@@ -72,16 +78,3 @@ def _failure_of(error: Exception, url: str) -> StoreError:
     if isinstance(error, ParamValidationError):
         return refusals.bad_name(url)
     return refusals.impossible(url, str(error) or type(error).__name__)
-
-
-def _refusal_of(answer: ClientError) -> Refusal:
-    error = answer.response.get("Error", {})
-    about = answer.response.get("ResponseMetadata", {})
-    region = error.get("Region") or about.get("HTTPHeaders", {}).get("x-amz-bucket-region")
-    return Refusal(
-        operation=answer.operation_name,
-        status=int(about.get("HTTPStatusCode", 0)),
-        code=str(error.get("Code", "")),
-        message=str(error.get("Message", "")),
-        region=str(region or ""),
-    )

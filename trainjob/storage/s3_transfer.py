@@ -23,11 +23,14 @@ from trainjob.errors import (
     StoreUnavailable,
     TreeChanged,
 )
+from trainjob.storage import s3_client
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import changed, open_listed, version_of
-from trainjob.storage.manifest import FileRecord, OnFile
+from trainjob.storage.manifest import FileRecord, OnFile, Proof
 from trainjob.storage.meter import Meter
+from trainjob.storage.pace import Pace, Window
+from trainjob.storage.refusals import unreachable
 from trainjob.storage.s3_client import S3Client, each
 from trainjob.storage.s3_errors import s3_failures
 
@@ -53,6 +56,9 @@ class Transfer:
         self._prefix = prefix
         self._meter = meter
         self._part_slots = asyncio.Semaphore(_PARTS_AT_A_TIME)
+        # It goes on with what comes alone, of which there is some within this time.
+        self._pace = Pace(longest_step_s=s3_client.READ_TIMEOUT_S)
+        self._num_receiving = 0
 
     async def download(
         self, files: Sequence[Entry], target: Path, done: OnFile | None = None
@@ -169,23 +175,34 @@ class Transfer:
         self, entry: Entry, answer: dict[str, Any], copy: BinaryIO | None
     ) -> FileRecord:
         url, received = self._url(entry), 0
+        proof: Proof = ""
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        window = Window(self._pace, s3_client.READ_TIMEOUT_S)
+        self._num_receiving += 1
         try:
             async with answer["Body"] as body:
                 while chunk := await self._next_chunk(body, url):
                     received += len(chunk)
                     self._meter.add_bytes(len(chunk))
+                    self._check_pace(window, received, url)
                     sha256.update(chunk)
                     if copy is not None:
                         copy.write(chunk)
                         md5.update(chunk)
             _check_size(url, entry, received)
             if copy is not None:
-                _check_md5(url, entry, answer, md5.hexdigest())
+                proof = _check_md5(url, entry, answer, md5.hexdigest())
         except BaseException:
             self._meter.add_bytes(-received)
             raise
-        return FileRecord(entry.path, received, sha256.hexdigest())
+        finally:
+            self._num_receiving -= 1
+        return FileRecord(entry.path, received, sha256.hexdigest(), verified=proof)
+
+    def _check_pace(self, window: Window, received: int, url: str) -> None:
+        self._pace.go_on(self._num_receiving)
+        if window.is_too_slow(received):
+            raise unreachable(url, "", "it came too slowly")
 
     async def _next_chunk(self, body: Any, url: str) -> bytes:
         with s3_failures(url):
@@ -276,18 +293,19 @@ def _check_size(url: str, entry: Entry, received: int) -> None:
         raise failure(StoreUnavailable, url, found, "try again")
 
 
-def _check_md5(url: str, entry: Entry, answer: dict[str, Any], md5: str) -> None:
-    """Compare with the ETag where it is an MD5.
+def _check_md5(url: str, entry: Entry, answer: dict[str, Any], md5: str) -> Proof:
+    """Compare with the ETag where it is an MD5, and say whether that was done.
 
     It is not for objects of several parts and for those that are encrypted with a key of a key
     service or of the client: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """
     if answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer:
-        return
+        return ""
     match = _MD5.fullmatch(entry.version)
     if match and match[1].lower() != md5:
         found = "the bytes that arrived do not have the MD5 that the store tells"
         raise failure(CorruptData, url, found, "try again, or put the object there again")
+    return "etag" if match else ""
 
 
 def _is_changed(file: Path, entry: Entry) -> bool:

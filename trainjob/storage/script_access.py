@@ -9,8 +9,6 @@ import os
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
-from pydantic import SecretStr
-
 from trainjob.storage.settings import StoreSettings
 
 ACCESS_ENV = (
@@ -51,8 +49,8 @@ def access_environment(settings: StoreSettings) -> dict[str, str]:
     region = settings.region
     values = (
         settings.access_key,
-        _revealed(settings.secret_key),
-        _revealed(settings.session_token),
+        settings.secret_key,
+        settings.session_token,
         settings.endpoint_url,
         region,
         region,
@@ -68,7 +66,7 @@ def access_environment(settings: StoreSettings) -> dict[str, str]:
 
 def secrets_of(settings: StoreSettings, others: Iterable[str] = ()) -> list[str]:
     """Return what nobody may see of the settings and of other secrets, as programs may write it."""
-    texts = (*map(_revealed, (settings.secret_key, settings.session_token)), *others)
+    texts = (settings.secret_key, settings.session_token, *others)
     return list(dict.fromkeys(form for text in texts if text for form in _forms(text)))
 
 
@@ -88,7 +86,3 @@ def _escaped(text: str) -> Iterator[str]:
     """Yield a text as Python and JSON write it between quotes."""
     yield from (repr(text)[1:-1], ascii(text)[1:-1])
     yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
-
-
-def _revealed(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None

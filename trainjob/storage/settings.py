@@ -5,20 +5,21 @@ matter for ``s3://`` urls only.
 """
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
-
-from pydantic import BaseModel, ConfigDict, SecretStr
 
 _VIRTUAL_DOMAINS = (".myhuaweicloud.com", ".myqcloud.com", ".aliyuncs.com")
 """Where OBS, COS and OSS are."""
 
 
-class StoreSettings(BaseModel):
-    """What it takes to reach an S3 store. Whatever is absent is left to botocore's usual chain."""
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """What it takes to reach an S3 store. Whatever is absent is left to botocore's usual chain.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    The secrets are not shown by ``repr``.
+    """
 
     endpoint_url: str | None = None
     """Address of the store, such as `https://obs.cn-north-4.myhuaweicloud.com`; absent: AWS."""
@@ -29,10 +30,10 @@ class StoreSettings(BaseModel):
     access_key: str | None = None
     """Access key id."""
 
-    secret_key: SecretStr | None = None
+    secret_key: str | None = field(default=None, repr=False)
     """Secret access key."""
 
-    session_token: SecretStr | None = None
+    session_token: str | None = field(default=None, repr=False)
     """Token of temporary credentials."""
 
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
@@ -59,8 +60,8 @@ class StoreSettings(BaseModel):
             addressing_style="virtual" if _wants_virtual(endpoint or "") else "auto",
             region=_env("AWS_REGION", "AWS_DEFAULT_REGION"),
             access_key=_env("AWS_ACCESS_KEY_ID"),
-            secret_key=_secret("AWS_SECRET_ACCESS_KEY"),
-            session_token=_secret("AWS_SESSION_TOKEN"),
+            secret_key=_env("AWS_SECRET_ACCESS_KEY"),
+            session_token=_env("AWS_SESSION_TOKEN"),
             ca_bundle=Path(ca_bundle) if ca_bundle else None,
         )
 
@@ -76,8 +77,3 @@ def _wants_virtual(endpoint: str) -> bool:
 def _env(*names: str) -> str | None:
     """Return the first of the variables that is set and not empty."""
     return next((os.environ[name] for name in names if os.environ.get(name)), None)
-
-
-def _secret(name: str) -> SecretStr | None:
-    value = _env(name)
-    return SecretStr(value) if value else None

@@ -106,7 +106,8 @@ def stage_channel(
     """Let `target` be the dataset at `url`, read-only and shared, or a copy that may be written.
 
     Args:
-        url: A folder or one archive; see `trainjob.storage.store.open_store`.
+        url: A folder or one file, which is an archive or comes as a folder with this file; see
+            `trainjob.storage.store.open_store`.
         target: The folder of the channel; what was there is replaced. With ``link`` it becomes a
             link into the cache, or to the dataset itself if that is a folder of this machine.
         settings: How to reach an object store; absent: the AWS_* environment.
@@ -118,7 +119,7 @@ def stage_channel(
         expect: The only fingerprint that is accepted.
 
     Raises:
-        StoreNotFound: If there is no file at the url, or a single one that is no archive.
+        StoreNotFound: If there is no file at the url.
         UnsafeKey: If a key cannot be a file; nothing was copied.
         TreeChanged: If the source changed meanwhile; retryable.
         CorruptData: If the bytes are not what was promised; retryable.

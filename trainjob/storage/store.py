@@ -30,6 +30,10 @@ class Store(Protocol):
 
     url: str
 
+    creates_in_one_step: bool
+    """Whether `create` is one request. If not, two that ask at the same moment may both be told
+    yes, though the second of two that ask one after the other is told no."""
+
     def __enter__(self) -> Self:
         """Return the store itself."""
 
@@ -59,6 +63,10 @@ class Store(Protocol):
             meter: Counts what is copied.
             done: Called with each file as soon as it is there, complete and verified; on any one
                 thread.
+
+        Returns:
+            What arrived, in the order of `files`; verified by ``etag`` is what was compared with a
+            digest of the store, which an ETag may look like and not be.
 
         Raises:
             TreeChanged: If a file is no longer the one that was listed.
@@ -106,7 +114,7 @@ class Store(Protocol):
         """Write a small file, complete or not at all."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a small file if there is none of that name, in one step; say whether it was done.
+        """Write a small file if there is none of that name; say whether it was done.
 
         A store that knows no such condition writes it each time. So who asks twice for the same
         file, and is told yes twice, knows that it proves nothing here.
@@ -165,6 +173,12 @@ def open_store(url: str, settings: StoreSettings | None = None) -> Store:
     if not is_known(scheme):
         raise _unknown(url)
     return FsspecStore(url)
+
+
+def engine_of(store: Store) -> str:
+    """Return what a report calls the engine of a store: curl, s3fs, fsspec or local."""
+    name = type(store).__name__.removesuffix("Store").lower()
+    return "s3fs" if name == "s3" else name
 
 
 def _local(url: str, path: str) -> LocalStore:

@@ -27,16 +27,9 @@ from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.live_tree import Look, look_at, named, refuse_link
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
+from trainjob.storage.own_files import OWN_FOLDER, RECEIPT, SUCCESS
 from trainjob.storage.read_back import read_back
-from trainjob.storage.receipt import (
-    OWN_FOLDER,
-    RECEIPT,
-    SUCCESS,
-    UNFINISHED_STATES,
-    OutputState,
-    Receipt,
-    receipt_in,
-)
+from trainjob.storage.receipt import UNFINISHED_STATES, OutputState, Receipt, receipt_in
 from trainjob.storage.send import discard_unfinished, send, unsent
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store

@@ -23,6 +23,6 @@ def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shorten_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let both engines give an answer up that does not go on for a second."""
+    """Let both engines give an answer up that does not go on, or hardly, for a second."""
     monkeypatch.setattr(handle, "STALL_S", 1)
-    monkeypatch.setattr(s3_client, "_READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from pydantic import SecretStr
-
 from trainjob.storage.settings import StoreSettings
 
 
@@ -44,7 +42,7 @@ class ScriptedStore(ThreadingHTTPServer):
         self.settings = StoreSettings(
             endpoint_url=self.endpoint_url,
             access_key="key",
-            secret_key=SecretStr("secret"),
+            secret_key="secret",
             addressing_style="path",
         )
 

@@ -7,10 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.core.storage.journals import journaled
 from tests.s3_faults import Fault, fault_proxy
 from tests.waiting import PATIENCE_S
 from trainjob.errors import StoreError
@@ -50,16 +52,6 @@ def small_disk(tmp_path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a tmpfs")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
-
-
-def journaled(cache: Cache) -> set[str]:
-    """The files that a killed process has finished, as its journal says."""
-    lines = [
-        line
-        for journal in cache.incoming.glob("*/journal")
-        for line in journal.read_text().splitlines(keepends=True)[1:]
-    ]
-    return {line.split('"')[1] for line in lines if line.endswith("\n")}
 
 
 def test_a_process_killed_again_and_again_fetches_only_the_rest(
@@ -140,7 +132,7 @@ def test_what_was_killed_is_trusted_by_version_only(s3, s3_place, cache, tmp_pat
         return "403"
 
     with fault_proxy(s3.port, refuse_last) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         with pytest.raises(StoreError):
             stage_channel(s3_place.url, target, settings, label="data", holder="job")
         [left] = abandoned(cache)
@@ -164,7 +156,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
     )
 
     with fault_proxy(s3.port, lambda *_: None) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         with pytest.raises(StoreError, match=message) as caught:
             stage_channel(s3_place.url, tmp_path / "data", settings, label="data", holder="job")
 
@@ -186,7 +178,7 @@ def test_a_disk_that_fills_up_meanwhile_publishes_nothing_and_can_be_gone_on_wit
             hog.write_bytes(b"x" * (3 << 20))
 
     with fault_proxy(s3.port, fill) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         with pytest.raises(StoreError, match="No space left on device"):
             stage_channel(s3_place.url, tmp_path / "data", settings, label="data", holder="job")
         published = Cache(small_disk / "cache").snapshots()

@@ -2,18 +2,24 @@
 
 import io
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainjob.errors import StoreNotFound, TreeChanged
+from trainjob.errors import TreeChanged
 from trainjob.events import Event, Transferred, listening
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import hold, release
+from trainjob.storage.cache.incoming import Incoming
 from trainjob.storage.cache.source import Unpacking
 from trainjob.storage.local import LocalStore
 from trainjob.storage.stage import stage_channel
+from trainjob.storage.unpack import unpack_dataset
 
+UNPACK = "trainjob.storage.cache.build.unpack_dataset"
 TREE = {"a.txt": b"1", "deep/b.txt": b"22"}
 
 
@@ -91,6 +97,20 @@ def test_a_folder_that_a_script_changes_in_place_is_told_of(stage, cache, write_
     assert source.is_dir()
 
 
+def test_a_folder_that_can_no_longer_be_listed_is_told_with_the_reason(
+    stage, cache, write_tree, tmp_path
+):
+    source = write_tree(tmp_path / "source", TREE)
+    stage(str(source))
+    (tmp_path / "inputs" / "job" / "latest").symlink_to("nowhere")
+
+    [note] = release(cache, "job")
+
+    assert "changed while the run used it" in note
+    assert "'latest' leads to nothing" in note
+    assert "missing" not in note
+
+
 def test_a_folder_of_this_machine_can_be_copied(stage, write_tree, tmp_path, read_tree):
     source = write_tree(tmp_path / "source", TREE)
 
@@ -144,6 +164,61 @@ def test_a_url_may_name_the_archive_itself(place, stage, tmp_path, read_tree):
     assert not staged.is_in_place
 
 
+def test_an_archive_of_this_machine_is_not_copied(stage, tmp_path, monkeypatch, read_tree):
+    """It may be larger than what is left of the disk."""
+    data = zipped(TREE)
+    (tmp_path / "data.zip").write_bytes(data)
+    monkeypatch.setattr(LocalStore, "download", None)
+
+    staged = stage(str(tmp_path / "data.zip"))
+
+    assert read_tree(tmp_path / "inputs" / "job") == TREE
+    assert (staged.moved_bytes, staged.verified) == (len(data), "size")
+    assert (tmp_path / "data.zip").read_bytes() == data
+
+
+@pytest.mark.parametrize("spoils", [False, True], ids=["replaced", "cut off"])
+@pytest.mark.parametrize("is_before", [True, False], ids=["before", "meanwhile"])
+def test_an_archive_that_changes_while_it_is_unpacked_is_not_taken(
+    stage, cache, tmp_path, monkeypatch, is_before, spoils
+):
+    archive, keep = tmp_path / "data.zip", Incoming.keep
+    archive.write_bytes(zipped(TREE))
+
+    def change_and(step: Callable[..., object], *arguments: Any, **options: Any) -> object:
+        archive.write_bytes(b"PK" if spoils else zipped({"other": b"3"}))
+        return step(*arguments, **options)
+
+    if is_before:
+        monkeypatch.setattr(Incoming, "keep", lambda *arguments: change_and(keep, *arguments))
+    else:
+        monkeypatch.setattr(UNPACK, partial(change_and, unpack_dataset))
+
+    with pytest.raises(TreeChanged, match=r"data\.zip: the file changed while it was copied"):
+        stage(str(archive))
+
+    assert cache.snapshots() == []
+
+
+def test_what_a_try_left_is_in_nobodys_way(stage, cache, tmp_path, monkeypatch, read_tree):
+    archive = tmp_path / "data.zip"
+    archive.write_bytes(zipped(TREE))
+
+    def unpack_half(_archive, _url, target, *_arguments, **_options):
+        target.mkdir()
+        (target / "half").touch()
+        raise TreeChanged("as if it had changed")
+
+    monkeypatch.setattr(UNPACK, unpack_half)
+    with pytest.raises(TreeChanged):
+        stage(str(archive))
+    monkeypatch.setattr(UNPACK, unpack_dataset)
+    stage(str(archive))
+
+    assert read_tree(tmp_path / "inputs" / "job") == TREE
+    assert list(cache.incoming.iterdir()) == []
+
+
 def test_an_archive_that_is_wanted_as_it_is_stays_one(s3_place, stage, tmp_path, read_tree):
     data = zipped(TREE)
     s3_place.put("data.zip", data)
@@ -152,8 +227,6 @@ def test_an_archive_that_is_wanted_as_it_is_stays_one(s3_place, stage, tmp_path,
     stage(s3_place.url, s3_place.settings, unpacking=Unpacking(is_wanted=False))
 
     assert read_tree(tmp_path / "inputs" / "job") == {"data.zip": data}
-    with pytest.raises(StoreNotFound, match="give the folder that holds it"):
-        stage(f"{s3_place.url}/data.zip", s3_place.settings, unpacking=Unpacking(is_wanted=False))
 
 
 def test_a_changed_archive_is_unpacked_anew(s3_place, stage, tmp_path, read_tree):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_a_temporary_file_of_a_claim_is_not_swept_by_the_run_that_loses(tmp_path
 
 def test_a_pass_makes_no_more_requests_than_it_needs(s3, s3_place, folder):
     with fault_proxy(s3.port, lambda method, path: None) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         sync = CheckpointMirror(folder, s3_place.url, settings, job="digits", run_id="run-1")
         save_step(folder, 1)
         sync.push(is_final=False)

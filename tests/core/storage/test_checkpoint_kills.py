@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_a_store_that_stops_in_the_middle_leaves_a_whole_set(
         return "403" if left[0] <= 0 else None
 
     with fault_proxy(s3.port, refuse) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         sync = CheckpointMirror(folder, s3_place.url, settings, job="digits", run_id="run-1")
         with pytest.raises(StoreDenied):
             sync.push(is_final=True)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,7 @@ def test_bytes_that_come_back_wrong_do_not_count(s3, s3_place, folder, tmp_path,
         return "flip" if wrong[0] and method == "GET" and path.endswith("model.pt") else None
 
     with fault_proxy(s3.port, flip) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         sync = CheckpointMirror(folder, s3_place.url, settings, job="digits", run_id="r")
         with pytest.raises(CorruptData, match="other bytes than were sent"):
             sync.push(is_final=False)

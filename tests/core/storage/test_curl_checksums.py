@@ -3,6 +3,8 @@
 import base64
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,11 +15,12 @@ from trainjob.storage.meter import Meter
 from trainjob.storage.store import open_store
 
 CHECKSUM = "x-amz-checksum-sha256"
-UPLOAD = b"<CreateMultipartUploadResult><UploadId>1</UploadId></CreateMultipartUploadResult>"
+BEGUN = b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+COMPLETED = b"<CompleteMultipartUploadResult/>"
 
 
 def written_with(
-    checksums: str, tmp_path, monkeypatch
+    checksums: Any, tmp_path, monkeypatch
 ) -> dict[str, tuple[bytes, Mapping[str, str]]]:
     """Write in every way there is; return body and headers of every PUT by its path."""
     monkeypatch.setattr(objects, "PART_BYTES", 4)
@@ -25,10 +28,12 @@ def written_with(
     files = list_folder(tmp_path).files
 
     def reply(asked: Asked) -> Reply:
-        return Reply(200, UPLOAD if asked.path.endswith("?uploads=") else b"")
+        if asked.method == "POST":
+            return Reply(200, BEGUN if asked.path.endswith("?uploads=") else COMPLETED)
+        return Reply()
 
     with scripted_store(reply) as server:
-        settings = server.settings.model_copy(update={"checksums": checksums})
+        settings = replace(server.settings, checksums=checksums)
         with open_store("s3://b", settings) as store:
             store.upload(tmp_path, files, Meter(None))
             store.write("written", b"1")
@@ -71,7 +76,7 @@ def test_a_store_that_knows_no_such_checksum_gets_none(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("engine")
 def test_a_real_store_takes_objects_with_the_checksum(s3, s3_place):
-    settings = s3.settings.model_copy(update={"checksums": "when_supported"})
+    settings = replace(s3.settings, checksums="when_supported")
 
     with open_store(s3_place.url, settings) as store:
         store.write("a", b"data")

@@ -244,14 +244,14 @@ def test_memory_does_not_grow_with_the_files(tmp_path):
     data = os.urandom(PART_BYTES) * 20
     objects = Objects({f"{number}": data for number in range(8)})
     program = (
-        "import sys\n"
+        "import json, sys\n"
         "from pathlib import Path\n"
         "from trainjob.storage.listing import Entry\n"
         "from trainjob.storage.meter import Meter\n"
         "from trainjob.storage.settings import StoreSettings\n"
         "from trainjob.storage.store import open_store\n"
         "files = [Entry(f'{n}', int(sys.argv[2]), sys.argv[3]) for n in range(8)]\n"
-        "settings = StoreSettings.model_validate_json(sys.argv[1])\n"
+        "settings = StoreSettings(**json.loads(sys.argv[1]))\n"
         "with open_store('s3://b/x', settings) as store:\n"
         "    store.download(files, Path(sys.argv[4]), Meter(None, files))\n"
         # Not ru_maxrss, which counts what the process was before exec, too.

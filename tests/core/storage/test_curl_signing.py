@@ -2,13 +2,13 @@
 
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
-from pydantic import SecretStr
 
 from tests.core.storage.conftest import NASTY_NAMES
 from tests.interruptions import stopped_everywhere
@@ -22,8 +22,8 @@ from trainjob.storage.curl.transport import Transport
 from trainjob.storage.settings import StoreSettings
 
 HOST = "127.0.0.1:8333"
-KEYS = StoreSettings(access_key="key", secret_key=SecretStr("secret"))
-TEMPORARY = KEYS.model_copy(update={"session_token": SecretStr("tok/en+=")})
+KEYS = StoreSettings(access_key="key", secret_key="secret")
+TEMPORARY = replace(KEYS, session_token="tok/en+=")
 
 
 def signer(settings: StoreSettings = KEYS) -> Signer:
@@ -122,7 +122,7 @@ def test_nothing_is_signed_without_keys():
     ]
 
 
-@pytest.mark.parametrize("half", [{"access_key": "key"}, {"secret_key": SecretStr("wr0ng")}])
+@pytest.mark.parametrize("half", [{"access_key": "key"}, {"secret_key": "wr0ng"}])
 def test_half_of_the_keys_is_refused(half):
     with pytest.raises(StoreDenied, match="s3://b/: no complete credentials") as caught:
         Credentials(StoreSettings(**half), "s3://b/").keys()
@@ -177,15 +177,6 @@ def test_keys_of_the_chain_are_renewed_before_they_end(key_giver, monkeypatch):
     found = [chain.keys() for _ in range(2)]
 
     assert found[0] != found[1]
-
-
-def test_a_chain_that_fails_is_told_without_its_words(monkeypatch, tmp_path):
-    config = tmp_path / "config"
-    config.write_text("[default]\ncredential_process = false\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
-
-    with pytest.raises(StoreDenied, match="no complete credentials"):
-        Credentials(StoreSettings(), "s3://b/").keys()
 
 
 def test_a_real_store_accepts_what_is_signed(s3, shared_bucket):

@@ -1,6 +1,7 @@
 """Which certificates of stores are trusted over libcurl."""
 
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -44,12 +45,12 @@ def over_tls(scripted: ScriptedStore, certificate: Path) -> StoreSettings:
     context.load_cert_chain(certificate)
     scripted.socket = context.wrap_socket(scripted.socket, server_side=True)
     endpoint = scripted.endpoint_url.replace("http:", "https:")
-    return scripted.settings.model_copy(update={"endpoint_url": endpoint})
+    return replace(scripted.settings, endpoint_url=endpoint)
 
 
 def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(over_tls, certificate, replies):
     replies[:] = [Reply(200, b"data")]
-    transport = Transport("b", over_tls.model_copy(update={"ca_bundle": certificate}))
+    transport = Transport("b", replace(over_tls, ca_bundle=certificate))
 
     body = transport.ask(Request("GET", "k")).body
     transport.close()

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
@@ -171,7 +172,7 @@ def test_a_deadline_ends_a_request_that_waits(s3, shared_bucket):
     begun = time.monotonic()
 
     with fault_proxy(s3.port, lambda *_: "hang") as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         transport = Transport(shared_bucket, settings)
         with (
             ending_at(Deadline(0.3)),
@@ -268,7 +269,7 @@ def test_a_file_for_a_body_is_closed_again(transport, tmp_path):
 
 def test_a_proxy_of_the_environment_is_used(scripted, monkeypatch):
     monkeypatch.setenv("http_proxy", scripted.endpoint_url)
-    settings = scripted.settings.model_copy(update={"endpoint_url": "http://store.invalid"})
+    settings = replace(scripted.settings, endpoint_url="http://store.invalid")
     transport = Transport("b", settings)
 
     transport.ask(Request("GET", "k"))

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from trainjob.storage.output_mirror import OutputMirror
-from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.receipt import read_receipt, verify_receipt
 from trainjob.storage.upload import upload_tree
 
 

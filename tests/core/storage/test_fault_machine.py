@@ -11,15 +11,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from tests.core.storage.conftest import S3Place
+from tests.core.storage.journals import journaled
 from tests.s3_faults import fault_proxy
 from tests.s3_server import S3Server
 from tests.waiting import PATIENCE_S
 from trainjob.errors import StoreError
+from trainjob.storage.cache.folder import Cache
 from trainjob.storage.meter import Meter
 from trainjob.storage.stage import stage_channel
 from trainjob.storage.store import open_store
@@ -29,7 +33,7 @@ import sys
 from pathlib import Path
 from trainjob.storage.stage import stage_channel
 url, target = sys.argv[1:]
-stage_channel(url, Path(target), None, label="data", holder=target)
+stage_channel(url, Path(target), None, label="data", holder=Path(target).name)
 """
 
 
@@ -37,20 +41,27 @@ stage_channel(url, Path(target), None, label="data", holder=target)
 def tree(s3_place: S3Place) -> dict[str, bytes]:
     """Small objects, and one that is copied in ranges."""
     content = random.Random(4)
-    tree = {f"folder/{number}": content.randbytes(1000) for number in range(40)}
-    tree["large"] = content.randbytes(20 << 20)
+    tree = {"a large": content.randbytes(20 << 20)}
+    tree |= {f"folder/{number}": content.randbytes(1000) for number in range(200)}
     for name, data in tree.items():
         s3_place.put(name, data)
     return tree
 
 
 @pytest.fixture
-def start(s3: S3Server, engine: str, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def start(
+    s3: S3Server, engine: str, cache: Cache, tmp_path: Path
+) -> Callable[..., subprocess.Popen[bytes]]:
     """Start a stager in a process of its own, with the cache that they share."""
 
     def start(url: str, name: str, endpoint_url: str) -> subprocess.Popen[bytes]:
         env = os.environ | s3.env | {"AWS_ENDPOINT_URL": endpoint_url}
-        env["TRAINJOB_CACHE_DIR"] = str(tmp_path / "cache")
+        env["TRAINJOB_CACHE_DIR"] = str(cache.root)
         command = [sys.executable, "-c", _STAGER, url, str(tmp_path / name)]
         return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
@@ -74,38 +85,42 @@ def small_disk(tmp_path: Path, disk_mib: int) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_kills_at_any_moment_publish_nothing_and_lose_little(
-    s3, s3_place, tree, start, tmp_path, read_tree
+def test_kills_at_any_moment_publish_nothing_and_what_is_finished_is_not_fetched_again(
+    s3, s3_place, tree, start, cache, tmp_path, read_tree
 ):
-    fetched: list[str] = []
-    kill_at, running, lock = [0], threading.Event(), threading.Lock()
-    process: list[subprocess.Popen[bytes]] = []
+    folder, running = f"/{s3_place.bucket}/{s3_place.prefix}/", list[subprocess.Popen[bytes]]()
+    slow, deciding = threading.Lock(), threading.Lock()
+    kill_when: list[Callable[[set[str]], bool]] = [
+        lambda there: len(there) >= 1,
+        lambda there: len(there) >= 30,
+        lambda there: "a large" in there,
+    ]
 
     def kill(method: str, path: str) -> None:
-        if method != "GET" or "list-type" in path:
-            return
-        with lock:
-            fetched.append(path)
-            kill_at[0] -= 1
-            if kill_at[0] == 0:
-                running.wait()
-                process[0].kill()
+        if len(kill_when) == 1 and path.startswith(f"{folder}folder/"):
+            with slow:  # so that the large one is not the last
+                proxy.ended.wait(0.03)
+        with deciding:
+            if kill_when and kill_when[0](journaled(cache)):
+                del kill_when[0]
+                running[-1].kill()
 
+    finished, fetched_again = [set[str]()], set[str]()
     with fault_proxy(s3.port, kill) as proxy:
-        # No more in all than are to be fetched: what was fetched before a kill is not again.
-        for count in (1, 20, 15, 10_000):
-            kill_at[0] = count
-            running.clear()
-            process[:] = [start(s3_place.url, "data", proxy.endpoint_url)]
-            running.set()
-            _, said = process[0].communicate()
-            killed = process[0].returncode == -signal.SIGKILL
-            assert killed == (count != 10_000), said
-            assert (tmp_path / "data").exists() != killed
+        while not running or running[-1].returncode == -signal.SIGKILL:
+            assert not (tmp_path / "data").exists()
+            proxy.requests.clear()
+            running.append(start(s3_place.url, "data", proxy.endpoint_url))
+            _, said = running[-1].communicate()
+            asked = {unquote(path).removeprefix(folder) for _, path in proxy.requests}
+            fetched_again |= asked & finished[-1]
+            finished.append(journaled(cache))
 
+    assert [process.returncode for process in running] == [-signal.SIGKILL] * 3 + [0], said
+    assert set() < finished[1] <= finished[2] <= finished[3]
+    assert "a large" in finished[3]
+    assert fetched_again == set()
     assert read_tree(tmp_path / "data") == tree
-    # Each killed process had at most what its connections were fetching to lose.
-    assert len(fetched) <= len(tree) + 3 * 64
 
 
 def test_stagers_in_company_get_the_same_exact_tree(s3, s3_place, tree, start, tmp_path, read_tree):
@@ -138,7 +153,7 @@ def test_a_disk_that_fills_up_is_named_and_nothing_is_published(
                     another.write_bytes(bytes((disk_mib - 1) << 20))
 
     with fault_proxy(s3.port, fill) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         with pytest.raises(StoreError) as caught:
             stage_channel(s3_place.url, tmp_path / "data", settings, label="data", holder="job")
 
@@ -155,7 +170,7 @@ def test_a_dataset_larger_than_the_disk_is_refused_before_the_first_byte(
     monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(small_disk / "cache"))
 
     with fault_proxy(s3.port, lambda method, path: None) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         with pytest.raises(StoreError, match=r"free for 5.0 MiB") as caught:
             stage_channel(s3_place.url, tmp_path / "data", settings, label="data", holder="job")
 

@@ -7,6 +7,9 @@ request and one that the engine for libcurl copies in ranges.
 import hashlib
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from trainjob.errors import (
     StoreUnavailable,
     TreeChanged,
 )
+from trainjob.storage.curl import retry
 from trainjob.storage.deadline import Deadline, ending_at
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.manifest import FileRecord
@@ -60,7 +64,7 @@ class Copy:
     """A copy of one folder through the proxy, and all that was said of it."""
 
     def __init__(self, s3: S3Server, proxy: FaultProxy, url: str, target: Path) -> None:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         self.store: Store = open_store(url, settings)
         self.target = target
         self.told: list[FileRecord] = []
@@ -91,11 +95,12 @@ def test_a_copy_is_exact_after_a_fault_that_passes(copy, proxy, contents, size, 
     assert got == {"object": contents[size]}
 
 
+@pytest.mark.parametrize("fault", ["stall", "slow"])
 @pytest.mark.usefixtures("engine")
-def test_a_copy_is_exact_after_a_stall(copy, proxy, contents, size, monkeypatch):
+def test_a_copy_is_exact_after_a_stall(copy, proxy, contents, size, fault, monkeypatch):
     shorten_stalls(monkeypatch)
 
-    got = copy.make(times(1, "stall", "GET", "/object"), proxy)
+    got = copy.make(times(1, fault, "GET", "/object"), proxy)
 
     assert got == {"object": contents[size]}
 
@@ -122,6 +127,39 @@ def test_a_fault_that_stays_is_one_error_that_names_the_object(copy, proxy, faul
     assert "; " in str(caught.value)
     assert copy.told == []
     assert len(proxy.requests) < 40
+
+
+@pytest.mark.parametrize("work", ["download", "digest"])
+@pytest.mark.usefixtures("engine")
+def test_faults_of_several_kinds_share_one_patience(copy, proxy, work):
+    faults: Iterator[Fault] = cycle(["cut", "gone", "503", "short"])
+
+    def make(store: Store) -> object:
+        files = store.list_files().files
+        proxy.rule = lambda method, path: next(faults)
+        if work == "digest":
+            return store.digest(files, Meter(None, files))
+        return store.download(files, copy.target, Meter(None, files))
+
+    with copy.store as store, ending_at(Deadline(20)), pytest.raises(StoreUnavailable) as caught:
+        make(store)
+
+    assert "in the time" not in str(caught.value)
+    assert len(proxy.requests) < 40
+
+
+def test_an_answer_that_is_too_short_is_asked_for_again_after_a_pause(copy, proxy, monkeypatch):
+    pauses: list[int] = []
+
+    def pause_s(tries: int, retry_after: str = "") -> float:
+        pauses.append(tries)
+        return 0.001
+
+    monkeypatch.setattr(retry, "pause_s", pause_s)
+
+    copy.make(times(3, "short", "GET", "/object"), proxy)
+
+    assert len(pauses) == 3
 
 
 @pytest.mark.parametrize("is_known", [True, False])
@@ -195,7 +233,7 @@ def test_a_token_that_ends_on_the_way_is_an_error_and_never_the_half(copy, proxy
     assert copy.told == []
 
 
-@pytest.mark.parametrize("fault", ["503", "gone", "cut", "reset", "short", "page"])
+@pytest.mark.parametrize("fault", ["503", "gone", "cut", "reset", "short", "page", "flip"])
 def test_a_listing_is_whole_after_a_fault_between_its_pages(
     s3, proxy, many_keys, tmp_path, engine, fault
 ):
@@ -221,7 +259,7 @@ def test_a_listing_that_is_refused_between_its_pages_is_told_at_once(
     assert len(proxy.requests) <= 3
 
 
-@pytest.mark.parametrize("fault", ["503", "gone", "cut", "reset", "short", "page"])
+@pytest.mark.parametrize("fault", ["503", "gone", "cut", "reset", "short", "page", "flip"])
 def test_a_listing_that_stays_broken_is_an_error_and_never_the_half(
     s3, proxy, many_keys, tmp_path, engine, fault
 ):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,7 @@ def test_at_the_end_every_byte_is_proved(s3, s3_place, logs, monkeypatch):
         return "flip" if wrong[0] and method == "GET" and path.endswith("rank-0.log") else None
 
     with fault_proxy(s3.port, flip) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         sync = LogMirror(logs, s3_place.url, settings, run_id="r")
         sync.push(is_final=False)
         with pytest.raises(CorruptData, match="other bytes than were sent"):

@@ -9,8 +9,10 @@ from tests.jobs import make_job
 from trainjob.errors import OutputEmpty, StoreUnavailable, TreeChanged
 from trainjob.events import Noted, Saved, Transferred, listening
 from trainjob.job import TrainingJob
+from trainjob.report import OutputReport
 from trainjob.saving import save_outputs, upload_all
-from trainjob.storage.receipt import RECEIPT, SUCCESS, Receipt, read_receipt, verify_receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.receipt import Receipt, read_receipt, verify_receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.upload import upload_tree
 from trainjob.workspace import Workspace
@@ -107,7 +109,7 @@ def test_an_output_without_files_is_not_marked_as_a_result(tmp_path, two_outputs
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("state", ["Cancelled", "Failed"])
+@pytest.mark.parametrize("state", ["Cancelled", "Failed", "Crashed"])
 def test_a_run_that_is_stopped_after_its_result_was_marked_keeps_the_result(
     tmp_path, two_outputs, state
 ):
@@ -186,3 +188,29 @@ def test_all_outputs_that_fail_are_named_and_the_one_that_may_pass_decides(
 
     assert str(raised.value).startswith("b is away; try again\n")
     assert "wrote nothing to the output 'a'" in str(raised.value)
+
+
+def test_what_was_uploaded_is_told_with_what_brought_it_and_how_it_was_proved(
+    s3_place, tmp_path, monkeypatch, write_tree
+):
+    monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path / "runs"))
+    outputs = [
+        {"name": "there", "url": s3_place.url},
+        {"name": "here", "url": str(tmp_path / "here")},
+    ]
+    job = TrainingJob.model_validate(make_job(tmp_path, outputs=outputs))
+    for name in ("there", "here"):
+        write_tree(Workspace.of_run("run-1").output_dir(name), {"a": b"1", "b": b"2"})
+
+    reports = upload_all(job, "run-1", s3_place.settings, {}, "Completed")
+
+    there, here = map(str, reports)
+    assert there.startswith("there: 2 files, 2 B (curl), verified by etag")
+    assert here == "here: 2 files, 2 B (local), verified by reading back"
+
+
+def test_a_report_of_an_upload_says_what_was_only_looked_at():
+    report = OutputReport("a", "s3://b/a", 3, 6, (), "s3fs", 1, "by looking")
+
+    line = "a: 3 files, 6 B (s3fs), verified by etag, 1 file by reading back, claimed by looking"
+    assert str(report) == line

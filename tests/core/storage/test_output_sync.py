@@ -1,6 +1,7 @@
 """Outputs on their way to the store while the script runs, and the upload that completes them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from tests.s3_faults import fault_proxy
 from trainjob.errors import CorruptData, OutputNotEmpty
 from trainjob.storage.claim import CLAIM
 from trainjob.storage.output_mirror import OutputMirror
-from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.receipt import read_receipt, verify_receipt
 from trainjob.storage.upload import upload_tree
 
 
@@ -75,7 +77,7 @@ def test_the_upload_sends_the_rest_alone_and_proves_all(s3, s3_place, outputs, j
     for i in range(3):
         (outputs / f"{i}.pt").write_bytes(b"%d" % i)
     with fault_proxy(s3.port, lambda method, path: None) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         mirror(outputs, s3_place, journal, settings=settings).push(is_final=True)
         (outputs / "1.pt").write_bytes(b"changed")
         (outputs / "new").write_bytes(b"")
@@ -179,7 +181,7 @@ def test_a_result_of_the_same_run_is_no_result_while_it_is_replaced(sync, output
     assert verify_receipt(place.url, place.settings).is_result
 
 
-@pytest.mark.parametrize("state", ["Cancelled", "Failed"])
+@pytest.mark.parametrize("state", ["Cancelled", "Failed", "Crashed"])
 def test_what_a_broken_off_training_left_is_no_result(outputs, place, state):
     (outputs / "a").write_bytes(b"1")
 

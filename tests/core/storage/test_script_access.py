@@ -8,7 +8,6 @@ from urllib.parse import quote_plus
 
 import botocore.session
 import pytest
-from pydantic import SecretStr
 
 from trainjob.storage.script_access import ACCESS_ENV, access_environment, secrets_of
 from trainjob.storage.settings import StoreSettings
@@ -17,8 +16,8 @@ SETTINGS = StoreSettings(
     endpoint_url="http://127.0.0.1:9",
     region="cn-north-4",
     access_key="key-of-job",
-    secret_key=SecretStr("secret-of-job"),
-    session_token=SecretStr("token-of-job"),
+    secret_key="secret-of-job",
+    session_token="token-of-job",
     ca_bundle=Path("/etc/ca.pem"),
 )
 
@@ -49,7 +48,7 @@ def test_it_is_what_a_job_may_not_set_itself() -> None:
 
 
 def test_what_the_settings_leave_out_is_not_given() -> None:
-    settings = StoreSettings(access_key="k", secret_key=SecretStr("s"))
+    settings = StoreSettings(access_key="k", secret_key="s")
 
     assert access_environment(settings).keys() == {
         "AWS_ACCESS_KEY_ID",
@@ -80,7 +79,7 @@ def test_the_secrets_of_settings() -> None:
 def test_secrets_are_also_hidden_as_urls_and_logs_have_them() -> None:
     key = "-----BEGIN KEY-----\nMIIEvQ/IBADANBg\n}"
 
-    hidden = secrets_of(StoreSettings(secret_key=SecretStr("a/b+c")), [key])
+    hidden = secrets_of(StoreSettings(secret_key="a/b+c"), [key])
 
     assert {"a/b+c", "a/b%2Bc", "a%2Fb%2Bc"} <= set(hidden)
     assert {key, "-----BEGIN KEY-----", "MIIEvQ/IBADANBg"} <= set(hidden)

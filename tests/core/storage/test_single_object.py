@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_it_takes_one_request(s3, s3_place):
     s3_place.put("data.zip", b"1")
 
     with fault_proxy(s3.port, lambda method, path: None) as proxy:
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         with open_store(s3_place.url, settings) as store:
             store.find("data.zip")
 

@@ -8,7 +8,8 @@ import pytest
 from trainjob.errors import CorruptData, StoreNotFound
 from trainjob.events import Transferred, listening
 from trainjob.storage.claim import CLAIM
-from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.receipt import read_receipt, verify_receipt
 from trainjob.storage.upload import upload_tree
 
 

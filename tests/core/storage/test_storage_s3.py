@@ -6,13 +6,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from pydantic import SecretStr
 
 from tests.core.storage.engines import shorten_pauses, use_engine
 from tests.s3_faults import fault_proxy, times
@@ -26,7 +26,8 @@ from trainjob.errors import (
 from trainjob.events import listening
 from trainjob.storage import s3_transfer
 from trainjob.storage.curl import arriving_file, large_file, upload
-from trainjob.storage.receipt import SUCCESS, verify_receipt
+from trainjob.storage.own_files import SUCCESS
+from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.stage import stage_tree
 from trainjob.storage.upload import upload_tree
@@ -61,7 +62,7 @@ def quick_tries(monkeypatch):
 
 
 def through(proxy, settings: StoreSettings) -> StoreSettings:
-    return settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+    return replace(settings, endpoint_url=proxy.endpoint_url)
 
 
 @pytest.mark.usefixtures("quick_tries")
@@ -150,7 +151,7 @@ def test_a_tree_makes_the_round_trip_with_either_kind_of_checksums(
 ):
     source, data = big_output
     write_tree(source, {"small": b"data", "empty": b""})
-    settings = s3.settings.model_copy(update={"checksums": checksums})
+    settings = replace(s3.settings, checksums=checksums)
 
     upload_tree(source, s3_place.url, settings, run_id="r", facts={}, label="train_url")
     stage_tree(s3_place.url, tmp_path / "back", settings, "data")
@@ -241,8 +242,8 @@ def test_a_stop_ends_the_copy_at_once_and_leaves_nothing(s3, s3_place, tmp_path)
 @pytest.mark.parametrize("wrong", ["access_key", "secret_key"])
 def test_wrong_credentials_are_denied_and_never_shown(s3, s3_place, tmp_path, write_tree, wrong):
     source = write_tree(tmp_path / "outputs", {"file": b"1"})
-    value = SecretStr("wr0ng-s3cret") if wrong == "secret_key" else "wr0ng-key"
-    settings = s3.settings.model_copy(update={wrong: value})
+    value = "wr0ng-s3cret" if wrong == "secret_key" else "wr0ng-key"
+    settings = replace(s3.settings, **{wrong: value})
 
     for work in (
         lambda: stage_tree(s3_place.url, tmp_path / "data", settings, "data"),
@@ -297,7 +298,7 @@ def listing_server(keys: list[str]) -> Iterator[tuple[StoreSettings, list[str]]]
             StoreSettings(
                 endpoint_url=endpoint,
                 access_key="k",
-                secret_key=SecretStr("s"),
+                secret_key="s",
                 addressing_style="path",
             ),
             asked,

@@ -10,7 +10,8 @@ from trainjob.events import Transferred, listening
 from trainjob.storage.claim import CLAIM
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.meter import Meter
-from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.receipt import read_receipt, verify_receipt
 from trainjob.storage.stage import stage_tree
 from trainjob.storage.store import open_store
 from trainjob.storage.upload import upload_tree

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,7 +57,7 @@ def network(s3) -> Iterator[Network]:
 
 @pytest.fixture
 def mirror(folder, s3, s3_place, network) -> CheckpointMirror:
-    settings = s3.settings.model_copy(update={"endpoint_url": network.proxy.endpoint_url})
+    settings = replace(s3.settings, endpoint_url=network.proxy.endpoint_url)
     return checkpoints(folder, s3_place, settings=settings)
 
 

@@ -1,14 +1,16 @@
 """Whose an output folder is, and how it was proved that it holds what was sent."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from trainjob.errors import CorruptData, OutputNotEmpty
 from trainjob.storage.claim import CLAIM, write_claim
+from trainjob.storage.fsspec_store import FsspecStore
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.manifest import FileRecord
@@ -31,6 +33,14 @@ class WithoutConditions:
     def create(self, path: str, data: bytes) -> bool:
         self._store.write(path, data)
         return True
+
+
+@pytest.fixture
+def memory() -> Iterator[FsspecStore]:
+    """A store whose driver looks whether there is a file, and writes it then."""
+    yield FsspecStore("memory://bucket/tree")
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture
@@ -105,6 +115,15 @@ def test_a_claim_says_when_the_store_does_not_make_it_exclusive(store):
     claims = [write_claim(WithoutConditions(store), "run-1", {"a"}) for _ in range(2)]
 
     assert [how for _, how in claims] == ["by looking", "by looking"]
+
+
+def test_a_claim_says_when_looking_and_writing_are_two_steps(memory):
+    """Though such a store says no to the second of two that come one after the other."""
+    claims = [write_claim(memory, "run-1", {"a"}) for _ in range(2)]
+
+    assert [how for _, how in claims] == ["by looking", "by looking"]
+    with pytest.raises(OutputNotEmpty, match="in use by the run run-1"):
+        write_claim(memory, "run-2", {"a"})
 
 
 def test_the_claim_of_a_run_that_was_faster_is_not_replaced(store, place):

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,7 @@ def send(s3, s3_place):
     def run(folder, changed=None, endpoint_url=None, meanwhile=lambda: None):
         settings = s3.settings
         if endpoint_url:
-            settings = settings.model_copy(update={"endpoint_url": endpoint_url})
+            settings = replace(settings, endpoint_url=endpoint_url)
         files = list_folder(folder).files
         meanwhile()
         transport = Transport(s3_place.bucket, settings)

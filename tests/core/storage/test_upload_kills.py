@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from trainjob.storage import s3_transfer
 from trainjob.storage.claim import CLAIM
 from trainjob.storage.curl import large_file
 from trainjob.storage.curl import upload as curl_upload
-from trainjob.storage.receipt import RECEIPT, SUCCESS, verify_receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.upload import upload_tree
 
 REPOSITORY = Path(__file__).parents[3]
@@ -25,6 +27,7 @@ NUM_SMALL = 40
 
 UPLOADER = f"""
 import sys
+from dataclasses import replace
 from pathlib import Path
 from trainjob.storage import s3_transfer
 from trainjob.storage.curl import large_file, upload
@@ -34,7 +37,7 @@ from trainjob.storage.upload import upload_tree
 s3_transfer.MULTIPART_BYTES = s3_transfer.PART_BYTES = {PART}
 upload.MULTIPART_BYTES = large_file.PART_BYTES = {PART}
 source, url = sys.argv[1:]
-settings = StoreSettings.from_env().model_copy(update={{"addressing_style": "path"}})
+settings = replace(StoreSettings.from_env(), addressing_style="path")
 journal = Path(source).with_name("journal")
 upload_tree(Path(source), url, settings, run_id="r", facts={{}}, label="out", journal=journal)
 """
@@ -131,7 +134,7 @@ def test_a_stop_ends_the_upload_at_once_and_leaves_no_parts(s3, s3_place, output
 
         stopper = threading.Thread(target=interrupt)
         stopper.start()
-        settings = s3.settings.model_copy(update={"endpoint_url": proxy.endpoint_url})
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
         with pytest.raises(KeyboardInterrupt):
             upload(outputs, s3_place, settings)
         took_s = time.monotonic() - stopped[0]

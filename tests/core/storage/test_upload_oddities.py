@@ -9,7 +9,8 @@ from trainjob.errors import UnsafeKey
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.meter import Meter
 from trainjob.storage.output_mirror import OutputMirror
-from trainjob.storage.receipt import RECEIPT, SUCCESS, read_receipt, verify_receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.receipt import read_receipt, verify_receipt
 from trainjob.storage.stage import stage_tree
 from trainjob.storage.store import open_store
 from trainjob.storage.upload import upload_tree

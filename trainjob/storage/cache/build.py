@@ -4,28 +4,34 @@ What is there already is never moved again: files of a try that was killed, and 
 snapshot of the same source that did not change.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from trainjob.errors import CorruptData, TreeChanged
+from trainjob.errors import CorruptData, StoreError, TreeChanged
 from trainjob.storage.cache.evict import make_room
 from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.heartbeat import touching
 from trainjob.storage.cache.incoming import Incoming
 from trainjob.storage.cache.proof import Comparison, compare_with_receipt
+from trainjob.storage.cache.removal import destroy
 from trainjob.storage.cache.snapshot import FileLine, Header, Proof, Snapshot, now
 from trainjob.storage.cache.source import Source, Unpacking
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry, total_size
 from trainjob.storage.local import LocalStore
+from trainjob.storage.local_tree import changed, version_of
 from trainjob.storage.manifest import FileRecord, fingerprint
 from trainjob.storage.meter import Meter
 from trainjob.storage.paths import check_case, check_paths, folds_case
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import open_store
 from trainjob.storage.unpack import unpack_dataset
+
+_TRIES = 3
+"""How often a snapshot is made that is not to be had afterwards: evicted at once, or spoiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +63,10 @@ def provide(
     cache.prepare()
     # What has no versions is nobody else's: it cannot be told from what is there tomorrow.
     key = source.key if source.has_versions else f"{source.key}-{holder}"
-    if snapshot := cache.leased(key, holder):
-        return Provided(snapshot, 0)
     with local_failures(str(cache.root)):
-        while True:
+        if snapshot := cache.leased(key, holder):
+            return Provided(snapshot, 0)
+        for _ in range(_TRIES):
             with cache.alone(source.id, lambda: cache.find(key) is not None):
                 if snapshot := cache.leased(key, holder):
                     return Provided(snapshot, 0)
@@ -68,6 +74,8 @@ def provide(
                 build.run(key)
             if snapshot := cache.leased(key, holder):
                 return Provided(snapshot, build.moved_bytes)
+    found = f"a spoiled copy that cannot be replaced ({str(cache.published / key)!r})"
+    raise failure(StoreError, source.url, found, "remove it, as its owner, and run again")
 
 
 class _Build:
@@ -88,16 +96,19 @@ class _Build:
         check_paths(self._source.url, [file.path for file in files], self._source.listing.folders)
         self._incoming = Incoming.taken_from(self._cache, self._source.id)
         try:
-            if self._source.place:
-                header, records = self._read_in_place(self._source.place)
-            elif self._source.unpacks is not None:
-                header, records = self._unpack(self._source.unpacks)
-            else:
-                header, records = self._download()
-            self._incoming.publish(key, header, records, self._versions())
+            with touching(lambda: [self._incoming.journal]):
+                header, records = self._made()
+                self._incoming.publish(key, header, records, self._versions())
         finally:
             self._incoming.give_up()
         self._drop_older_places()
+
+    def _made(self) -> tuple[Header, list[FileRecord]]:
+        if self._source.place:
+            return self._read_in_place(self._source.place)
+        if self._source.unpacks is not None:
+            return self._unpack(self._source.unpacks)
+        return self._download()
 
     def _versions(self) -> Mapping[str, str]:
         """Return the versions of the files as they are listed; those in an archive have none."""
@@ -117,21 +128,30 @@ class _Build:
         return self._header(records, proof), records
 
     def _unpack(self, how: Unpacking) -> tuple[Header, list[FileRecord]]:
-        [record] = self._fetch("archive")
-        data = self._incoming.folder / "data"
-        archive = self._incoming.folder / "archive" / record.path
-        records = unpack_dataset(
+        if self._source.folder is None:
+            [record] = self._fetch("archive")
+            archive = self._incoming.folder / "archive" / record.path
+            records, proof = self._unpacked(archive, how), _weakest([record])
+        else:
+            [entry] = self._source.listing.files
+            self._incoming.keep((), "archive")
+            # From where it lies: a copy of it would need as much of the disk again.
+            with _staying(self._source.folder / entry.path, entry) as archive:
+                records, proof = self._unpacked(archive, how), "size"
+            self.moved_bytes = entry.size_bytes
+        destroy(self._incoming.folder / "archive")
+        return self._header(records, proof), records
+
+    def _unpacked(self, archive: Path, how: Unpacking) -> list[FileRecord]:
+        return unpack_dataset(
             archive,
             self._source.url,
-            data,
+            self._incoming.folder / "data",
             how.names,
             Meter(f"unpack {self._label}"),
             any_ratio=how.any_ratio,
             reserve=lambda size_bytes: make_room(self._cache, size_bytes, 0),
         )
-        archive.unlink()
-        archive.parent.rmdir()
-        return self._header(records, self._source.proof), records
 
     def _read_in_place(self, place: Path) -> tuple[Header, list[FileRecord]]:
         listing = self._source.listing
@@ -141,7 +161,7 @@ class _Build:
                 found, do = "it changed while it was read", "run again when nothing writes to it"
                 raise failure(TreeChanged, self._source.url, found, do)
         proof = self._compared(records, place)
-        return self._header(records, proof).model_copy(update={"place": place}), records
+        return replace(self._header(records, proof), place=place), records
 
     def _fetch(self, part: Literal["data", "archive"]) -> list[FileRecord]:
         """Bring the files that are not there yet; return all of them, verified by the store."""
@@ -162,14 +182,19 @@ class _Build:
         older = next(iter(self._cache.of_source(self._source.id)), None)
         if older is None or older.header.place or not files:
             return []
-        known = {line.path: line for line in older.files()}
+        try:
+            known = {line.path: line for line in older.files()}
+        except CorruptData:
+            return []
         linked = []
         for entry in files:
             line = known.get(entry.path)
             if line and entry.version and line.version == entry.version:
                 with suppress(OSError):
                     _link(older.data / entry.path, target / entry.path, line)
-                    record = FileRecord(line.path, line.size_bytes, line.sha256)
+                    record = FileRecord(
+                        line.path, line.size_bytes, line.sha256, verified=line.proof
+                    )
                     self._incoming.note(record)
                     linked.append(record)
         return linked
@@ -182,7 +207,7 @@ class _Build:
             what = f"not what its receipt says: {', '.join(sorted(found.wrong)[:5])}"
             do = "upload it again, or remove its folder _trainjob if it was changed on purpose"
             raise failure(CorruptData, self._source.url, what, do)
-        return "receipt" if found.covers_all else self._source.proof
+        return "receipt" if found.covers_all else _weakest(records)
 
     def _header(self, records: list[FileRecord], proof: Proof) -> Header:
         source = self._source
@@ -203,6 +228,29 @@ class _Build:
         if self._source.place:
             for older in self._cache.of_source(self._source.id)[1:]:
                 self._cache.evict(older)
+
+
+@contextmanager
+def _staying(file: Path, entry: Entry) -> Iterator[Path]:
+    """See before and after the block that a file of this machine is the one that was listed."""
+    _refuse_another(file, entry)
+    try:
+        yield file
+    except StoreError:  # of which this may be the reason
+        _refuse_another(file, entry)
+        raise
+    _refuse_another(file, entry)
+
+
+def _refuse_another(file: Path, entry: Entry) -> None:
+    with local_failures(str(file)):
+        if version_of(file) != entry.version:
+            raise changed(file)
+
+
+def _weakest(records: Sequence[FileRecord]) -> Proof:
+    """Return what can be said of all files: what the engine compared each of them with."""
+    return "etag" if all(record.verified == "etag" for record in records) else "size"
 
 
 def _without(files: Sequence[Entry], records: Sequence[FileRecord]) -> list[Entry]:

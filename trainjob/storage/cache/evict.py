@@ -11,7 +11,7 @@ from trainjob.errors import StoreError
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.incoming import abandoned
 from trainjob.storage.cache.removal import remove
-from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.cache.snapshot import Snapshot, leases_in
 from trainjob.storage.failures import failure
 from trainjob.values import format_size
 
@@ -20,9 +20,18 @@ _BLOCK_BYTES = 4096  # what a small file takes of most file systems, and its nam
 
 @dataclass(frozen=True, slots=True)
 class Removable:
-    """Something of the cache that no job uses: a snapshot, or one that was never finished."""
+    """Something of the cache that no job uses.
+
+    Attributes:
+        path: Where it is.
+        what: What a person calls it: the url of a snapshot, or what became of one.
+        size_bytes: What it takes of the disk, at most.
+        used_at: When a job last took it, or it was last written to, in seconds since 1970.
+        snapshot: The snapshot; None if it was never finished, or cannot be read.
+    """
 
     path: Path
+    what: str
     size_bytes: int
     used_at: float
     snapshot: Snapshot | None
@@ -53,20 +62,33 @@ def make_room(cache: Cache, size_bytes: int, num_files: int) -> None:
 
 
 def removable(cache: Cache) -> Iterator[Removable]:
-    """Yield what no job uses: first what was never finished, then the longest unused."""
+    """Yield what no job uses: first what is good for nothing, then the longest unused."""
     for folder in abandoned(cache):
-        with suppress(OSError):
-            yield Removable(folder, _size_of(folder), folder.stat().st_mtime, None)
+        # A process in another container may be known by nothing but its lock for a while.
+        if not cache.is_making(folder.name.partition("-")[0]):
+            yield from _rest(folder, "a copy that was never finished")
+    for root in cache.broken():
+        if not any(lease.is_alive() for lease in leases_in(root)):
+            yield from _rest(root, "a copy that cannot be read")
     for snapshot in reversed(cache.snapshots()):
         if not snapshot.users():
-            yield Removable(snapshot.root, snapshot.stored_bytes, snapshot.used_at(), snapshot)
+            url, size_bytes = snapshot.header.url, snapshot.stored_bytes
+            yield Removable(snapshot.root, url, size_bytes, snapshot.used_at(), snapshot)
 
 
 def remove_unused(cache: Cache, unused: Removable) -> bool:
     """Remove it, unless a job has taken it meanwhile; return whether that was done."""
     if unused.snapshot:
         return cache.evict(unused.snapshot)
+    if unused.path.parent == cache.published:
+        return cache.remove_broken(unused.path)
     return remove(unused.path, cache.trash)
+
+
+def _rest(folder: Path, what: str) -> Iterator[Removable]:
+    """Yield a folder, unless it is gone by now."""
+    with suppress(OSError):
+        yield Removable(folder, what, _size_of(folder), folder.stat().st_mtime, None)
 
 
 def _free(cache: Cache) -> int:

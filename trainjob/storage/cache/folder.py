@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trainjob.errors import StoreError
 from trainjob.storage.cache.removal import destroy, remove
-from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.cache.snapshot import Snapshot, is_broken
 from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure, local_failures
 from trainjob.values import parse_size
@@ -26,6 +26,10 @@ from trainjob.workspace import workspaces_dir
 
 _LOGGER = logging.getLogger(__name__)
 _POLL_S = 0.1
+_LEASES_POLL_S = 0.02
+_LEASES_S = 10.0
+"""Nobody needs the lock of the leases for longer, unless it hangs."""
+
 _TRASH_S = 3600.0
 
 
@@ -76,9 +80,12 @@ class Cache:
 
     def snapshots(self) -> list[Snapshot]:
         """Return all snapshots, the one used last first."""
-        roots = self.published.iterdir() if self.published.is_dir() else ()
-        found = [snapshot for root in roots if (snapshot := Snapshot.read(root))]
+        found = [snapshot for root in self._roots() if (snapshot := Snapshot.read(root))]
         return sorted(found, key=Snapshot.used_at, reverse=True)
+
+    def broken(self) -> list[Path]:
+        """Return what a power cut left of snapshots: folders that do not say what they are."""
+        return [root for root in self._roots() if is_broken(root)]
 
     def of_source(self, source: str) -> list[Snapshot]:
         """Return all snapshots of one source, the newest first."""
@@ -92,12 +99,16 @@ class Cache:
         """
         with self._changing_leases():
             snapshot = self.find(key)
-            if snapshot is None or not snapshot.lease(holder):
-                return None
-            if snapshot.is_as_left():
-                return snapshot
-        _LOGGER.warning("a job wrote into the cached %s, which is fetched again", snapshot.data)
-        self.discard(snapshot)
+            is_leased = snapshot is not None and snapshot.lease(holder)
+        if snapshot is None or not is_leased:
+            self.remove_broken(self.published / key)
+            return None
+        # Without the lock, since this may look at every file; the lease keeps it.
+        if snapshot.is_as_left():
+            return snapshot
+        if snapshot.is_leased(holder):  # else another process has put a good one in its place
+            _LOGGER.warning("the cached %s is spoiled and is fetched again", snapshot.data)
+            self.discard(snapshot)
         return None
 
     def evict(self, snapshot: Snapshot) -> bool:
@@ -117,6 +128,10 @@ class Cache:
                     return False
         destroy(moved)
         return True
+
+    def remove_broken(self, root: Path) -> bool:
+        """Remove what is in the place of a snapshot unless it is one; say whether that was done."""
+        return is_broken(root) and remove(root, self.trash)
 
     def discard(self, snapshot: Snapshot) -> None:
         """Remove a snapshot that is not what it should be, and what shares spoiled files with it.
@@ -162,10 +177,31 @@ class Cache:
                 time.sleep(_POLL_S)
             yield
 
+    def is_making(self, source: str) -> bool:
+        """Say whether a process makes a snapshot of `source` now; False where there are no locks.
+
+        Args:
+            source: See `Header.source`.
+        """
+        with suppress(OSError), self._lock_file(source) as lock:
+            return not _lock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+
+    def _roots(self) -> Iterator[Path]:
+        if self.published.is_dir():
+            yield from self.published.iterdir()
+
     @contextmanager
     def _changing_leases(self) -> Iterator[None]:
+        """Be the only process that does so, unless another one does not come to its end."""
+        patience_ends = time.monotonic() + _LEASES_S
         with self._lock_file("leases") as lock:
-            _lock(lock, fcntl.LOCK_EX)
+            while not _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                check_deadline(str(self.root))
+                if time.monotonic() > patience_ends:
+                    _LOGGER.warning("a process hangs with the lock of %s, go on", self.root)
+                    break
+                time.sleep(_LEASES_POLL_S)
             yield
 
     @contextmanager

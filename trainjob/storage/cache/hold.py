@@ -4,12 +4,14 @@ Permissions keep a script from changing what other jobs share, unless it runs as
 finds it, by size and time of every file.
 """
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.cache.heartbeat import touching
+from trainjob.storage.cache.snapshot import Lease, Snapshot
+from trainjob.storage.failures import local_failures
 
 _MAX_NAMED = 3
 
@@ -21,13 +23,30 @@ def hold(cache: Cache, folder: Path, holder: str) -> bool:
         cache: Where snapshots are.
         folder: What `trainjob.storage.stage.stage_channel` made, in any process of the run.
         holder: For whom it was staged.
+
+    Raises:
+        StoreError: If the disk does not let it be kept.
     """
-    if not folder.is_dir():
-        return False
-    snapshot = folder.resolve().parent
-    if not folder.is_symlink() or snapshot.parent != cache.published.resolve():
-        return True
-    return cache.leased(snapshot.name, holder) is not None
+    with local_failures(str(cache.root)):
+        if not folder.is_dir():
+            return False
+        snapshot = folder.resolve().parent
+        if not folder.is_symlink() or snapshot.parent != cache.published.resolve():
+            return True
+        return cache.leased(snapshot.name, holder) is not None
+
+
+def keeping(cache: Cache, holders: Collection[str]) -> AbstractContextManager[None]:
+    """Keep what is leased for `holders` in the eyes of other machines and containers, too.
+
+    They take a lease that nobody touched for a week for one of a process that is gone.
+
+    Args:
+        cache: Where the snapshots are.
+        holders: For whom they were leased, in this process.
+    """
+    files = [lease.file for _, own in _leased(cache, holders) for lease in own]
+    return touching(lambda: files)
 
 
 def release(cache: Cache, holder: str) -> list[str]:
@@ -38,15 +57,19 @@ def release(cache: Cache, holder: str) -> list[str]:
     Args:
         cache: Where the snapshots are.
         holder: For whom they were leased; see `trainjob.storage.stage.stage_channel`.
+
+    Raises:
+        StoreError: If the disk does not let them be looked at.
     """
-    notes = []
-    for snapshot in cache.snapshots():
-        own = [lease for lease in snapshot.leases() if lease.holder == holder]
-        if not own:
-            continue
+    with local_failures(str(cache.root)):
+        return list(_released(cache, holder))
+
+
+def _released(cache: Cache, holder: str) -> Iterator[str]:
+    for snapshot, own in _leased(cache, [holder]):
         differences = snapshot.differences()
         if differences:
-            notes.append(_note(snapshot, differences))
+            yield _note(snapshot, differences)
         if differences or not snapshot.header.is_reusable:
             # With its leases: if this is interrupted, they have the next job look at the files.
             cache.discard(snapshot)
@@ -54,7 +77,13 @@ def release(cache: Cache, holder: str) -> list[str]:
         for lease in own:
             with suppress(OSError):
                 lease.file.unlink()
-    return notes
+
+
+def _leased(cache: Cache, holders: Collection[str]) -> Iterator[tuple[Snapshot, list[Lease]]]:
+    for snapshot in cache.snapshots():
+        own = [lease for lease in snapshot.leases() if lease.holder in holders]
+        if own:
+            yield snapshot, own
 
 
 def _note(snapshot: Snapshot, differences: list[str]) -> str:

@@ -21,23 +21,28 @@ from typing import Literal, TextIO
 
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.owner import Owner, boot_id
-from trainjob.storage.cache.removal import destroy, open_folders, protect
+from trainjob.storage.cache.removal import destroy, open_folders, protect, remove
 from trainjob.storage.cache.snapshot import FileLine, Header, Snapshot, write_manifest
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
 
 _FOREIGN_S = 600.0
-"""A process of another machine that has finished no file for so long counts as gone."""
+"""A process of another machine that has not touched its journal for so long counts as gone."""
 
 
 class Incoming:
-    """The folder of one snapshot that is being made. Use `taken_from`."""
+    """The folder of one snapshot that is being made. Use `taken_from`.
+
+    Attributes:
+        folder: Where it is.
+        journal: The file that shows others that it is being made, while it is not old.
+    """
 
     def __init__(self, cache: Cache, source: str, folder: Path) -> None:
         self.folder = folder
         self._cache = cache
         self._source = source
-        self._journal = folder / "journal"
+        self.journal = folder / "journal"
         self._complete: dict[str, tuple[str, FileRecord]] = {}
         self._versions: dict[str, str] = {}
         self._lines: TextIO | None = None
@@ -48,11 +53,13 @@ class Incoming:
         own = cache.incoming / _name(source, Owner.this())
         for left in abandoned(cache, source):
             with suppress(FileNotFoundError):  # another process was faster
-                left.rename(own)
-                break
-        else:
-            own.mkdir()
+                if own.exists():
+                    remove(left, cache.trash)  # it would never be taken
+                else:
+                    left.rename(own)
+        own.mkdir(exist_ok=True)
         incoming = cls(cache, source, own)
+        incoming.journal.touch()
         incoming._read_journal()
         return incoming
 
@@ -85,7 +92,7 @@ class Incoming:
         self._complete[record.path] = (version, record)
         with suppress(OSError):  # a line that is lost costs time, and nothing else
             if self._lines is None:
-                self._lines = self._journal.open("a", buffering=1)
+                self._lines = self.journal.open("a", buffering=1)
             self._lines.write(_line(version, record))
 
     def forget(self, paths: Iterable[str]) -> None:
@@ -115,6 +122,7 @@ class Incoming:
                 versions.get(file.path, ""),
                 file.sha256,
                 times[file.path],
+                file.verified,
             )
             for file in files
         ]
@@ -152,18 +160,19 @@ class Incoming:
 
     def _read_journal(self) -> None:
         with suppress(OSError):
-            first, *lines = self._journal.read_text(errors="replace").splitlines()
+            lines = self.journal.read_text(errors="replace").splitlines()
             # A machine that fell may have kept the line and lost the file.
-            for line in lines if first == boot_id() else ():
+            for line in lines[1:] if lines[:1] == [boot_id()] else ():
                 with suppress(ValueError, TypeError):  # the last one, cut off
-                    path, version, size_bytes, sha256 = json.loads(line)
-                    self._complete[path] = (version, FileRecord(path, size_bytes, sha256))
+                    path, version, size_bytes, sha256, proof = json.loads(line)
+                    record = FileRecord(path, size_bytes, sha256, verified=proof)
+                    self._complete[path] = (version, record)
 
     def _write_journal(self) -> None:
-        partial = self._journal.with_suffix(".part")
+        partial = self.journal.with_suffix(".part")
         lines = [_line(version, record) for version, record in self._complete.values()]
         partial.write_text("".join([f"{boot_id()}\n", *lines]))
-        partial.replace(self._journal)
+        partial.replace(self.journal)
 
 
 def abandoned(cache: Cache, source: str = "") -> list[Path]:
@@ -189,7 +198,7 @@ def _name(source: str, owner: Owner) -> str:
 def _line(version: str, record: FileRecord) -> str:
     # As `json.dumps` would write it, which takes four times as long.
     path, version = _quoted(record.path), _quoted(version)
-    return f'[{path}, {version}, {record.size_bytes}, "{record.sha256}"]\n'
+    return f'[{path}, {version}, {record.size_bytes}, "{record.sha256}", "{record.verified}"]\n'
 
 
 def _times(folder: Path, files: Sequence[FileRecord]) -> dict[str, int]:

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from trainjob.errors import CorruptData
 from trainjob.storage.failures import failure
 from trainjob.storage.manifest import FileRecord
-from trainjob.storage.receipt import RECEIPT, SUCCESS, Receipt
+from trainjob.storage.own_files import RECEIPT, SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +37,13 @@ def compare_with_receipt(url: str, records: Sequence[FileRecord], folder: Path) 
     found = {record.path: record for record in records}
     if RECEIPT not in found:
         return Comparison(covers_all=False)
+    # Here, since few datasets have one, and loading pydantic takes half of the start of a program
+    # that stages.
+    from trainjob.storage.receipt import Receipt
+
     try:
         receipt = Receipt.model_validate_json((folder / RECEIPT).read_bytes())
-    except ValidationError as error:
+    except ValueError as error:
         what = f"a receipt ({RECEIPT}) that cannot be read"
         do = "use the version of trainjob that wrote it, or remove it"
         raise failure(CorruptData, url, what, do) from error

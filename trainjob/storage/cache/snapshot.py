@@ -5,7 +5,7 @@
     <cache>/v1/<key>/data/            the files, read-only
                      snapshot.json    where they came from, how many, and their fingerprint
                      files.json       every file: path, size, version, sha256, mtime
-                     used             written when a job takes it; holds the boot of the machine
+                     used             touched when a job takes it; holds the boot of the machine
                      leases/          one empty file a job that uses it now
 
 A folder of this machine is used where it lies: its snapshot has a manifest and no data.
@@ -15,28 +15,28 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from trainjob.errors import StoreError
+from trainjob.errors import CorruptData, StoreError
+from trainjob.storage import manifest
 from trainjob.storage.cache.owner import Owner, boot_id
+from trainjob.storage.failures import failure
 from trainjob.storage.local_tree import list_folder
 
 Proof = Literal["receipt", "etag", "size"]
-"""What the bytes were compared with: our receipt beside them, the MD5 that the store has of each
-file, or only the size, of the version that was listed."""
+"""What the bytes of every file were compared with: our receipt beside them, the MD5 that the store
+tells of them, or of one or more only the size, of the version that was listed."""
 
+_HEADER, _FILES, _USED = "snapshot.json", "files.json", "used"
 _FOREIGN_LEASE_S = 7 * 24 * 3600.0
 
 
-class Header(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Header:
     """What a snapshot says of itself."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     """Version of this file's form."""
@@ -66,6 +66,22 @@ class Header(BaseModel):
     created: str
     """When they were verified, UTC, ISO 8601."""
 
+    @classmethod
+    def read(cls, file: Path) -> "Header | None":
+        """Return what a file says; None if there is none, or none of this form."""
+        try:
+            said = json.loads(file.read_bytes())
+            known = {field.name: said[field.name] for field in fields(cls) if field.name in said}
+            header = cls(**{**known, "place": Path(said["place"]) if said["place"] else None})
+        except (OSError, ValueError, TypeError, LookupError):
+            return None
+        return header if header.format == 1 else None
+
+    def text(self) -> str:
+        """Return the content of a file, for `read`."""
+        place = str(self.place) if self.place else None
+        return json.dumps(asdict(self) | {"place": place}, indent=2)
+
 
 class FileLine(NamedTuple):
     """One file of a snapshot."""
@@ -75,10 +91,7 @@ class FileLine(NamedTuple):
     version: str
     sha256: str
     mtime_ns: int
-
-    def is_like(self, found: tuple[int, int] | str) -> bool:
-        """Say whether a file with this size and mtime, or this version, is still this one."""
-        return found in ((self.size_bytes, self.mtime_ns), self.version)
+    proof: manifest.Proof = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +117,8 @@ class Snapshot:
     @classmethod
     def read(cls, root: Path) -> "Snapshot | None":
         """Return the snapshot in a folder; None if there is none that can be read."""
-        try:
-            return cls(root, Header.model_validate_json((root / "snapshot.json").read_bytes()))
-        except (OSError, ValidationError):
-            return None
+        header = Header.read(root / _HEADER)
+        return None if header is None else cls(root, header)
 
     @property
     def key(self) -> str:
@@ -125,17 +136,34 @@ class Snapshot:
         return 0 if self.header.place else self.header.size_bytes
 
     def files(self) -> list[FileLine]:
-        """Return every file of the manifest."""
-        lines = json.loads((self.root / "files.json").read_bytes())
-        return [FileLine(*line) for line in lines]
+        """Return every file of the manifest.
+
+        Raises:
+            CorruptData: If it is spoiled, by a power cut or by who may write there.
+        """
+        file = self.root / _FILES
+        try:
+            return [FileLine(*line) for line in json.loads(file.read_bytes())]
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            found = f"a manifest that cannot be read ({error})"
+            do = "run a job that uses the dataset, which is then fetched again"
+            raise failure(CorruptData, str(file), found, do) from error
 
     def lease(self, holder: str) -> bool:
-        """Note that this process uses it for `holder`; False if it is gone meanwhile."""
+        """Note that this process uses it for `holder`; False if it is gone meanwhile.
+
+        Raises:
+            ValueError: If the name of the holder cannot be that of a file.
+        """
         try:
-            (self.root / "leases" / f"{holder}@{Owner.this()}").touch()
+            self._lease_of(holder).touch()
         except FileNotFoundError:
             return False
-        return (self.root / "snapshot.json").exists()
+        return (self.root / _HEADER).exists()
+
+    def is_leased(self, holder: str) -> bool:
+        """Say whether what this process leased for `holder` is still what is there."""
+        return self._lease_of(holder).exists()
 
     def is_as_left(self) -> bool:
         """Say whether it can be taken as it is, and note that it is used.
@@ -143,24 +171,21 @@ class Snapshot:
         Its files are looked at only if a job ended without looking, or the machine fell.
         """
         gone = [lease for lease in self.leases() if not lease.is_alive()]
-        used = self.root / "used"
-        is_same_boot = used.exists() and used.read_text() == boot_id()
+        is_same_boot = self._boot() == boot_id()
         if (gone or not is_same_boot) and self.header.place is None and self.differences():
             return False
         for lease in gone:
             lease.file.unlink(missing_ok=True)
-        used.write_text(boot_id())
+        with suppress(OSError):  # a full disk keeps nobody from using what is there
+            if is_same_boot:
+                os.utime(self.root / _USED)
+            else:
+                (self.root / _USED).write_text(boot_id())
         return True
 
     def leases(self) -> list[Lease]:
         """Return who uses it, those who are gone without a word too."""
-        found = []
-        with suppress(FileNotFoundError):
-            for file in (self.root / "leases").iterdir():
-                holder, _, token = file.name.rpartition("@")
-                if owner := Owner.parse(token):
-                    found.append(Lease(file, holder, owner))
-        return found
+        return leases_in(self.root)
 
     def users(self) -> list[Lease]:
         """Return who may still be using it."""
@@ -169,14 +194,17 @@ class Snapshot:
     def used_at(self) -> float:
         """Return when a job last took it, in seconds since 1970."""
         try:
-            return (self.root / "used").stat().st_mtime
+            return (self.root / _USED).stat().st_mtime
         except OSError:
             return 0.0
 
     def differences(self) -> list[str]:
         """Return what is not as the manifest says, by size and time alone; nothing is read."""
-        known = {line.path: line for line in self.files()}
-        found = dict(self._found())
+        try:
+            known = {line.path: line for line in self.files()}
+            found = dict(self._found())
+        except StoreError as error:  # no manifest, or a folder in place that cannot be listed
+            return [str(error)]
         problems = [f"{path}: missing" for path in sorted(known.keys() - found.keys())]
         problems += [f"{path}: added" for path in sorted(found.keys() - known.keys())]
         for path, line in known.items():
@@ -192,8 +220,44 @@ class Snapshot:
         if self.header.place is None:
             yield from sizes_and_times(self.data)
             return
-        with suppress(StoreError):
-            yield from ((e.path, e.version) for e in list_folder(self.header.place).files)
+        yield from ((e.path, e.version) for e in list_folder(self.header.place).files)
+
+    def _boot(self) -> str:
+        """Return during which boot of the machine a job last took it; empty if that is unknown."""
+        try:
+            return (self.root / _USED).read_text()
+        except (OSError, ValueError):
+            return ""
+
+    def _lease_of(self, holder: str) -> Path:
+        if "/" in holder:
+            raise ValueError(f"the holder of a dataset is {holder!r}; give a name without a slash")
+        return self.root / "leases" / f"{holder}@{Owner.this()}"
+
+
+def leases_in(root: Path) -> list[Lease]:
+    """Return the leases of the snapshot in a folder, whatever else is there."""
+    found = []
+    with suppress(FileNotFoundError):
+        for file in (root / "leases").iterdir():
+            holder, _, token = file.name.rpartition("@")
+            if owner := Owner.parse(token):
+                found.append(Lease(file, holder, owner))
+    return found
+
+
+def is_broken(root: Path) -> bool:
+    """Say whether a folder is where a snapshot should be, and does not say what it is.
+
+    A power cut may leave such. What this user may not read is not broken.
+    """
+    try:
+        (root / _HEADER).read_bytes()
+    except FileNotFoundError:
+        return root.is_dir()
+    except OSError:
+        return False
+    return Header.read(root / _HEADER) is None
 
 
 def sizes_and_times(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -211,11 +275,28 @@ def sizes_and_times(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def write_manifest(root: Path, header: Header, files: Iterable[FileLine]) -> None:
-    """Write what makes a snapshot of the folder `root`."""
+    """Write what makes a snapshot of the folder `root`, so that it is on the disk when this ends.
+
+    Without that, a power cut could keep the rename that publishes the folder, and lose what is in
+    these files. The data is not waited for, which may take as long again as to fetch it: after a
+    restart, size and time of every file are compared with the manifest.
+    """
     (root / "leases").mkdir(exist_ok=True)
-    (root / "used").write_text(boot_id())
-    (root / "files.json").write_text(json.dumps(list(files)))
-    (root / "snapshot.json").write_text(header.model_dump_json(indent=2))
+    (root / _USED).write_text(boot_id())
+    _write_to_disk(root / _FILES, json.dumps(list(files)))
+    _write_to_disk(root / _HEADER, header.text())
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_to_disk(file: Path, text: str) -> None:
+    with file.open("w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def now() -> str:

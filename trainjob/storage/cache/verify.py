@@ -1,5 +1,6 @@
 """Reads what the cache holds and compares every byte with its manifest."""
 
+from trainjob.errors import CorruptData
 from trainjob.storage.cache.snapshot import Snapshot, sizes_and_times
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
@@ -18,8 +19,11 @@ def wrong_files(snapshot: Snapshot) -> list[str]:
     """
     if snapshot.header.place:
         return []
-    with local_failures(str(snapshot.root)):
+    try:
         known = {line.path: line for line in snapshot.files()}
+    except CorruptData as error:
+        return [str(error)]
+    with local_failures(str(snapshot.root)):
         found = {path for path, _ in sizes_and_times(snapshot.data)}
         there = [_entry(snapshot, path) for path in sorted(known.keys() & found)]
     with LocalStore(snapshot.data) as store:

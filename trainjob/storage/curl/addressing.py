@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from trainjob.storage.curl import chain
+from trainjob.storage.key_failures import ChainError
 from trainjob.storage.refusals import bad_name, impossible
 from trainjob.storage.settings import StoreSettings
 
@@ -57,7 +58,7 @@ def address_of(bucket: str, settings: StoreSettings, region: str = "") -> Addres
         raise bad_name(f"s3://{bucket}/")
     try:
         return _address_of(bucket, settings, region)
-    except chain.ChainError as error:  # such as a profile that is in no file
+    except ChainError as error:  # such as a profile that is in no file
         raise impossible(f"s3://{bucket}/", str(error)) from error
 
 

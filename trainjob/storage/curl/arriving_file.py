@@ -12,7 +12,7 @@ from trainjob.storage.curl.arrival import too_short, wrong_md5
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import changed
-from trainjob.storage.manifest import FileRecord
+from trainjob.storage.manifest import FileRecord, Proof
 from trainjob.storage.meter import Meter
 
 PART_BYTES = 8 << 20
@@ -82,7 +82,9 @@ class ArrivingFile:
         """
         if self._md5 and self._of_etag.hexdigest() != self._md5:
             raise wrong_md5(url)
-        return FileRecord(self.entry.path, self.entry.size_bytes, self._sha256.hexdigest())
+        sha256 = self._sha256.hexdigest()
+        proof: Proof = "etag" if self._md5 else ""
+        return FileRecord(self.entry.path, self.entry.size_bytes, sha256, verified=proof)
 
     def close(self) -> None:
         """Close the file."""
@@ -127,7 +129,6 @@ class Part:
     start: int
     end: int
     received: int = 0
-    tries: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -138,7 +139,6 @@ class Part:
         """Begin anew, as a sink."""
         self.file.meter.add_bytes(-self.received)
         self.received = 0
-        self.tries += 1
         return self
 
     def __call__(self, pieces: list[bytes]) -> None:

@@ -5,27 +5,12 @@ asked without it: loading botocore takes as long as a thousand small files take 
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trainjob.storage.curl.keys import Keys
-
-
-class ChainError(Exception):
-    """The configuration cannot be read, or what should give credentials fails."""
-
-
-@contextmanager
-def _telling() -> Iterator[None]:
-    """Raise botocore's errors as ours."""
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        yield
-    except BotoCoreError as error:
-        raise ChainError(str(error)) from error
+from trainjob.storage.key_failures import chain_failures
 
 
 def keys_of_environment() -> Keys | None:
@@ -41,9 +26,9 @@ def credentials() -> Any:
     """Return botocore's credentials, which renew themselves; None if there are none.
 
     Raises:
-        ChainError: If there is only a part of them.
+        ChainError: If there is only a part of them, or what should give them fails.
     """
-    with _telling():
+    with chain_failures():
         return _session().get_credentials()
 
 
@@ -53,7 +38,7 @@ def keys_of(found: Any) -> Keys:
     Raises:
         ChainError: If they cannot be renewed.
     """
-    with _telling():
+    with chain_failures():
         frozen = found.get_frozen_credentials()
     return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
@@ -66,7 +51,7 @@ def region() -> str | None:
     """
     found = os.environ.get("AWS_DEFAULT_REGION")
     if not found:
-        with _telling():
+        with chain_failures():
             found = _session().get_config_variable("region")
     return str(found) if found else None
 
@@ -79,7 +64,7 @@ def endpoint() -> str | None:
     from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.utils import ensure_boolean
 
-    with _telling():
+    with chain_failures():
         session = _session()
         if ensure_boolean(session.get_config_variable("ignore_configured_endpoint_urls")):
             return None
@@ -95,7 +80,7 @@ def aws_endpoint(region: str) -> str:
     """Return the endpoint of S3 on AWS, in whatever part of it the region is."""
     from botocore.regions import EndpointResolver
 
-    with _telling():
+    with chain_failures():
         endpoints = _session().get_component("data_loader").load_data("endpoints")
     resolver = EndpointResolver(endpoints)
     found = resolver.construct_endpoint("s3", region) or {}
@@ -109,7 +94,7 @@ def ca_bundle() -> str:
         return given
     from botocore.httpsession import get_cert_path
 
-    with _telling():
+    with chain_failures():
         return str(_session().get_config_variable("ca_bundle") or get_cert_path(True))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainjob.storage.curl import chain
 from trainjob.storage.curl.keys import Keys
+from trainjob.storage.key_failures import ChainError, no_keys
 from trainjob.storage.refusals import no_credentials
 from trainjob.storage.settings import StoreSettings
 
@@ -30,7 +31,8 @@ class Credentials:
         """Return the keys to sign with now; None if there are none, so that nothing is signed.
 
         Raises:
-            StoreDenied: If there is only a part of them, or what should give them fails.
+            StoreDenied: If there is only a part of them, or they cannot be had from this machine.
+            StoreUnavailable: If what should give them fails, which may pass.
         """
         if time.monotonic() >= self._ask_again:
             self._keys = self._explicit() if self._is_explicit else self._found()
@@ -50,10 +52,9 @@ class Credentials:
 
     def _explicit(self) -> Keys:
         key, secret = self._settings.access_key, self._settings.secret_key
-        if not key or secret is None:
+        if not key or not secret:
             raise no_credentials(self._url)
-        token = self._settings.session_token
-        return Keys(key, secret.get_secret_value(), token.get_secret_value() if token else None)
+        return Keys(key, secret, self._settings.session_token)
 
     def _found(self) -> Keys | None:
         if (keys := chain.keys_of_environment()) is not None:
@@ -62,5 +63,5 @@ class Credentials:
             if self._chain is None:
                 self._chain = chain.credentials()
             return chain.keys_of(self._chain) if self._chain else None
-        except chain.ChainError as error:
-            raise no_credentials(self._url) from error
+        except ChainError as error:
+            raise no_keys(error.__cause__, self._url) from error

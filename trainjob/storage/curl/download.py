@@ -6,7 +6,7 @@ come, in parts of 8 MiB, and digested in threads. Every request names the versio
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -24,12 +24,12 @@ from trainjob.storage.curl.arrival import (
     wrong_md5,
 )
 from trainjob.storage.curl.arriving_file import ArrivingFile, Part, write_all
-from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.curl.request import Again, Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry
-from trainjob.storage.manifest import FileRecord, OnFile
+from trainjob.storage.manifest import FileRecord, OnFile, Proof
 from trainjob.storage.meter import Meter
 
 SMALL_BYTES = 256 << 10
@@ -115,41 +115,42 @@ class Download:
             tag=part,
         )
 
-    def _arrived(self, answer: Answer) -> Iterable[Request] | None:
+    def _arrived(self, answer: Answer) -> Again | None:
         url = self._transport.url(answer.request.key)
         tag = answer.request.tag
         if isinstance(tag, Part):
             return self._part_arrived(answer, tag, url)
         check_version(answer, tag, url)
-        self._small_arrived(answer, tag, url)
-        return None
+        if self._digesting:  # that they are finished is told before the small ones all are
+            self._settle()
+        return self._small_arrived(answer, tag, url)
 
-    def _small_arrived(self, answer: Answer, entry: Entry, url: str) -> None:
+    def _small_arrived(self, answer: Answer, entry: Entry, url: str) -> Again | None:
         body = answer.body
         size_bytes = len(body)
         if size_bytes != entry.size_bytes:
-            self._failed(entry, too_short(url, size_bytes, entry))
-            return
+            return Again(too_short(url, size_bytes, entry))
         md5 = md5_in(entry.version)
-        if md5 and digest_md5(body) != md5 and not is_encrypted(answer):
-            self._failed(entry, wrong_md5(url))
-            return
+        is_proved = bool(md5) and digest_md5(body) == md5
+        if md5 and not is_proved and not is_encrypted(answer):
+            return Again(wrong_md5(url))
         path = self._target + entry.path
         with local_failures(path):
             write_file(path, body)
         self._meter.add_bytes(size_bytes)
-        self._finished(FileRecord(entry.path, size_bytes, hashlib.sha256(body).hexdigest()))
+        sha256 = hashlib.sha256(body).hexdigest()
+        proof: Proof = "etag" if is_proved else ""
+        self._finished(FileRecord(entry.path, size_bytes, sha256, verified=proof))
+        return None
 
-    def _part_arrived(self, answer: Answer, part: Part, url: str) -> Iterable[Request] | None:
+    def _part_arrived(self, answer: Answer, part: Part, url: str) -> Again | None:
         file = part.file
         check_version(answer, file.entry, url)
         if not part.is_whole and answer.status != PARTIAL:
             found = f"the store does not serve parts of objects (status {answer.status})"
             raise failure(StoreError, url, found, "set TRAINJOB_STORAGE_ENGINE=fsspec")
         if (error := part.size_error(url)) is not None:
-            if part.tries == retry.TRIES:
-                raise error
-            return [self._part_request(part)]
+            return Again(error)
         md5 = "" if is_encrypted(answer) else md5_in(file.entry.version)
         if file.complete(part, md5):
             self._digesting.append(file)

@@ -14,19 +14,21 @@ from trainjob.storage.curl import retry
 from trainjob.storage.curl.bucket import Bucket
 from trainjob.storage.curl.error_answer import is_error_in_good_answer, refusal_of
 from trainjob.storage.curl.handle import Handle
-from trainjob.storage.curl.request import Answer, FilePart, Request
+from trainjob.storage.curl.request import Again, Answer, FilePart, Request
 from trainjob.storage.curl.room import Room
 from trainjob.storage.deadline import check_deadline, has_deadline
 from trainjob.storage.local_tree import changed
+from trainjob.storage.pace import Pace
 
-Done = Callable[[Answer], Iterable[Request] | None]
-"""Takes an answer; what it returns is sent next."""
+Done = Callable[[Answer], Iterable[Request] | Again | None]
+"""Takes an answer; what it returns is sent next. `Again`: the same request."""
 
 MAX_BYTES = 48 << 20
 """Budget for the bytes of the requests that are under way together."""
 
 _LONGEST_WAIT_S = 0.2  # how long a deadline or a stop may go unnoticed
 _NOTHING_TO_WAIT_FOR_S = 0.01
+_LOOK_AT_PACE_S = 1.0
 
 
 class Flight:
@@ -55,6 +57,8 @@ class Flight:
         self._held: tuple[Request, int] | None = None
         self._latest = Request("GET", "")
         self._room = Room()
+        self._pace = Pace()
+        self._next_look_s = _LOOK_AT_PACE_S
 
     def __enter__(self) -> Self:
         """Return the flight itself."""
@@ -81,6 +85,9 @@ class Flight:
                 handle.drain()
             if not self._reap():
                 self._wait()
+            self._pace.go_on(len(self._active))
+            if self._pace.seconds >= self._next_look_s:
+                self._leave_slow()
             if has_deadline():
                 check_deadline(self._url(self._latest))
 
@@ -114,6 +121,7 @@ class Flight:
         except BaseException:
             handle.close()
             raise
+        handle.keep_pace(self._pace)
         self._active[handle.curl] = handle
         self._latest = request
         self._active_bytes += request.weight_bytes
@@ -133,6 +141,13 @@ class Flight:
                 self._broke(answer.request, tries, code, text)
             any_ended = any_ended or bool(well or badly)
         return any_ended
+
+    def _leave_slow(self) -> None:
+        """Break off what would hardly end, to be tried again."""
+        self._next_look_s = self._pace.seconds + _LOOK_AT_PACE_S
+        for curl in [curl for curl, handle in self._active.items() if handle.is_too_slow]:
+            answer, tries = self._take(curl)
+            self._broke(answer.request, tries, pycurl.E_OPERATION_TIMEDOUT, "it came too slowly")
 
     def _take(self, curl: pycurl.Curl) -> tuple[Answer, int]:
         """Free the handle and return what it brought."""
@@ -156,7 +171,11 @@ class Flight:
             answer.is_ok and not is_error_in_good_answer(answer)
         ):
             more = self._done(answer)
-            if more is not None:
+            if isinstance(more, Again):
+                if tries >= retry.TRIES:
+                    raise more.error
+                self._try_again(answer.request, tries, retry.pause_s(tries))
+            elif more is not None:
                 self._sources.append(iter(more))
         elif (pause_s := self._pause_after(answer, tries)) is not None:
             self._try_again(answer.request, tries, pause_s)

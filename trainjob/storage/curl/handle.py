@@ -10,9 +10,10 @@ from typing import BinaryIO
 import pycurl
 
 from trainjob.storage.curl.request import FilePart, Request, Sink
+from trainjob.storage.pace import Pace, Window
 
 STALL_S = 60
-"""After so many seconds in which nothing moves, a transfer counts as broken."""
+"""After so many seconds in which nothing moves, or too little, a transfer counts as broken."""
 CONNECT_TIMEOUT_S = 10
 
 _RECEIVE_BUFFER_BYTES = 128 << 10
@@ -32,6 +33,7 @@ class Handle:
         self._shape = ""
         self._body: BinaryIO | None = None
         self._sink: Sink | None = None
+        self._window: Window | None = None
 
     def prepare(self, request: Request, url: str, head: list[str], tries: int) -> None:
         """Set the handle up for one try of `request`; `head` are the lines of its header."""
@@ -54,6 +56,16 @@ class Handle:
         elif request.method in ("PUT", "POST"):
             curl.setopt(pycurl.POSTFIELDS, request.body or b"")
         self._sink = request.sink() if request.sink else None
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Have the try looked at by `is_too_slow`, from now on."""
+        self._window = Window(pace, STALL_S)
+
+    @property
+    def is_too_slow(self) -> bool:
+        """Whether the try moved too little for some time; see `trainjob.storage.pace`."""
+        moved = self.curl.getinfo(pycurl.SIZE_DOWNLOAD_T) + self.curl.getinfo(pycurl.SIZE_UPLOAD_T)
+        return self._window is not None and self._window.is_too_slow(int(moved))
 
     def drain(self) -> None:
         """Give what has arrived of a good answer to the sink, if there is one."""

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from trainjob.errors import CorruptData, StoreError
+from trainjob.errors import CorruptData, StoreError, StoreUnavailable
 from trainjob.storage.curl.request import Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.deadline import Deadline, ending_at
@@ -30,14 +30,14 @@ class Multipart:
         tags: The ETags of the parts that the store has, by their number.
     """
 
-    def __init__(self, key: str, created: Answer) -> None:
+    def __init__(self, key: str, begun: Answer) -> None:
         self.key = key
         self.tags: dict[int, str] = {}
-        self._id = _text(ElementTree.fromstring(created.body), "UploadId")  # noqa: S314 - as below
+        self._id = _id_in(begun)
 
     @staticmethod
     def begin(key: str) -> Request:
-        """Return the request whose answer begins the object."""
+        """Return the request whose answer begins the object, if `begin_fault` finds none in it."""
         return Request("POST", key, query={"uploads": ""})
 
     def query(self, number: int) -> dict[str, str]:
@@ -45,9 +45,9 @@ class Multipart:
         return {"partNumber": str(number), "uploadId": self._id}
 
     def complete(self) -> Request:
-        """Return the request that makes the object of its parts.
+        """Return the request that makes the object of its parts, see `complete_fault`.
 
-        It is answered by 404 if an answer was lost before, see `is_completed`.
+        It is answered by 404 if an answer was lost before, see `check_completed`.
         """
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(tag)}</ETag></Part>"
@@ -58,12 +58,29 @@ class Multipart:
         return Request("POST", self.key, query=query, body=body, answers=_GONE)
 
     def look(self) -> Request:
-        """Return the request whether the object is there, for `is_completed`."""
+        """Return the request whether the object is there, for `check_completed`."""
         return Request("HEAD", self.key, answers=_GONE)
 
     def abort(self) -> Request:
         """Return the request that throws the parts away."""
         return Request("DELETE", self.key, query={"uploadId": self._id}, answers=_GONE)
+
+
+def begin_fault(url: str, answer: Answer) -> StoreError | None:
+    """Return what is wrong with the answer to `Multipart.begin`; None if nothing is."""
+    return None if _id_in(answer) else _spoiled(url)
+
+
+def complete_fault(url: str, answer: Answer) -> StoreError | None:
+    """Return what is wrong with the answer to `Multipart.complete`; None if nothing is.
+
+    Whoever takes the log-in page of a network for it tells of an object that is not there.
+    """
+    if answer.status in _GONE:
+        return None
+    root = _root_of(answer)
+    is_it = root is not None and root.tag.rpartition("}")[2] == "CompleteMultipartUploadResult"
+    return None if is_it else _spoiled(url)
 
 
 def check_completed(url: str, looked: Answer, etag: str) -> None:
@@ -117,9 +134,7 @@ def _unfinished(transport: Transport, prefix: str) -> Iterator[tuple[str, str]]:
     marker: dict[str, str] = {}
     while True:
         query = {"uploads": "", "prefix": prefix, "encoding-type": "url", **marker}
-        answer = transport.ask(Request("GET", "", query=query))
-        # expat, since 2.4.1, ends entities that explode.
-        page = ElementTree.fromstring(answer.body)  # noqa: S314
+        page = _page(transport, Request("GET", "", query=query), prefix)
         decode = unquote if _text(page, "EncodingType") == "url" else str
         for upload in page.iterfind("{*}Upload"):
             key = decode(_text(upload, "Key"))
@@ -131,6 +146,34 @@ def _unfinished(transport: Transport, prefix: str) -> Iterator[tuple[str, str]]:
             "key-marker": decode(_text(page, "NextKeyMarker")),
             "upload-id-marker": _text(page, "NextUploadIdMarker"),
         }
+
+
+def _page(transport: Transport, request: Request, prefix: str) -> ElementTree.Element:
+    def fault(answer: Answer) -> StoreError | None:
+        return _spoiled(transport.url(prefix)) if _root_of(answer) is None else None
+
+    page = _root_of(transport.ask(request, fault=fault))
+    assert page is not None  # noqa: S101 - that is a fault
+    return page
+
+
+def _id_in(begun: Answer) -> str:
+    root = _root_of(begun)
+    return "" if root is None else _text(root, "UploadId")
+
+
+def _root_of(answer: Answer) -> ElementTree.Element | None:
+    """Return what an answer of XML holds; None for anything else."""
+    try:
+        # expat, since 2.4.1, ends entities that explode.
+        return ElementTree.fromstring(answer.body.strip())  # noqa: S314
+    except ElementTree.ParseError:
+        return None
+
+
+def _spoiled(url: str) -> StoreError:
+    found = "what the store answers about its parts cannot be read"
+    return failure(StoreUnavailable, url, found, "check the endpoint")
 
 
 def _text(element: ElementTree.Element, name: str) -> str:

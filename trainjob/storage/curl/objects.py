@@ -3,9 +3,17 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 
-from trainjob.storage.curl.multipart import Multipart, abort_all, check_completed, etag_of_parts
+from trainjob.storage.curl.multipart import (
+    Multipart,
+    abort_all,
+    begin_fault,
+    check_completed,
+    complete_fault,
+    etag_of_parts,
+)
 from trainjob.storage.curl.request import Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.manifest import FileRecord
@@ -49,12 +57,15 @@ def upload_chunks(
     def note(answer: Answer) -> None:
         upload.tags[int(answer.request.query["partNumber"])] = answer.etag
 
-    upload = Multipart(key, transport.ask(Multipart.begin(key)))
+    url = transport.url(key)
+    begun = transport.ask(Multipart.begin(key), fault=partial(begin_fault, url))
+    upload = Multipart(key, begun)
     try:
         transport.run(requests(), note)
         etag = etag_of_parts(digests)
-        if transport.ask(upload.complete()).status == HTTPStatus.NOT_FOUND:
-            check_completed(transport.url(key), transport.ask(upload.look()), etag)
+        completed = transport.ask(upload.complete(), fault=partial(complete_fault, url))
+        if completed.status == HTTPStatus.NOT_FOUND:
+            check_completed(url, transport.ask(upload.look()), etag)
     except BaseException:
         abort_all(transport, [upload])
         raise

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainjob.errors import StoreError
-from trainjob.storage.curl import retry
 from trainjob.storage.curl.arrival import ANSWERS, check_version, condition, too_short
-from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.curl.request import Again, Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
@@ -28,7 +27,6 @@ class _Reading:
     meter: Meter
     sha256: Any = field(default_factory=hashlib.sha256)
     size_bytes: int = 0
-    tries: int = 0
     _range_sha256: Any = None
     _range_bytes: int = 0
 
@@ -42,7 +40,6 @@ class _Reading:
         self.meter.add_bytes(-self._range_bytes)
         self._range_bytes = 0
         self._range_sha256 = self.sha256.copy()
-        self.tries += 1
         return self
 
     def __call__(self, pieces: list[bytes]) -> None:
@@ -59,7 +56,7 @@ class _Reading:
             return too_short(url, self.size_bytes + self._range_bytes, self.entry)
         self.sha256 = self._range_sha256
         self.size_bytes = self.end
-        self._range_bytes = self.tries = 0
+        self._range_bytes = 0
         return None
 
 
@@ -83,14 +80,12 @@ def read_all(
             tag=reading,
         )
 
-    def arrived(answer: Answer) -> Iterable[Request] | None:
+    def arrived(answer: Answer) -> Iterable[Request] | Again | None:
         reading: _Reading = answer.request.tag
         entry, url = reading.entry, transport.url(answer.request.key)
         check_version(answer, entry, url)
         if (error := reading.keep(url)) is not None:
-            if reading.tries == retry.TRIES:
-                raise error
-            return [request(reading)]
+            return Again(error)
         if reading.size_bytes < entry.size_bytes:
             return [request(reading)]
         records[entry.path] = FileRecord(entry.path, entry.size_bytes, reading.sha256.hexdigest())

@@ -6,6 +6,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainjob.errors import StoreError
+
 Sink = Callable[[list[bytes]], object]
 """Takes the next pieces of the body of a good answer, in their order."""
 
@@ -85,6 +87,17 @@ class Request:
         if isinstance(self.body, FilePart):
             return self.body.open()
         return BytesIO(self.body or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What to do with an answer that is not what was asked for: to ask once more, after a pause.
+
+    Attributes:
+        error: Raised if it was asked for often enough, broken connections included.
+    """
+
+    error: StoreError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from trainjob.errors import StoreError
 from trainjob.storage.curl.bucket import Bucket
 from trainjob.storage.curl.flight import Done, Flight
 from trainjob.storage.curl.handle import Handle
-from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.curl.request import Again, Answer, Request
 from trainjob.storage.curl.room import MAX_REQUESTS
 from trainjob.storage.settings import StoreSettings
 
@@ -22,6 +22,10 @@ _KEPT_BYTES = 48 << 20  # as many as are under way at most
 
 def nothing() -> None:
     """Do nothing while requests are under way."""
+
+
+def no_fault(_: Answer) -> None:
+    """Take every answer as it is."""
 
 
 def _keep_freed_memory() -> None:
@@ -60,8 +64,8 @@ class Transport:
             requests: Consumed as there is room: up to 64 requests, more if the store is far away
                 (`Room`), and a budget of bytes (`Request.weight_bytes`); one is always sent.
             done: Called in this thread with every answer, in the order in which they come. What
-                it returns is sent next, before the rest of `requests`, and consumed as slowly.
-                What it raises ends all.
+                it returns is sent next, before the rest of `requests`, and consumed as slowly;
+                `Again` counts as a try that broke off. What it raises ends all.
             meanwhile: Called in this thread once the first requests are on their way, for work that
                 can be done while the store is at its own.
 
@@ -84,10 +88,28 @@ class Transport:
             self.close()
             raise
 
-    def ask(self, request: Request, meanwhile: Callable[[], object] = nothing) -> Answer:
-        """Send one request and return its answer; see `run`."""
+    def ask(
+        self,
+        request: Request,
+        meanwhile: Callable[[], object] = nothing,
+        fault: Callable[[Answer], StoreError | None] = no_fault,
+    ) -> Answer:
+        """Send one request and return its answer; see `run`.
+
+        Args:
+            request: What to ask.
+            meanwhile: As for `run`.
+            fault: Says what is wrong with an answer, if anything; then it is asked for once more.
+        """
         answers: list[Answer] = []
-        self.run([request], answers.append, meanwhile)
+
+        def done(answer: Answer) -> Again | None:
+            if (error := fault(answer)) is not None:
+                return Again(error)
+            answers.append(answer)
+            return None
+
+        self.run([request], done, meanwhile)
         return answers[0]
 
     def url(self, key: str) -> str:

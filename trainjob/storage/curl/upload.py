@@ -16,9 +16,15 @@ from pathlib import Path
 
 from trainjob.errors import TreeChanged
 from trainjob.storage.curl.large_file import LargeFile
-from trainjob.storage.curl.multipart import Multipart, abort_all, check_completed
+from trainjob.storage.curl.multipart import (
+    Multipart,
+    abort_all,
+    begin_fault,
+    check_completed,
+    complete_fault,
+)
 from trainjob.storage.curl.objects import whole_object
-from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.curl.request import Again, Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
@@ -32,7 +38,7 @@ MULTIPART_BYTES = 16 << 20
 
 _NUM_DIGESTERS = 2
 
-_More = Iterable[Request] | None
+_More = Iterable[Request] | Again | None
 
 
 def upload_files(
@@ -160,6 +166,8 @@ class _Upload:
         self._meter.finish_file()
 
     def _begun(self, entry: Entry, answer: Answer) -> _More:
+        if fault := begin_fault(self._transport.url(answer.request.key), answer):
+            return Again(fault)
         upload = Multipart(answer.request.key, answer)
         file = self._source / entry.path
         large = LargeFile(file, entry, upload, self._digesters, self._ending)
@@ -188,8 +196,11 @@ class _Upload:
         return [request]
 
     def _completed(self, large: LargeFile, record: FileRecord, answer: Answer) -> _More:
+        url = self._transport.url(large.upload.key)
         if answer.request.method == "HEAD":
-            check_completed(self._transport.url(large.upload.key), answer, record.etag)
+            check_completed(url, answer, record.etag)
+        elif fault := complete_fault(url, answer):
+            return Again(fault)
         elif answer.status == HTTPStatus.NOT_FOUND:
             request = large.upload.look()
             request.tag = partial(self._completed, large, record)

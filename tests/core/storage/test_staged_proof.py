@@ -1,0 +1,127 @@
+"""What a staged dataset says of its proof: only what its bytes were really compared with."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+
+from tests.core.storage.scripted_store import Asked, Reply, ScriptedStore, scripted_store
+from tests.s3_faults import Fault, fault_proxy
+from tests.waiting import wait_until
+from trainjob.errors import StoreError
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.stage import StagedChannel, stage_channel
+
+MD5_OF_ANOTHER = f'"{hashlib.md5(b"another").hexdigest()}"'
+LISTED = (
+    "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>tree/file</Key>"
+    "<ETag>{etag}</ETag><Size>{size}</Size></Contents></ListBucketResult>"
+)
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch) -> Callable[..., StagedChannel]:
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+
+    def run(url: str, settings=None) -> StagedChannel:
+        return stage_channel(url, tmp_path / "data", settings, label="data", holder="job")
+
+    return run
+
+
+def put_in_parts(s3_place, name: str, data: bytes) -> None:
+    """Write an object whose ETag is no MD5 of it."""
+    client, where = s3_place.server.client, {"Bucket": s3_place.bucket}
+    where["Key"] = f"{s3_place.prefix}/{name}"
+    upload = client.create_multipart_upload(**where)["UploadId"]
+    part = client.upload_part(**where, UploadId=upload, PartNumber=1, Body=data)
+    parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
+    client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts)
+
+
+def encrypting(data: bytes, headers: dict[str, str]) -> AbstractContextManager[ScriptedStore]:
+    """A store of one object, whose ETag looks like an MD5 and is none of its bytes."""
+
+    def reply(asked: Asked) -> Reply:
+        if "list-type" in asked.path:
+            listed = LISTED.format(etag=MD5_OF_ANOTHER, size=len(data))
+            return Reply(body=listed.encode(), headers={"Content_Type": "application/xml"})
+        status, body, more = 200, data, {}
+        if wanted := asked.headers.get("range"):
+            first, last = map(int, wanted.removeprefix("bytes=").split("-"))
+            status, body = 206, data[first : last + 1]
+            more = {"Content_Range": f"bytes {first}-{last}/{len(data)}"}
+        return Reply(status, body, {"ETag": MD5_OF_ANOTHER, **more, **headers})
+
+    return scripted_store(reply)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("size_bytes", [5, 1 << 20, 9 << 20], ids=["small", "large", "in parts"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-amz-server-side-encryption": "aws:kms"},
+        {"x-amz-server-side-encryption-customer-algorithm": "AES256"},
+    ],
+    ids=["key service", "key of the client"],
+)
+def test_an_etag_that_only_looks_like_an_md5_proves_nothing(stage, headers, size_bytes):
+    with encrypting(bytes(size_bytes), headers) as store:
+        staged = stage("s3://bucket/tree", store.settings)
+
+    assert staged.verified == "size"
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_proof_of_a_dataset_is_that_of_its_weakest_file(s3_place, stage):
+    s3_place.put("whole", b"1")
+    before = stage(s3_place.url, s3_place.settings)
+    put_in_parts(s3_place, "in parts", b"2")
+
+    after = stage(s3_place.url, s3_place.settings)
+
+    assert (before.verified, after.verified) == ("etag", "size")
+
+
+def test_files_of_an_older_version_keep_their_proof(s3_place, stage):
+    """They are linked and not compared again; so does a file that nothing proved."""
+    s3_place.put("kept", b"1")
+    put_in_parts(s3_place, "unproved", b"2")
+    first = stage(s3_place.url, s3_place.settings)
+    s3_place.put("added", b"3")
+    second = stage(s3_place.url, s3_place.settings)
+    s3_place.delete("unproved")
+
+    third = stage(s3_place.url, s3_place.settings)
+
+    assert [staged.verified for staged in (first, second, third)] == ["size", "size", "etag"]
+    assert third.moved_bytes == 0
+
+
+@pytest.mark.parametrize("is_proved", [True, False])
+def test_files_of_a_try_that_broke_off_keep_their_proof(s3, s3_place, stage, tmp_path, is_proved):
+    if is_proved:
+        s3_place.put("first", b"1")
+    else:
+        put_in_parts(s3_place, "first", b"1")
+    s3_place.put("second", b"2")
+    incoming = Cache(tmp_path / "cache").incoming
+
+    def refuse_second(method: str, path: str) -> Fault:
+        if not path.endswith("/second"):
+            return None
+        wait_until(lambda: any("first" in file.read_text() for file in incoming.glob("*/journal")))
+        return "403"
+
+    with fault_proxy(s3.port, refuse_second) as proxy:
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
+        with pytest.raises(StoreError):
+            stage(s3_place.url, settings)
+        proxy.rule = lambda *_: None
+        staged = stage(s3_place.url, settings)
+
+    assert staged.moved_bytes == 1
+    assert staged.verified == ("etag" if is_proved else "size")
