@@ -95,7 +95,9 @@ class Person:
     def title(self, text: str, nth: int = 0) -> Locator:
         """Return the title of a field, of which there may be several."""
         same = f"normalize-space()='{text}' or normalize-space()='{text} (Optional)'"
-        return self.page.locator(f"xpath=//*[self::label or self::span][{same}]").nth(nth)
+        # In the old UI, a label has its text in a span: both would count.
+        where = "self::span" if self._version == "v1" else "self::label or self::span"
+        return self.page.locator(f"xpath=//*[{where}][{same}]").nth(nth)
 
     def field(self, text: str, nth: int = 0) -> Locator:
         """Return what is below a title to write in."""
@@ -109,8 +111,21 @@ class Person:
 
     def choose(self, title: str, option: str) -> None:
         """Choose a value of a dropdown."""
-        self.title(title).locator("xpath=following::fieldset[1]//button[1]").click()
+        self.title(title).locator(
+            "xpath=following::fieldset[1]//button[@aria-haspopup='listbox']"
+        ).click()
         self.page.get_by_role("option", name=option, exact=True).click()
+
+    def add_item(self, title: str) -> None:
+        """Press the button below a list."""
+        below = "xpath=following::button[normalize-space()='Add item'][1]"
+        self.title(title).locator(below).click()
+
+    def delete_item(self, title: str, nth: int = 0) -> None:
+        """Delete an item of a list in the new UI."""
+        handle = f"xpath=following::button[@aria-label='Drag to reorder'][{nth + 1}]"
+        self.title(title).locator(handle).locator("xpath=../button").last.click()
+        self.page.get_by_role("menuitem", name="Delete", exact=True).click()
 
     def write_json(self, title: str, text: str) -> None:
         """Replace what is in the editor of a table."""

@@ -12,8 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from pydantic import SecretStr
-
 from trainjob.storage.settings import StoreSettings
 
 
@@ -40,7 +38,7 @@ class AnyKeyServer(ThreadingHTTPServer):
             endpoint_url=f"http://127.0.0.1:{self.server_port}",
             region="us-east-1",
             access_key="k",
-            secret_key=SecretStr("s"),
+            secret_key="s",
             addressing_style="path",
         )
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 # fmt: off
 Fault = Literal[
-    "cut", "short", "reset", "stall", "flip", "damage", "page", "unconditional", "gone", "hang",
+    "cut", "short", "reset", "stall", "slow", "flip", "damage", "page", "unconditional",
+    "gone", "hang",
     "301", "400", "403", "429", "500", "503", "expired", "skew", "region",
 ] | None
 # fmt: on
@@ -44,8 +45,9 @@ class FaultProxy(ThreadingHTTPServer):
     """Forwards every request and spoils the answer as `rule` says.
 
     The rule gets method and path of a request and returns what goes wrong. In the middle of the
-    body: ``cut`` the connection, ``reset`` it, or ``stall`` until the proxy ends. ``short``: half
-    of the body as if it were all; ``flip`` one bit, or ``damage`` one of the body of the request;
+    body: ``cut`` the connection, ``reset`` it, ``stall`` until the proxy ends, or go on
+    so ``slow`` that it would take an hour. ``short``: half of the body as if it were all; ``flip``
+    one bit, or ``damage`` one of the body of the request;
     ``unconditional``: ask without ``If-Match``, as a store that does not know it; ``page``: the
     log-in page of a network. A number or ``expired``, ``skew``, ``region``: the store refuses.
     ``gone``: close the connection without having asked the store; ``hang``: do not even answer
@@ -161,13 +163,18 @@ class _Handler(BaseHTTPRequestHandler):
     def send_body(self, data: bytes, fault: Fault) -> None:
         if fault == "flip":
             self.wfile.write(data[:-1] + bytes([data[-1] ^ 1]))
-        elif fault in ("cut", "reset", "stall"):
+        elif fault in ("cut", "reset", "stall", "slow"):
             self.wfile.write(data[: len(data) // 2])
             self.wfile.flush()
             self.close_connection = True
             if fault == "stall":
                 self.server.stalled.set()
                 self.server.ended.wait()
+            for byte in data[len(data) // 2 :] if fault == "slow" else b"":
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.server.ended.wait(0.01):
+                    break
             if fault == "reset":
                 # A close that waits for nothing resets the connection, see socket(7).
                 linger = struct.pack("ii", 1, 0)

@@ -17,7 +17,6 @@ from typing import Any
 import botocore.config
 import botocore.session
 import pytest
-from pydantic import SecretStr
 
 from tests.waiting import PATIENCE_S
 from trainjob.storage.settings import StoreSettings
@@ -56,7 +55,7 @@ class S3Server:
             endpoint_url=self.endpoint_url,
             region="us-east-1",
             access_key=access_key,
-            secret_key=SecretStr(secret_key),
+            secret_key=secret_key,
             addressing_style="path",
         )
 

@@ -103,6 +103,7 @@ def test_a_first_start_and_a_retry_of_a_person_have_all_restarts_left(
         was_cancelled=False,
         earlier=Earlier(run.run_count - 1, 7, since_attempt=7),
         deployment_id=None,
+        num_starts=run.run_count,
     )
 
 

@@ -6,6 +6,7 @@ in the pictures are those of the checkout and of the folder.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,7 +49,10 @@ def main(images: Path, data: Path) -> None:
     """Make all pictures in `images`; the server keeps its data in `data`."""
     dataset = ROOT / ".demo" / "datasets" / "digits"
     _run(str(ROOT / "examples" / "make_dataset.py"), str(dataset))
-    serve = Serve(data)
+    registry = data / "registry"
+    registry.mkdir()
+    shutil.copy(ROOT / "examples" / "flavors.yaml", registry)
+    serve = Serve(data, {"TRAINJOB_REGISTRY": str(registry)})
     url = f"http://127.0.0.1:{serve.port}"
     try:
         serve.wait_until_ready()
@@ -96,6 +100,8 @@ class _Pictures:
             person.screenshot("form", self._images)
         person = self._person()
         person.open_form(self._deployment("cpu"))
+        person.choose_tab("Flavor", "Choice")
+        person.choose("Flavor", "2c4g")
         for title, name in (
             ("Algorithm", "form-algorithm"),
             ("Resources · Machine", "form-limits"),

@@ -14,14 +14,27 @@ from typing import Any, Literal
 import yaml
 
 Ending = Literal[
-    "exception", "exit", "signal", "stalled", "memory", "start", "launcher", "supervisor", "flow"
+    "exception",
+    "exit",
+    "signal",
+    "stalled",
+    "left",
+    "memory",
+    "start",
+    "launcher",
+    "supervisor",
+    "flow",
 ]
-"""How an attempt ended: a rank raised, left with a code or was killed; the training stalled or took
-more memory than its flavor has; the launcher failed before the ranks began; launcher, supervisor or
-flow process died under them."""
+"""How an attempt ended: a rank raised, left with a code or was killed; the training stalled; a rank
+left without an error while others needed it; all took more memory than their flavor has; the
+launcher failed before the ranks began; launcher, supervisor or flow process died under them."""
 
 _FILE = Path(__file__).with_name("failure_catalogue.yaml")
 _MAX_SEARCHED_CHARS = 20_000
+_NUM_LAST_WORDS = 5
+_RAISED = re.compile(r"(?:\[\w+\]: ?)?[\w.]*(?:Error|Exception)\b")
+"""Start of the line with which a traceback ends, perhaps behind the name of a rank."""
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -55,6 +68,8 @@ class Rule:
         ended: How the attempt ended, any of these; empty: in any way.
         signal: The signal that ended the rank.
         oom_killed: True: only if the kernel killed for want of memory.
+        last_words: Whether only the last words of a rank that left with a code are searched.
+        between_ranks: Whether the ranks lost each other, of which one that left is the cause.
     """
 
     name: str
@@ -65,6 +80,8 @@ class Rule:
     ended: tuple[Ending, ...] = ()
     signal: str | None = None
     oom_killed: bool = False
+    last_words: bool = False
+    between_ranks: bool = False
 
     def matched(self, signs: Signs, text: str) -> "Rule | None":
         """Return this rule with its placeholders filled if it fits, or None."""
@@ -72,7 +89,10 @@ class Rule:
             return None
         if self.says is None:
             return self
-        found = re.search(self.says, text[-_MAX_SEARCHED_CHARS:], re.MULTILINE)
+        text = text[-_MAX_SEARCHED_CHARS:]
+        if self.last_words and signs.ended == "exit":
+            text = _last_words(text)
+        found = re.search(self.says, text, re.MULTILINE)
         return self._filled(found.groupdict()) if found else None
 
     def _conditions_hold(self, signs: Signs) -> bool:
@@ -114,6 +134,8 @@ def catalogue_markdown() -> str:
         "with its meaning, what to do, and whether another try can help: `limits.auto_restart`",
         "tries again where it can, `limits.restart_on: any` in any case. What no rule matches is",
         "tried again if a rank was killed or hung, not if it raised or left with an exit code.",
+        "What a rank had written before it was killed does not name the failure; what it wrote",
+        "before it gave up by itself (SIGABRT, SIGBUS) or left with a code does.",
         "",
         "Made from `trainjob/failure_catalogue.yaml`; a new rule needs an example in",
         "`tests/core/test_catalogue.py`.",
@@ -125,6 +147,16 @@ def catalogue_markdown() -> str:
 def _rule(data: dict[str, Any]) -> Rule:
     ended: Sequence[Ending] = data.pop("ended", ())
     return Rule(**data, ended=tuple(ended))
+
+
+def _last_words(text: str) -> str:
+    """Return what was said last, and the exceptions before it.
+
+    What starts ranks itself, as a command may do, writes much after the exception of one.
+    """
+    lines = text.splitlines()
+    raised = [line for line in lines[:-_NUM_LAST_WORDS] if _RAISED.match(line)]
+    return "\n".join([*raised, *lines[-_NUM_LAST_WORDS:]])
 
 
 def _section(rule: Rule) -> list[str]:
@@ -151,5 +183,7 @@ def _conditions(rule: Rule) -> list[str]:
     if rule.oom_killed:
         found.append("the kernel counted a kill for want of memory")
     if rule.says:
-        found.append(f"text ``{rule.says}``" if "`" in rule.says else f"text `{rule.says}`")
+        where = " in the last words of a rank that left" if rule.last_words else ""
+        text = f"``{rule.says}``" if "`" in rule.says else f"`{rule.says}`"
+        found.append(f"text{where} {text}")
     return found

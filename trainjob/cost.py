@@ -54,10 +54,9 @@ def cost_text(job: "TrainingJob") -> str | None:
     cost = cost_of(job)
     if cost is None:
         return f"not known: the flavor {flavor} has no price"
-    rate = _rate(job, cost)
+    rate = f"{_rate(job, cost)}, {amount(_FLOOR_HOURS * cost.per_hour)} in {_FLOOR_HOURS} hours"
     if cost.worst_case is None or auto_stop is None:
-        floor = amount(_FLOOR_HOURS * cost.per_hour)
-        return f"{rate}, {floor} in 2 hours; without limits.auto_stop there is no worst case"
+        return f"{rate}; without limits.auto_stop there is no worst case"
     stop, grace = format_duration(auto_stop), format_duration(job.limits.grace)
     most = f"at most {amount(cost.worst_case)} for the training"
     within = "" if budget is None else f"; the budget is {amount(budget)}"

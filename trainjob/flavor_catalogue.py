@@ -6,8 +6,9 @@ In a folder that is the file ``flavors.yaml``, which has a line for each::
     8C40G V100*1: {disk_gib: 500, price_per_hour: 12.6}
     lab-a100: {size: 32c256g A100*4, price_per_hour: 40, pool: lab}
 
-A job that names one keeps all of it when it is read: a worker needs no such file, and another
-price tomorrow is not that of the run.
+A job that names one keeps all of it when it is read: another price tomorrow is not that of the
+run. One that is run once more, or by a schedule, is read anew, and gets what is said by then: a
+scheduled job is read by its worker, which needs the file, or the server's flavors.
 """
 
 from collections.abc import Mapping
@@ -98,6 +99,30 @@ def resolve_flavor(data: Any, place: Place) -> tuple[Any, tuple[Problem, ...]]:
     else:
         return {**data, "resources": {**rest, "flavor": flavor.model_dump(mode="json")}}, ()
     return {**data, "resources": rest}, (problem,)
+
+
+def refresh_flavor(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """Put what the catalogue says now in place of what it said of a job's flavor before.
+
+    Args:
+        data: Keys and values of a job; left unchanged.
+        place: Where the flavors are kept. One that is not there, by its name or else its size,
+            stays as the job has it.
+
+    Raises:
+        TrainjobError: As `flavors_of` does.
+    """
+    resources = data.get("resources")
+    given = resources.get("flavor") if isinstance(resources, dict) else None
+    if not isinstance(resources, dict) or not isinstance(given, dict):
+        return dict(data)  # a text is looked up when the job is read
+    try:
+        before = Flavor.model_validate(given)
+    except ValidationError:  # told when the job is read
+        return dict(data)
+    now = flavors_of(place).find(before.name or before.size)
+    flavor = given if now is None else now.model_dump(mode="json")
+    return {**data, "resources": {**resources, "flavor": flavor}}
 
 
 def _read(name: str, values: Any) -> tuple[Flavor | None, list[Problem]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from trainjob.events import Noted, emit
 from trainjob.job import InputChannel, TrainingJob
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.hold import hold, release
+from trainjob.storage.cache.hold import hold, keeping, release
 from trainjob.storage.cache.snapshot import Proof
 from trainjob.storage.cache.source import Unpacking
 from trainjob.storage.failures import local_failures
@@ -114,11 +114,13 @@ def holding_inputs(
         folder, holder = workspace.input_dir(channel.name), _holder(channel, workspace)
         if not channel.is_streamed and not hold(cache, folder, holder):
             _stage(channel, workspace, settings, known.get(channel.name) or channel.expect)
+    holders = [_holder(channel, workspace) for channel in job.inputs]
     try:
-        yield
+        with keeping(cache, holders):
+            yield
     finally:
-        for channel in job.inputs:
-            for note in release(cache, _holder(channel, workspace)):
+        for holder in holders:
+            for note in release(cache, holder):
                 emit(Noted(note))
 
 

@@ -38,9 +38,9 @@ class InputChannel(Spec):
 
     url: InputUrl = Field(default="", validate_default=True)
     """A folder, `s3://bucket/prefix/`, a folder that fsspec reads (`gs://`, `abfs://`, `hdfs://`,
-    `webhdfs://`, `https://`, `http://`), or one archive (.zip, .tar, .tar.gz, .tgz, .tar.zst) at
-    any of these. Without a scheme: a path relative to the job file, or in a deployment to the
-    checkout of the worker. Left out where `dataset` or `model` says it."""
+    `webhdfs://`, `https://`, `http://`), one archive (.zip, .tar, .tar.gz, .tgz, .tar.zst) at any
+    of these, or another file, which comes alone in a folder. Without a scheme: relative to the job
+    file, in a deployment to the worker's checkout. Left out where `dataset` or `model` says it."""
 
     dataset: Line | None = None
     """A saved dataset in place of a url, as `NAME@VERSION`; NAME alone: its latest version. Other

@@ -3,10 +3,18 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from trainjob.spec import Line, Spec
-from trainjob.values import DURATION_SCHEMA, Duration
+from trainjob.values import DURATION_SCHEMA, format_duration, parse_duration
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema(DURATION_SCHEMA),
+]
+"""A length of time, written with its unit."""
 
 
 def _limited(value: timedelta) -> timedelta:
@@ -55,7 +63,7 @@ class Limits(Spec):
 
     auto_stop: OptionalDuration = None
     """Stop the training after this long, such as `1h`, `2h`, `4h`, `6h` or `90m`, and upload what
-    is there; `off`: never."""
+    is there; at most `72h`; `off`: never."""
 
     budget: float | None = Field(default=None, ge=0)
     """What the training may cost at most, in the currency of the platform's flavors. A job whose
@@ -70,7 +78,8 @@ class Limits(Spec):
     byte in outputs and checkpoints, and no computing; `off`: never."""
 
     auto_restart: int = Field(default=0, ge=0, le=10)
-    """How often a failed training is started again from its last complete checkpoint."""
+    """How often a failed training is started again from its last complete checkpoint, at most 10
+    times."""
 
     restart_on: Literal["infrastructure", "any"] = "infrastructure"
     """What is worth another try: what the machine did to the training (killed rank, hang, network,

@@ -104,6 +104,7 @@ def launch_of(
         lease=lease,
         core_lease=core_lease,
         memory_bytes=flavor.memory_gib * 2**30 if flavor else None,
+        is_restartable=limits.auto_restart > 0,
     )
 
 

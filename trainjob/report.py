@@ -11,7 +11,8 @@ from trainjob.failure_card import card_markdown
 from trainjob.job import TrainingJob
 from trainjob.metrics.summary import TABLE_HEAD, MetricSummary, table_rows
 from trainjob.spent import Spent
-from trainjob.values import format_size
+from trainjob.storage.claim import Exclusion
+from trainjob.values import counted, format_size
 
 GOOD_ENDS = ("Completed", "AutoStopped", "TargetReached")
 """The states of a run whose training did not fail and whose outputs are in their stores."""
@@ -19,7 +20,7 @@ GOOD_ENDS = ("Completed", "AutoStopped", "TargetReached")
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One stage that ran; `seconds` are those of its last try."""
+    """One stage that ran; `seconds` are those of all its tries, and of the pauses between them."""
 
     name: str
     seconds: float
@@ -37,6 +38,10 @@ class OutputReport:
         size_bytes: Their size.
         left_out: What the script left that could not be uploaded, and why; of a training that was
             broken off, since it is an error of any other.
+        engine: What brought it there: curl, s3fs, fsspec or local.
+        num_read_back: Of how many files every byte was read again; the digests that the store
+            tells of the others are those of what was sent.
+        claimed: What kept other runs from writing to the same place.
     """
 
     name: str
@@ -44,6 +49,24 @@ class OutputReport:
     num_files: int
     size_bytes: int
     left_out: tuple[str, ...] = ()
+    engine: str = ""
+    num_read_back: int = 0
+    claimed: Exclusion | None = None
+
+    def __str__(self) -> str:
+        """Return what lies there, and how it is known, in one line."""
+        by = f" ({self.engine})" if self.engine else ""
+        size = f"{counted(self.num_files, 'file')}, {format_size(self.size_bytes)}{by}"
+        claimed = f", claimed {self.claimed}" if self.claimed == "by looking" else ""
+        return f"{self.name}: {size}, {self._proof}{claimed}"
+
+    @property
+    def _proof(self) -> str:
+        if not self.num_read_back:
+            return "verified by etag"
+        if self.num_read_back == self.num_files:
+            return "verified by reading back"
+        return f"verified by etag, {counted(self.num_read_back, 'file')} by reading back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +96,8 @@ class RunReport:
     Attributes:
         job: Name of the job.
         run_id: Id of the run, which is that of its Prefect flow run.
-        state: ``Completed``, ``AutoStopped``, ``TargetReached``, ``Failed`` or ``Cancelled``.
+        state: ``Completed``, ``AutoStopped``, ``TargetReached``, ``Failed``, ``Cancelled``, or
+            ``Crashed`` of a run whose flow process was killed.
         stages: The stages that ran, in order; of one that failed the summary says so.
         outputs: The outputs that are in their stores, verified.
         logs: Folder of the ranks' logs on the machine that trained.
@@ -89,6 +113,8 @@ class RunReport:
         notes: What a person should know beside, one line each.
         used: The saved versions that the run used, as ``KIND NAME@VERSION``.
         spent: How long it had its devices and what that cost; None: none of its stages began.
+        number: Which run of its job it is, 1 for the first; None: nobody knows.
+        rerun_of: Id of the run whose job it was made from; None: of none.
     """
 
     job: str
@@ -108,6 +134,8 @@ class RunReport:
     used: tuple[str, ...] = ()
     output_urls: dict[str, str] = field(default_factory=dict)
     spent: Spent | None = None
+    number: int | None = None
+    rerun_of: str | None = None
 
     def verify_commands(self) -> list[str]:
         """Return the command that proves each output again, as typed in a terminal."""
@@ -197,6 +225,10 @@ def _facts(report: RunReport, job: TrainingJob | None) -> list[tuple[str, str]]:
         facts.append(("took", str(report.spent)))
     if report.logs:
         facts.append(("logs on the machine", f"`{report.logs}`"))
+    if report.number:
+        facts.append(("version", f"run {report.number:,} of the job {report.job}"))
+    if report.rerun_of:
+        facts.append(("rerun of", f"`{report.rerun_of}`"))
     return [*facts, ("run", f"`{report.run_id}`")]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from trainjob.job import TrainingJob, url_of_run
 from trainjob.report import RunReport
-from trainjob.storage.receipt import RECEIPT
+from trainjob.storage.own_files import RECEIPT
 
 
 def places_of(report: RunReport, job: TrainingJob | None) -> dict[str, str]:

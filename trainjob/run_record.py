@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from trainjob.events import (
     StageFailed,
 )
 from trainjob.job import TrainingJob, url_of_run
-from trainjob.launch.dead_flow import rule_of_dead_flow
+from trainjob.launch.dead_flow import end_of_dead_flow
 from trainjob.launch.failure import Explained
 from trainjob.metrics.summary import MetricSummary
 from trainjob.registry.registry import Registry
@@ -52,6 +52,9 @@ class RunRecord:
         outputs: The outputs that are in their stores, verified.
         command: What every rank executes.
         facts: What receipts say of the run beside job, stages and versions; JSON values.
+        number: Which run of its job it is, 1 for the first; None: nobody knows.
+        rerun_of: Id of the run whose job it was made from; None: of none.
+        clock: Tells seconds that only grow.
     """
 
     run_id: str
@@ -62,10 +65,14 @@ class RunRecord:
     outputs: tuple[OutputReport, ...] = ()
     command: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    number: int | None = None
+    rerun_of: str | None = None
     _saved: dict[str, Saved] = field(default_factory=dict)
     _metrics: tuple[MetricSummary, ...] = ()
     _notes: list[str] = field(default_factory=list)
     _attempt_since: float | None = None
+    _tried_since: dict[str, float] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
 
     @property
     def workspace(self) -> Workspace:
@@ -75,11 +82,13 @@ class RunRecord:
     def note(self, event: Event) -> None:
         """Take from an event what the report needs."""
         match event:
-            case StageFailed() if not event.will_retry:
-                self.stages.append(StageReport(event.stage, event.seconds, _FAILED))
+            case StageFailed() if event.will_retry:
+                self._tried_since.setdefault(event.stage, self.clock() - event.seconds)
+            case StageFailed():
+                self.add_stage(StageReport(event.stage, event.seconds, _FAILED))
             case AttemptStarted():
                 self._keep(_begun(event, self.workspace))
-                self._attempt_since = time.monotonic()
+                self._attempt_since = self.clock()
             case AttemptEnded():
                 self._attempt_since = None
                 self._keep(_ended(event, self.attempts[-1]))
@@ -92,15 +101,28 @@ class RunRecord:
             case _:
                 pass
 
-    def take_over(self, num_attempts: int) -> None:
+    def add_stage(self, stage: StageReport) -> None:
+        """Take a stage that has ended; the time of its last try becomes that of all its tries.
+
+        The machine was held meanwhile, also in the pauses between them.
+        """
+        since = self._tried_since.pop(stage.name, None)
+        seconds = stage.seconds if since is None else self.clock() - since
+        self.stages.append(replace(stage, seconds=seconds))
+
+    def take_over(self, num_attempts: int, *, is_explained: bool = False) -> None:
         """Take the attempts that earlier processes of the run made.
 
         Args:
             num_attempts: How many there were: those of another machine left nothing here.
+            is_explained: Whether it is told elsewhere why one died with the process of its flow.
         """
         with suppress(OSError, ValueError):  # a power cut may leave a file without its content
             self.attempts = _ATTEMPTS.validate_json(self._attempts_file.read_bytes())
+        num_notes = len(self._notes)
         known = {attempt.number: self._with_ending(attempt) for attempt in self.attempts}
+        if is_explained:
+            del self._notes[num_notes:]
         elsewhere = {n: _elsewhere(n) for n in range(num_attempts) if n not in known}
         self.attempts = [row for _, row in sorted((known | elsewhere).items())]
 
@@ -108,11 +130,15 @@ class RunRecord:
         """Return the row of an attempt with what the process of its flow did not live to say."""
         if attempt.seconds is not None or not attempt.logs:
             return attempt
-        rule = rule_of_dead_flow(Path(attempt.logs) / "records")
-        if rule is None:
+        ended = end_of_dead_flow(Path(attempt.logs) / "records")
+        if ended is None:
             return attempt
+        timed = replace(attempt, seconds=ended.seconds)
+        if ended.rule is None:
+            return timed
+        rule = ended.rule
         self._notes.append(f"{rule.name}: {rule.meaning} Next: {rule.next_step}")
-        return replace(attempt, outcome=rule.name)
+        return replace(timed, outcome=rule.name)
 
     def read_job(
         self,
@@ -188,7 +214,8 @@ class RunRecord:
         others = [row for row in self.attempts if row.number != attempt.number]
         self.attempts = [*others, attempt]  # in one step, for whoever is interrupted
         partial = self._attempts_file.with_suffix(".part")
-        with suppress(OSError):  # a full disk must not end a training over its report
+        # A full disk, or a text that cannot be written, must not end a training over its report.
+        with suppress(OSError, ValueError):
             partial.write_bytes(_ATTEMPTS.dump_json(self.attempts))
             partial.replace(self._attempts_file)
 
@@ -231,6 +258,8 @@ class RunRecord:
             notes=tuple(dict.fromkeys([*self._notes, *_earlier_outputs(self.workspace)])),
             output_urls={channel.name: url_of_run(channel.url, self.run_id) for channel in outputs},
             spent=self._spent(),
+            number=self.number,
+            rerun_of=self.rerun_of,
         )
 
     def _spent(self) -> Spent | None:
@@ -238,7 +267,7 @@ class RunRecord:
             return None
         attempts = [attempt.seconds for attempt in self.attempts]
         if self._attempt_since is not None:  # of a stopped run, another process sees the end
-            attempts[-1] = time.monotonic() - self._attempt_since
+            attempts[-1] = self.clock() - self._attempt_since
         return spent_by(self.job, {stage.name: stage.seconds for stage in self.stages}, attempts)
 
 

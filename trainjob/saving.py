@@ -19,6 +19,7 @@ from trainjob.storage.log_mirror import LogMirror
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.receipt import OutputState, Receipt
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.store import engine_of, open_store
 from trainjob.storage.sync import Mirror
 from trainjob.storage.sync_thread import flush
 from trainjob.storage.upload import mark_result, upload_tree
@@ -50,13 +51,33 @@ def save_checkpoints_and_logs(
         secrets: As for `trainjob.mirrors.mirrors_of`: what the ranks were given.
         but: Labels of what is saved already.
     """
-    workspace = Workspace.of_run(run_id)
-    mirrors = [
-        mirror
-        for mirror in mirrors_of(job, workspace, settings, run_id, secrets)
-        if not isinstance(mirror, OutputMirror) and mirror.label not in but
-    ]
+    mirrors = mirrors_of(job, Workspace.of_run(run_id), settings, run_id, secrets)
+    wanted = [mirror for mirror in mirrors if not isinstance(mirror, OutputMirror)]
+    _save([mirror for mirror in wanted if mirror.label not in but], job, run_id, secrets)
+
+
+def save_to_go_on(
+    job: TrainingJob, run_id: str, settings: StoreSettings, *, secrets: Collection[str] = ()
+) -> None:
+    """Make the last copies of all that another process of the run needs to go on, and of its logs.
+
+    Outputs, too: what a script wrote before its last checkpoint is not written again.
+
+    Args:
+        job: The job of the run.
+        run_id: Which run's.
+        settings: How to reach their stores.
+        secrets: As for `save_checkpoints_and_logs`.
+    """
+    mirrors = mirrors_of(job, Workspace.of_run(run_id), settings, run_id, secrets)
+    _save(mirrors, job, run_id, secrets)
+
+
+def _save(
+    mirrors: Sequence[Mirror], job: TrainingJob, run_id: str, secrets: Collection[str]
+) -> None:
     if job.secrets and not secrets:
+        workspace = Workspace.of_run(run_id)
         mirrors = [mirror for mirror in mirrors if not _is_left(mirror, workspace)]
     for report in flush(mirrors, FLUSH_S):
         emit(saved_of(report))
@@ -121,7 +142,9 @@ def upload_all(
     for channel in job.outputs:
         if receipts[channel.name].files:
             mark_result(url_of_run(channel.url, run_id), settings, receipts[channel.name])
-    return [_report_of(channel, run_id, receipts[channel.name]) for channel in job.outputs]
+    return [
+        _report_of(channel, run_id, settings, receipts[channel.name]) for channel in job.outputs
+    ]
 
 
 def _one_of(errors: Sequence[StoreError]) -> StoreError:
@@ -158,7 +181,7 @@ def save_outputs(
             continue
         try:
             upload = partial(_upload, channel, run_id, settings, facts, state)
-            saved = _report_of(channel, run_id, _tried_again(upload, give_up_at))
+            saved = _report_of(channel, run_id, settings, _tried_again(upload, give_up_at))
         except StoreError as error:
             url = url_of_run(channel.url, run_id)
             emit(Saved(channel.name, url, 0, 0, (str(error), f"the files are in {folder}")))
@@ -196,12 +219,23 @@ def _upload(
     return receipt
 
 
-def _report_of(channel: OutputChannel, run_id: str, receipt: Receipt) -> OutputReport:
+def _report_of(
+    channel: OutputChannel, run_id: str, settings: StoreSettings, receipt: Receipt
+) -> OutputReport:
     """Return what lies in the store of an output."""
-    sizes = [file.size_bytes for file in receipt.files]
-    left_out = tuple(f"{path!r} {why}" for path, why in receipt.left_out.items())
     url = url_of_run(channel.url, run_id)
-    return OutputReport(channel.name, url, len(sizes), sum(sizes), left_out)
+    with open_store(url, settings) as store:
+        engine = engine_of(store)
+    return OutputReport(
+        name=channel.name,
+        url=url,
+        num_files=len(receipt.files),
+        size_bytes=sum(file.size_bytes for file in receipt.files),
+        left_out=tuple(f"{path!r} {why}" for path, why in receipt.left_out.items()),
+        engine=engine,
+        num_read_back=sum(file.verified == "read back" for file in receipt.files),
+        claimed=receipt.claimed,
+    )
 
 
 def _earlier_text(name: str, paths: Sequence[str]) -> str:

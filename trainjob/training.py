@@ -23,6 +23,7 @@ from trainjob.launch.core_leases import leased_cores
 from trainjob.launch.hidden import hiding
 from trainjob.launch.launch import Lease
 from trainjob.launch.training import Control
+from trainjob.metrics.patterns import unfound
 from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.metrics.target import TargetWatch
 from trainjob.mirrors import (
@@ -107,6 +108,8 @@ def train_job(
             recorder.write_plot(job.name)
             raise
         recorder.write_plot(job.name)
+        for problem in unfound(job.metrics, recorder.latest):
+            emit(Noted(problem))
         return trained
 
 

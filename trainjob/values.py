@@ -1,15 +1,13 @@
 """Values that a job file writes the way people do: ``1h``, ``16GiB``.
 
-Each type reads text, keeps a plain Python value and writes the same text again, so that the job
-file, the form and the receipt show one spelling. Used by the job model only.
+What reads a text has a counterpart that writes it again, so that the job file, the form, the
+receipt and every message show one spelling.
 """
 
 import re
 from contextlib import suppress
 from datetime import timedelta
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from typing import Any
 
 _DURATION_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
@@ -84,14 +82,6 @@ DURATION_SCHEMA: dict[str, Any] = {
     "pattern": "^ *([0-9.]+ *[smhdSMHD] *)+$",  # is shown to people, so as short as may be
     "examples": ["90s", "15m", "1h30m", "2d"],
 }
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema(DURATION_SCHEMA),
-]
-"""A length of time, written with its unit."""
 
 
 def printable(text: str) -> str:

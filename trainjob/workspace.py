@@ -21,15 +21,23 @@ The root is derived from the run's id, so that a retried task finds what the oth
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 
-def workspaces_dir() -> Path:
-    """Return where runs keep their folders: ``TRAINJOB_WORKDIR`` or ``~/.trainjob/runs``."""
-    chosen = os.environ.get("TRAINJOB_WORKDIR")
-    return Path(chosen).absolute() if chosen else Path.home() / ".trainjob" / "runs"
+def workspaces_dir(env: Mapping[str, str] = os.environ) -> Path:
+    """Return where runs keep their folders: ``TRAINJOB_WORKDIR`` or ``~/.trainjob/runs``.
+
+    Args:
+        env: The environment of the process whose runs they are.
+    """
+    chosen = env.get("TRAINJOB_WORKDIR")
+    if chosen:
+        return Path(chosen).absolute()
+    home = env.get("HOME")
+    return (Path(home) if home else Path.home()) / ".trainjob" / "runs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What tests of checkpoints do on two ranks: `checkpoint_on_two_ranks.py FOLDER SCENARIO…`.
+"""What tests of checkpoints do on two ranks or more: `checkpoint_on_two_ranks.py FOLDER SCENARIO…`.
 
 Each scenario is a function below; what it returns is written to FOLDER as JSON, a file a rank.
 """
@@ -45,8 +45,17 @@ class Killed(Stateful):
 
 
 def sharded_state(values: torch.Tensor) -> dict[str, Any]:
-    mesh = init_device_mesh("cpu", (2,))
-    return {"w": distribute_tensor(values, mesh, [Shard(0)]), "step": 5, "rng": rng_state()}
+    return {"w": distributed(values), "step": 5, "rng": rng_state()}
+
+
+def distributed(values: torch.Tensor) -> DTensor:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return distribute_tensor(values, mesh, [Shard(0)])
+
+
+def whole(values: DTensor) -> list[float]:
+    numbers: list[float] = values.redistribute(placements=[Replicate()]).to_local().tolist()
+    return numbers
 
 
 def sharded(folder: Path) -> Any:
@@ -54,14 +63,24 @@ def sharded(folder: Path) -> Any:
     path = Checkpoints(folder).latest()
     assert path is not None
     state = load(path, into=sharded_state(torch.zeros(10)))
-    weights: DTensor = state["w"]
-    whole = weights.redistribute(placements=[Replicate()]).to_local()
     return {
         "name": path.name,
-        "mine": weights.to_local().tolist(),
-        "whole": whole.tolist(),
+        "mine": state["w"].to_local().tolist(),
+        "whole": whole(state["w"]),
         "files": sorted(file.name for file in path.iterdir()),
         "num_rng": len(state["rng"]),
+    }
+
+
+def of_other_ranks(folder: Path) -> Any:
+    """What another number of ranks has saved, in parts or as one."""
+    path = Checkpoints(folder).latest()
+    assert path is not None
+    state = load(path, into={"w": distributed(torch.zeros(10)), "step": 0})
+    return {
+        "mine": state["w"].to_local().tolist(),
+        "whole": whole(state["w"]),
+        "step": state["step"],
     }
 
 

@@ -26,8 +26,8 @@ def test_the_worst_case_is_the_rate_until_the_training_has_ended() -> None:
 
     assert cost_of(priced) == Cost(per_hour=12.5, worst_case=25)
     assert cost_text(priced) == (
-        "12.50 an hour for 1 machine of 8c40g V100*1; at most 25.00 for the training, which is "
-        "stopped after 1h30m and then has 30m to save"
+        "12.50 an hour for 1 machine of 8c40g V100*1, 25.00 in 2 hours; at most 25.00 for the "
+        "training, which is stopped after 1h30m and then has 30m to save"
     )
 
 
@@ -37,7 +37,8 @@ def test_every_machine_of_a_job_costs() -> None:
     two = one.model_copy(update={"resources": one.resources.model_copy(update={"nodes": 2})})
 
     assert cost_of(two) == Cost(per_hour=6, worst_case=15)
-    assert str(cost_text(two)).startswith("6.00 an hour for 2 machines of 8c40g V100*1; at most 15")
+    said = "6.00 an hour for 2 machines of 8c40g V100*1, 12.00 in 2 hours; at most 15"
+    assert str(cost_text(two)).startswith(said)
 
 
 def test_without_auto_stop_there_is_no_worst_case_but_what_two_hours_cost() -> None:

@@ -1,5 +1,6 @@
 """The inputs of a run: staged once, there while it trains, let go of after it."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 
 from tests.jobs import make_job
+from tests.waiting import wait_until
 from trainjob.errors import StoreError
 from trainjob.events import Event, Noted, listening
 from trainjob.inputs import StagedInput, holding_inputs, stage_channels
 from trainjob.job import TrainingJob
+from trainjob.storage.cache import heartbeat
 from trainjob.storage.cache.folder import Cache
 from trainjob.workspace import Workspace
 
@@ -71,6 +74,21 @@ def test_the_inputs_are_kept_while_a_run_trains_and_no_longer(job: TrainingJob, 
 
     assert not is_evicted
     assert cache.evict(snapshot)
+
+
+def test_the_inputs_of_a_training_that_takes_weeks_are_kept(
+    job: TrainingJob, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other containers take a lease that nobody touches for one of a process that is gone."""
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.01)
+    workspace = Workspace.of_run("run")
+    stage_channels(job, workspace, s3.settings)
+    [lease] = Cache.of_machine().snapshots()[0].leases()
+
+    with holding_inputs(job, workspace, s3.settings):
+        os.utime(lease.file, (1, 1))
+
+        wait_until(lambda: lease.file.stat().st_mtime > 1)
 
 
 def test_a_resumed_run_gets_what_the_cache_gave_up(job: TrainingJob, s3: Any) -> None:

@@ -205,6 +205,16 @@ def test_the_metrics_are_a_table() -> None:
     assert "| loss | 0.5 | 10 | 0.4 | 9 | 2 | 1 |" in page
 
 
+def test_the_page_says_which_run_of_its_job_it_is_and_of_which_it_is_a_rerun() -> None:
+    record = record_of()
+    record.number, record.rerun_of = 1234, "r0"
+
+    page = report_markdown(record.report("Completed", None), record.job)
+
+    assert "| version | run 1,234 of the job digits |" in page
+    assert "| rerun of | `r0` |" in page
+
+
 def test_a_stage_that_is_tried_again_has_not_failed() -> None:
     failed = [StageFailed("train", 1.0, ValueError(), will_retry) for will_retry in (True, False)]
 

@@ -4,10 +4,10 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from tests.s3_server import S3Server
 from trainjob.algorithm import Code, ScriptAlgorithm
@@ -460,7 +460,7 @@ def test_wrong_credentials_are_denied_and_never_shown(
     name: str, s3: S3Server, target: Path, temporary: Path
 ) -> None:
     bucket = s3.new_bucket()
-    wrong = s3.settings.model_copy(update={"secret_key": SecretStr("wr0ng-s3cret")})
+    wrong = replace(s3.settings, secret_key="wr0ng-s3cret")
 
     problems = problems_of(f"s3://{bucket}/{name}", settings=wrong)
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from tests.clock import Clock
 from tests.waiting import wait_until
 from trainjob.errors import TrainingFailed
-from trainjob.events import AttemptEnded, AttemptStarted
+from trainjob.events import AttemptEnded, AttemptStarted, StageFailed
 from trainjob.job import TrainingJob
 from trainjob.report import StageReport, report_markdown
 from trainjob.run_record import RunRecord
@@ -78,6 +79,27 @@ def test_the_report_has_the_cost_of_each_stage_also_when_the_training_failed() -
     assert "| stage | time | cost | what it did |" in page
     assert "| train | 360.0 s | 9.72 | failed |" in page
     assert "| together | 396.0 s | 10.72 |" in page
+
+
+def test_failed_tries_of_a_stage_and_the_pauses_after_them_are_paid_for_too() -> None:
+    clock = Clock(100.0)
+    record = RunRecord("r1", "x", job(price_per_hour=3600), clock=clock)
+    clock.now += 30.0
+    record.note(StageFailed("stage_inputs", 30.0, ValueError(), will_retry=True))
+    clock.now += 2.0 + 20.0
+    record.note(StageFailed("stage_inputs", 20.0, ValueError(), will_retry=True))
+    clock.now += 4.0 + 5.0
+    record.add_stage(StageReport("stage_inputs", 5.0, "all is there"))
+    clock.now += 8.0
+    record.note(StageFailed("fetch_code", 8.0, ValueError(), will_retry=True))
+    clock.now += 2.0 + 1.0
+    record.note(StageFailed("fetch_code", 1.0, ValueError(), will_retry=False))
+
+    spent = record.report("Failed", "no").spent
+
+    assert spent is not None
+    assert spent.by_stage == pytest.approx({"stage_inputs": 61.0, "fetch_code": 11.0})
+    assert [stage.seconds for stage in record.stages] == [61.0, 11.0]
 
 
 def test_the_report_of_a_job_without_a_price_has_no_column_of_costs() -> None:

@@ -29,7 +29,7 @@ KIB = 1024
 def main() -> None:
     args = parsed()
     fails = args.fault != "none" and not (FOLDER / "failed").exists()
-    if fails and args.fault == "collective":
+    if fails and args.fault in ("collective", "leaves"):
         join_process_group()
     if RANK == 0:
         train(args, fails=fails)
@@ -111,12 +111,12 @@ def join_process_group() -> None:
 
 
 def wait_for_the_others(fault: str) -> None:
-    if fault == "collective":
+    if fault in ("collective", "leaves"):
         import torch
         import torch.distributed as dist
 
         dist.all_reduce(torch.ones(1))
-    if fault == "loader":
+    if fault in ("loader", "finalizes"):
         from mpi4py import MPI
 
         MPI.COMM_WORLD.Barrier()
@@ -153,6 +153,17 @@ def kill_itself() -> None:
 def ignore_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     wait_forever()
+
+
+def leave() -> None:
+    """Come to the end as if there were no step left."""
+
+
+def leave_mpi() -> None:
+    """Come to the end of the script, and wait in MPI_Finalize for the others."""
+    from mpi4py import MPI
+
+    assert MPI.Is_initialized()
 
 
 def next_batch() -> None:
@@ -209,6 +220,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "deaf": ignore_sigterm,
     "collective": wait_forever,
     "loader": next_batch,
+    "leaves": leave,
+    "finalizes": leave_mpi,
     "prints": print_much,
     "dev-full": write_to_full_device,
     "disk": fill_disk,

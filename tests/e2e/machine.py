@@ -40,6 +40,9 @@ class Machine:
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # As docs/operations.md has it: a busy SQLite loses no event, and so no restart.
+            "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
+            "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "TRAINJOB_HOME": str(ROOT),
             "TRAINJOB_WORKDIR": str(folder / "runs"),
@@ -55,9 +58,19 @@ class Machine:
         self.server.wait()
         self.server = self._start_server()
 
+    def kill_worker(self) -> None:
+        self.worker.kill()
+        self.worker.wait()
+
     def add_worker(self) -> None:
         """Start another worker of the same pool, and of the same name."""
         self._others.append(self._start_worker())
+
+    def stop_workers(self) -> None:
+        """Stop all workers as a service manager does."""
+        for worker in (*self._others, self.worker):
+            worker.terminate()
+            worker.wait(PATIENCE_S)
 
     def end(self) -> None:
         processes = [*self._others, self.worker, self.server]

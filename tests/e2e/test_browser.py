@@ -27,6 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from blocks.object_store import ObjectStore
 from tests.browser import Person, Version, chromium, chromium_path
 from tests.digits import making_digits
+from tests.jobs import COPY_SCRIPT, make_job
 from tests.serving import Serve
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -59,7 +60,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     chromium_path()  # without it, no server is started for nothing
-    serve = Serve(tmp_path_factory.mktemp("serve"))
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "registry").mkdir()
+    (folder / "registry" / "flavors.yaml").write_text("1c1g: {price_per_hour: 0.4}\n")
+    serve = Serve(folder, {"TRAINJOB_REGISTRY": str(folder / "registry")})
     try:
         serve.wait_until_ready()
         yield serve
@@ -252,6 +256,39 @@ def test_the_form_of_an_algorithm_has_its_hyperparameters_and_refuses_others(
     assert run.parameters["job"]["hyperparameters"] == {"epochs": 20, "optimizer": "sgd"}
 
 
+def test_a_job_from_s3_to_s3_whose_lists_were_changed_by_hand_completes(
+    tmp_path: Path, person: Callable[[Version], Person], client: SyncPrefectClient, s3: Any
+) -> None:
+    bucket, script = s3.new_bucket(), COPY_SCRIPT.replace("parse_args()", "parse_known_args()[0]")
+    s3.put(bucket, "data/value.txt", b"21")
+    make_job(tmp_path, script)
+    urls = (str(tmp_path / "code"), *(f"s3://{bucket}/{name}/" for name in ("data", "data", "out")))
+    form = person("v2")
+    form.open_form(client.read_deployment_by_name("training-job/cpu").id)
+
+    form.add_item("Data · Outputs")
+    form.delete_item("Data · Outputs", 1)
+    form.add_item("Data · Inputs")
+    form.field("Name", 1).fill("more_url")
+    form.delete_item("Basic information · Tags")
+    form.add_item("Basic information · Tags")
+    form.field("Basic information · Tags").fill("by-list")
+    for place, url in enumerate(urls):
+        form.field("URL", place).fill(url)
+    form.choose_tab("Data · Checkpoints", "Absent")
+    form.choose_tab("Data · Store", "Text")
+    form.field("Data · Store").fill("lab")
+    form.screenshot("lists")
+    run = ended(client, form.submit())
+
+    assert run.state is not None
+    assert run.state.is_completed(), run.state.message
+    job = run.parameters["job"]
+    assert [channel["name"] for channel in job["inputs"]] == ["data_url", "more_url"]
+    assert (len(job["outputs"]), job["tags"]) == (1, ["by-list"])
+    assert s3.get(bucket, "out/result.json") == b"21"
+
+
 def test_a_job_that_is_filled_in_by_hand_and_cancelled_keeps_what_it_wrote(
     tmp_path: Path, person: Callable[[Version], Person], client: SyncPrefectClient, s3: Any
 ) -> None:
@@ -276,6 +313,8 @@ def test_a_job_that_is_filled_in_by_hand_and_cancelled_keeps_what_it_wrote(
     form.choose_tab("Data · Store", "Text")
     form.field("Data · Store").fill("lab")
     form.write_json("Hyperparameters", '{"value": 42}')
+    form.choose_tab("Flavor", "Choice")
+    form.choose("Flavor", "1c1g")
     form.field("Processes per node").fill("1")
     form.choose("Resources · Launcher", "single")
     form.field("Grace").fill("2s")
@@ -296,4 +335,5 @@ def test_a_job_that_is_filled_in_by_hand_and_cancelled_keeps_what_it_wrote(
     form.screenshot("outputs")
     assert json.loads(s3.get(bucket, "out/_trainjob/receipt.json"))["state"] == "Cancelled"
     assert s3.get(bucket, "out/half.txt") == b"42"
+    assert client.read_flow_run(UUID(run_id)).parameters["job"]["resources"]["flavor"] == "1c1g"
     assert "out/_SUCCESS" not in s3.keys(bucket)

@@ -1,7 +1,7 @@
 """The digits examples, killed and started again, end with the very weights of an unbroken run.
 
-By their own launchers, without a flow: what is asked of a restart is that the script is started
-again with the same checkpoint folder.
+As a job that starts its ranks again by itself, and by their own launchers, without a flow: all that
+is asked of a restart is that the script is started again with the same checkpoint folder.
 """
 
 import json
@@ -14,13 +14,19 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import torch
 
-from tests.waiting import PATIENCE_S
+from tests import processes
+from tests.e2e.watched_runs import Ended, run
+from tests.jobs import make_job
+from tests.waiting import PATIENCE_S, wait_until
+from trainjob.events import AttemptStarted, Event
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -130,18 +136,22 @@ def kill_and_restart(script: str, dataset: Path, folder: Path, num_kills: int) -
     """Train with kills at random steps in between; return the step of each start."""
     moments = random.Random(0)
     starts = []
-    for number in range(num_kills):
-        # A step in the next part of the training: each kill comes later than the one before.
-        first, after = (NUM_STEPS * part // (num_kills + 1) for part in (number, number + 1))
+    for part in range(num_kills):
         starts.append(saved_step(folder / "checkpoints"))
         training = Training(script, dataset, folder)
-        training.wait_for_step(max(starts[-1] + 1, moments.randrange(first + 1, after)))
+        training.wait_for_step(max(starts[-1] + 1, random_step(moments, part, num_kills)))
         training.kill()
         shutil.rmtree(folder / "out", ignore_errors=True)  # a restart begins with empty outputs
     starts.append(saved_step(folder / "checkpoints"))
     printed = Training(script, dataset, folder).wait()
     assert f"goes on from step {starts[-1]}\n" in printed
     return starts
+
+
+def random_step(moments: random.Random, part: int, num_kills: int) -> int:
+    """Return a step in the next part of the training: each kill comes later than the one before."""
+    first, after = (NUM_STEPS * number // (num_kills + 1) for number in (part, part + 1))
+    return moments.randrange(first + 1, after)
 
 
 def test_weights_are_bit_identical_after_three_kills_of_torchrun(
@@ -151,6 +161,83 @@ def test_weights_are_bit_identical_after_three_kills_of_torchrun(
 
     assert 0 == starts[0] < starts[1] < starts[2] < starts[3] < NUM_STEPS
     assert_same_results(unbroken, tmp_path / "killed" / "out")
+
+
+@pytest.mark.e2e
+def test_weights_are_bit_identical_after_three_kills_in_a_job(
+    dataset: Path,
+    unbroken: Path,
+    tmp_path: Path,
+    prefect_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    sys.stdout.write(f"the ranks and steps of the kills are those of the seed {seed}\n")
+    monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path / "runs"))
+
+    ended = run_with_kills(digits_job(dataset, tmp_path), tmp_path / "runs", random.Random(seed), 3)
+
+    assert ended.state.name == "Completed", ended.state.message
+    starts = [attempt.resumed_from or 0 for attempt in ended.report.attempts]
+    assert 0 == starts[0] < starts[1] < starts[2] < starts[3] < NUM_STEPS
+    for attempt in ended.report.attempts[:3]:
+        assert "was killed first by SIGKILL" in (attempt.outcome or "")
+    assert_same_results(unbroken, tmp_path / "out")
+
+
+def digits_job(dataset: Path, folder: Path) -> dict[str, object]:
+    """The job of the example, trained as `Training` does."""
+    return make_job(
+        folder,
+        name="digits",
+        algorithm={"kind": "script", "code": {"url": str(DIGITS)}, "boot_file": "train.py"},
+        inputs=[{"name": "data_url", "url": str(dataset)}],
+        checkpoints={"url": str(folder / "checkpoints")},
+        hyperparameters={"epochs": 4, "save_every": 7},
+        env={"OMP_NUM_THREADS": "1"},
+        resources={"processes_per_node": 3},
+        launcher="torchrun",
+        limits={"auto_restart": 3},
+    )
+
+
+def run_with_kills(
+    job: dict[str, object], runs: Path, moments: random.Random, num_kills: int
+) -> Ended:
+    """Run a job, and kill one of its ranks at a random step of each of its first attempts."""
+    started: Queue[AttemptStarted] = Queue()
+
+    def watch(event: Event) -> None:
+        if isinstance(event, AttemptStarted):
+            started.put(event)
+
+    def kill() -> None:
+        for part in range(num_kills):
+            start = started.get(timeout=PATIENCE_S).resumed_from or 0
+            [checkpoints] = runs.glob("*/checkpoints")
+            wait_for_step(checkpoints, max(start + 1, random_step(moments, part, num_kills)))
+            os.kill(moments.choice(ranks_of(checkpoints.parent.name)), signal.SIGKILL)
+
+    with ThreadPoolExecutor() as pool:
+        killing = pool.submit(kill)
+        ended = run(job, watch)
+        killing.result()
+    return ended
+
+
+def wait_for_step(checkpoints: Path, step: int) -> None:
+    wait_until(lambda: saved_step(checkpoints) >= step)
+
+
+def ranks_of(run_id: str) -> list[int]:
+    """Return the processes that run the script: below one that watches each of them."""
+    parents: dict[int, int] = {}
+    for pid in processes.marked_processes(run_id):
+        with suppress(OSError):
+            if b"\0LOCAL_RANK=" in Path(f"/proc/{pid}/environ").read_bytes():
+                stat = Path(f"/proc/{pid}/stat").read_text()
+                parents[pid] = int(stat.rpartition(")")[2].split()[1])
+    return sorted(pid for pid, parent in parents.items() if parent in parents)
 
 
 @pytest.mark.mpi

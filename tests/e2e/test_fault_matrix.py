@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.watched_runs import (
+    LAUNCHERS,
     Ended,
     run,
     started,
@@ -36,8 +37,8 @@ from trainjob.storage.receipt import verify_receipt
 
 FAULT_AT, LAST = 2, 4
 NUM_AT_ONCE = 4
-OUTAGE_S = 3.0
-LAUNCHERS = ("mpi", "torchrun")
+OUTAGE_S = 30.0
+NUM_PRINTED = {"mpi": 100_000_000, "torchrun": 1_000_000_000}  # bytes
 STALL = {"stall": "10s", "grace": "2s"}  # torchrun leaves slowly on a busy machine
 LOSS = {"name": "loss", "regex": "loss = ([0-9.e+-]+)"}
 # Reached at the step of the fault, however long the launcher needs to get there.
@@ -74,7 +75,6 @@ ROWS = {
         "Failed",
         r"rank 1 of 2 failed first: OSError: \[Errno 28\] No space left on device",
         "no space left on device",
-        launchers=("mpi",),
     ),
     "sigsegv": Row(
         "Completed", "rank 1 of 2 was killed first by SIGSEGV", "segmentation fault", restarts=True
@@ -103,6 +103,19 @@ ROWS = {
         limits=STALL,
         launchers=("mpi",),
     ),
+    "leaves": Row(
+        "Failed",
+        "rank 1 of 2 left early, without an error; then rank 0 failed: RuntimeError",
+        "a rank left early",
+        launchers=("torchrun",),
+    ),
+    "finalizes": Row(
+        "Failed",
+        r"stalled: .* for \d+s; rank 1 left early \(it waits in Finalize .* wait in Barrier",
+        "a rank left early",
+        limits=STALL,
+        launchers=("mpi",),
+    ),
     "prints": Row("Completed"),
     "launcher": Row(
         "Completed",
@@ -122,7 +135,8 @@ def run_row(folder: Path, name: str) -> Ended:
     told = {"fault": fault, "fault_at": FAULT_AT, "steps": LAST}
     limits = {"auto_restart": 1} | ROWS[fault].limits
     changes = {"name": name, "launcher": launcher, "limits": limits, "metrics": [LOSS]}
-    return run(watched_job(folder, told, **changes))
+    env = {"NUM_PRINTED_BYTES": str(NUM_PRINTED[launcher])}
+    return run(watched_job(folder, told, env=env, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +145,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(folder: Path, prefect_server: str) -> dict[str, "Future[Any]"]:
-    """Run all rows to their ends."""
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+def rows(
+    folder: Path, prefect_server: str, outages: dict[str, "Outage"]
+) -> dict[str, "Future[Any]"]:
+    """Run all rows to their ends; who waits for its store takes no other's place."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ThreadPoolExecutor(NUM_AT_ONCE) as pool,
+        ThreadPoolExecutor() as waiting,
+    ):
         patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
-        flow = pool.submit(kill_flow, folder / "flow", prefect_server)
-        return {
-            name: pool.submit(copy_context().run, run_row, folder / name, name) for name in NAMES
-        } | {"flow": flow}
+        told: dict[str, Future[Any]] = {}
+        for launcher, outage in outages.items():
+            name = f"store-{launcher}"
+            told[name] = waiting.submit(
+                copy_context().run, lose_store, folder / name, launcher, outage
+            )
+            name = f"flow-{launcher}"
+            told[name] = pool.submit(kill_flow, folder / name, launcher, prefect_server)
+        for name in NAMES:
+            told[name] = pool.submit(copy_context().run, run_row, folder / name, name)
+        return told
 
 
 @pytest.mark.mpi
@@ -172,7 +199,9 @@ def test_everything_that_a_rank_prints_is_in_its_log(
     ended = rows[f"prints-{launcher}"].result()
 
     log = Path(ended.report.logs or "", "attempt-0", "rank-1.log")
-    assert log.stat().st_size == len("before\n") + 100_000_000 // 1024 * 1024
+    size_bytes = log.stat().st_size
+    log.unlink()  # pytest keeps what three sessions have left
+    assert size_bytes == len("before\n") + NUM_PRINTED[launcher] // 1024 * 1024
 
 
 @pytest.mark.mpi
@@ -211,12 +240,14 @@ def mounted(folder: Path, size: str) -> Iterator[None]:
 class Outage:
     """A store that is gone from the first attempt of a run until some time after its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
         self.ends: float | None = None
         self.num_refused = 0
 
-    def rule(self, _method: str, _path: str) -> Fault:
-        if self.ends is None or time.monotonic() > self.ends:
+    def rule(self, _method: str, path: str) -> Fault:
+        is_over = self.ends is None or time.monotonic() > self.ends
+        if is_over or f"/{self.bucket}" not in path:
             return None
         self.num_refused += 1
         return "gone"
@@ -228,47 +259,62 @@ class Outage:
             self.ends = time.monotonic() + OUTAGE_S
 
 
-@pytest.mark.mpi
-def test_a_store_that_is_gone_for_a_while_costs_nothing(
-    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outage, bucket = Outage(), s3.new_bucket()
-    with fault_proxy(s3.port, outage.rule) as proxy:
-        for name, value in (s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url}).items():
-            monkeypatch.setenv(name, value)
-        job = watched_job(
-            tmp_path,
-            {"steps": LAST},
-            checkpoints={"url": f"s3://{bucket}/checkpoints/"},
-            outputs=[{"name": "train_url", "url": f"s3://{bucket}/out/"}],
-        )
+@pytest.fixture(scope="module")
+def outages(s3: Any) -> Iterator[dict[str, Outage]]:
+    """A store for a run under each launcher, which is gone as the run says."""
+    outages = {launcher: Outage(s3.new_bucket()) for launcher in LAUNCHERS}
 
-        ended = run(job, outage.watch)
+    def rule(method: str, path: str) -> Fault:
+        return next((f for outage in outages.values() if (f := outage.rule(method, path))), None)
+
+    with fault_proxy(s3.port, rule) as proxy, pytest.MonkeyPatch.context() as patch:
+        for name, value in (s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url}).items():
+            patch.setenv(name, value)
+        yield outages
+
+
+def lose_store(folder: Path, launcher: str, outage: Outage) -> Ended:
+    url = f"s3://{outage.bucket}"
+    checkpoints = {"url": f"{url}/checkpoints/"}
+    outputs = [{"name": "train_url", "url": f"{url}/out/"}]
+    places: dict[str, Any] = {"checkpoints": checkpoints, "outputs": outputs}
+    job = watched_job(folder, {"steps": LAST}, launcher=launcher, **places)
+    return run(job, outage.watch)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_store_that_is_gone_for_a_while_costs_nothing(
+    launcher: str, rows: dict[str, "Future[Ended]"], outages: dict[str, Outage], s3: Any
+) -> None:
+    ended, outage = rows[f"store-{launcher}"].result(), outages[launcher]
 
     assert ended.state.name == "Completed", ended.state.message
     assert outage.num_refused > 1
-    assert s3.get(bucket, "out/model.txt") == str(LAST).encode()
-    assert "out/_SUCCESS" in s3.keys(bucket)
-    assert f"checkpoints/step-{LAST:08d}/COMPLETE" in s3.keys(bucket)
+    assert s3.get(outage.bucket, "out/model.txt") == str(LAST).encode()
+    assert "out/_SUCCESS" in s3.keys(outage.bucket)
+    assert f"checkpoints/step-{LAST:08d}/COMPLETE" in s3.keys(outage.bucket)
     assert "MISSING" not in ended.page
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_killed_flow_process_leaves_no_process_and_the_next_run_goes_on(
-    rows: dict[str, "Future[Any]"], folder: Path
+    launcher: str, rows: dict[str, "Future[Any]"], folder: Path
 ) -> None:
-    left, first, second = rows["flow"].result()
+    left, first, second = rows[f"flow-{launcher}"].result()
 
+    folder = folder / f"flow-{launcher}"
     assert left == {}
-    assert stored_steps(folder / "flow" / "checkpoints")[-1] == LAST
+    assert stored_steps(folder / "checkpoints")[-1] == LAST
     assert second["state"] == "Completed"
     assert second["run_id"] != first
-    out = folder / "flow" / "out" / second["run_id"]
+    out = folder / "out" / second["run_id"]
     assert (out / "starts.txt").read_text().split() == [str(FAULT_AT)]
     assert (out / "model.txt").read_text() == str(LAST)
 
 
-def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
+def kill_flow(folder: Path, launcher: str, api_url: str) -> tuple[dict[int, str], str, Any]:
     """Kill a flow process as soon as the last step is in its store, and run the job again.
 
     Returns:
@@ -277,7 +323,8 @@ def kill_flow(folder: Path, api_url: str) -> tuple[dict[int, str], str, Any]:
     """
     outputs = [{"name": "train_url", "url": str(folder / "out" / "{run_id}")}]
     fault = {"fault": "wait", "fault_at": FAULT_AT, "steps": LAST}
-    job = watched_job(folder, fault, outputs=outputs, limits={"grace": "1s"})
+    changes: dict[str, Any] = {"launcher": launcher, "limits": {"grace": "1s"}}
+    job = watched_job(folder, fault, outputs=outputs, **changes)
     env = {"PREFECT_API_URL": api_url, "TRAINJOB_WORKDIR": str(folder / "runs")}
     with started(folder, job, env) as process:
         saved = folder / "checkpoints"

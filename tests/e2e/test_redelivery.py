@@ -3,6 +3,7 @@
 The stories run at the same time, since each waits for the server most of its time.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,38 @@ out = pathlib.Path(sys.argv[sys.argv.index("--train_url") + 1])
 (out / "model.txt").write_text(str(step))
 """
 
+# The same by ranks that form a group, and wait in a collective. Each notes itself, and who of an
+# earlier group still lives.
+GROUP_SCRIPT = """\
+import json, os, pathlib, sys, time
+import torch, torch.distributed as dist
+checkpoint = pathlib.Path(os.environ["TRAINJOB_CHECKPOINT_DIR"], "step.txt")
+starts = pathlib.Path({starts!r})
+def lives(note):
+    try: return (pathlib.Path("/proc") / str(note["pid"]) / "cmdline").read_bytes() != b""
+    except OSError: return False
+earlier = [json.loads(file.read_text()) for file in starts.parent.glob("rank-*")]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+note = {{"pid": os.getpid(), "alive": [note["rank"] for note in earlier if lives(note)]}}
+note |= {{"rank": rank, "world_size": dist.get_world_size()}}
+starts.with_name(f"rank-{{rank}}-from-{{step}}").write_text(json.dumps(note))
+dist.barrier()
+if rank == 0:
+    checkpoint.write_text(str(step + 10))
+    with starts.open("a") as file: file.write(f"{{step}}\\n")
+num_ranks = torch.zeros(1)
+while not num_ranks or step < {last}:
+    num_ranks.fill_(1)
+    dist.all_reduce(num_ranks)
+    time.sleep(0.1)
+if rank == 0:
+    out = pathlib.Path(sys.argv[sys.argv.index("--train_url") + 1])
+    (out / "model.txt").write_text(f"{{step}} of {{num_ranks.item():.0f}} ranks")
+dist.destroy_process_group()
+"""
+
 
 @dataclass(frozen=True)
 class Story:
@@ -58,6 +91,12 @@ class Story:
         """The steps that the training started from so far."""
         file = self.folder / "starts.txt"
         return file.read_text().split() if file.exists() else []
+
+    @property
+    def ranks(self) -> dict[str, dict[str, Any]]:
+        """What ranks that form a group have noted of themselves, by rank and step."""
+        files = sorted(self.folder.glob("rank-*"))
+        return {file.name: json.loads(file.read_text()) for file in files}
 
     @property
     def run(self) -> FlowRun:
@@ -102,21 +141,25 @@ def flow_processes(run_id: UUID) -> list[int]:
     return found
 
 
-def job_of(folder: Path, auto_restart: int, last: int) -> dict[str, Any]:
+def job_of(
+    folder: Path, auto_restart: int, last: int, script: str = SCRIPT, **changes: Any
+) -> dict[str, Any]:
     folder.mkdir()
-    script = SCRIPT.format(starts=str(folder / "starts.txt"), last=last)
-    return make_job(folder, script, limits={"auto_restart": auto_restart, "grace": "2s"})
+    script = script.format(starts=str(folder / "starts.txt"), last=last)
+    limits = {"auto_restart": auto_restart, "grace": "2s"}
+    return make_job(folder, script, limits=limits, **changes)
 
 
-def submit(folder: Path, auto_restart: int, last: int) -> Story:
-    job = job_of(folder, auto_restart, last)
+def submit(folder: Path, auto_restart: int, last: int, *given: str, **changes: Any) -> Story:
+    job = job_of(folder, auto_restart, last, *given, **changes)
     run = run_deployment("training-job/cpu", parameters={"job": job}, timeout=0)
     assert isinstance(run, FlowRun)
     return Story(folder, run.id)
 
 
 def killed_once(folder: Path, _env: dict[str, str]) -> Story:
-    story = submit(folder, auto_restart=1, last=10)
+    group: dict[str, Any] = {"resources": {"processes_per_node": 2}, "launcher": "torchrun"}
+    story = submit(folder, 1, 10, GROUP_SCRIPT, **group)
     story.kill_when_started(1)
     return story.wait_until("Completed", "Failed")
 
@@ -131,7 +174,7 @@ def killed_twice(folder: Path, _env: dict[str, str]) -> Story:
 def killed_without_restarts(folder: Path, _env: dict[str, str]) -> Story:
     story = submit(folder, auto_restart=0, last=100)
     story.kill_when_started(1)
-    return story.wait_until("Crashed")
+    return story.wait_until("Interrupted")
 
 
 def killed_after_a_late_report(folder: Path, _env: dict[str, str]) -> Story:
@@ -207,15 +250,20 @@ def result_of(story: Story) -> str:
     return (story.folder / "out" / "model.txt").read_text()
 
 
-def test_a_run_whose_flow_process_is_killed_goes_on_from_its_checkpoint(
+def test_a_group_whose_flow_process_is_killed_goes_on_from_its_checkpoint_as_a_new_group(
     stories: dict[str, "Future[Story]"],
 ) -> None:
     story = stories["killed_once"].result()
 
     assert story.states[-1] == "Completed", story.message
     assert story.starts == ["0", "10"]
-    assert result_of(story) == "10"
+    assert result_of(story) == "10 of 2 ranks"
     assert "AwaitingRestart" in story.states
+    names = ["rank-0-from-0", "rank-0-from-10", "rank-1-from-0", "rank-1-from-10"]
+    assert list(story.ranks) == names
+    assert len({rank["pid"] for rank in story.ranks.values()}) == len(names)
+    assert [rank["world_size"] for rank in story.ranks.values()] == [2] * len(names)
+    assert [rank["alive"] for rank in story.ranks.values()] == [[]] * len(names)
 
 
 def test_a_run_that_has_used_its_restarts_fails_and_says_so(
@@ -235,7 +283,9 @@ def test_a_run_that_did_not_ask_for_restarts_stays_crashed(
 
     stories["killed_once"].result()  # was killed at the same time, and started again since
 
-    assert story.states[-1] == "Crashed"
+    assert story.states[-1] == "Interrupted"
+    assert story.run.state is not None
+    assert story.run.state.is_crashed()
     assert "RestartPending" not in story.states
     assert story.starts == ["0"]
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from blocks.object_store import ObjectStore
 from flows.__main__ import main
 from flows.run_logs import LogTail
 from tests.digits import DIGITS, making_digits
@@ -117,22 +117,33 @@ def test_the_deployment_as_it_is_trains_the_digits_on_two_ranks(api: str) -> Non
     assert json.loads(metrics.read_text())["test_accuracy"] >= 0.95
 
 
-def test_an_interval_schedule_yields_runs(api: str) -> None:
-    """With SQLAlchemy 2.1 the server of Prefect 3.8 runs, but never creates one."""
+def test_a_schedule_alone_trains_a_job_from_s3_to_s3(tmp_path: Path, api: str, s3: Any) -> None:
+    bucket = s3.new_bucket()
+    s3.put(bucket, "data/value.txt", b"21")
+    keys = {"access_key": s3.settings.access_key, "secret_key": s3.settings.secret_key}
+    ObjectStore(endpoint_url=s3.endpoint_url, addressing_style="path", **keys).save("lab")
+    inputs = [{"name": "data_url", "url": f"s3://{bucket}/data/"}]
+    outputs = [{"name": "train_url", "url": f"s3://{bucket}/out/{{run_id}}/"}]
+    file = write_job(tmp_path, name="by-schedule", store="lab", inputs=inputs, outputs=outputs)
+    soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+
+    assert main(["schedule", str(file), "--every", "1m", "--anchor", soon]) == 0
+
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name("training-job/cpu").id
-        daily: list[tuple[Any, bool]] = [(IntervalSchedule(interval=timedelta(days=1)), True)]
-        [made] = client.create_deployment_schedules(deployment, daily)
+        deployment = client.read_deployment_by_name("training-job/by-schedule").id
         of_this = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
 
-        def scheduled() -> list[FlowRun]:
+        def ended() -> list[FlowRun]:
             runs = client.read_flow_runs(flow_run_filter=of_this)
-            return [run for run in runs if run.auto_scheduled]
+            return [run for run in runs if run.state and run.state.is_final()]
 
-        wait_for(lambda: bool(scheduled()))
-        client.delete_deployment_schedule(deployment, made.id)
-        for run in scheduled():
-            client.delete_flow_run(run.id)
+        wait_for(lambda: bool(ended()))
+        [run, *_] = ended()
+    assert main(["schedule", "delete", "by-schedule"]) == 0
+    assert run.auto_scheduled
+    assert run.state is not None
+    assert run.state.is_completed(), run.state.message
+    assert s3.get(bucket, f"out/{run.id}/result.json") == b"42"
 
 
 def test_a_wrong_job_submitted_to_the_deployment_fails_with_its_problems(

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.e2e.watched_runs import (
+    LAUNCHERS,
     ROOT,
     Ended,
     local_steps,
@@ -53,26 +54,36 @@ def model_of(folder: Path, run_id: str) -> int:
     return int((folder / "out" / run_id / "model.txt").read_text())
 
 
-def auto_stopped(folder: Path) -> list[Ended]:
+def auto_stopped(folder: Path, launcher: str) -> list[Ended]:
     """A run that is stopped, and the next run of the same job, which has only a little to do."""
     mistyped = {"metric": "acuracy", "at_least": 0.01}
-    first = run(stoppable(folder, limits={"auto_stop": "10s", "target": mistyped}))
+    limits = {"auto_stop": "10s", "target": mistyped}
+    first = run(stoppable(folder, launcher=launcher, limits=limits))
     rest = {"steps": stored_steps(folder / "checkpoints")[-1] + 3}
-    return [first, run(stoppable(folder, rest))]
+    return [first, run(stoppable(folder, rest, launcher=launcher))]
 
 
-def target_reached_by_report(folder: Path) -> list[Ended]:
+def target_reached_by_report(folder: Path, launcher: str) -> list[Ended]:
     target = {"metric": "accuracy", "at_least": 0.02}
-    return [run(stoppable(folder, limits={"target": target}))]
+    return [run(stoppable(folder, launcher=launcher, limits={"target": target}))]
 
 
-def target_reached_by_regex(folder: Path) -> list[Ended]:
+def target_reached_by_regex(folder: Path, launcher: str) -> list[Ended]:
     metrics = [{"name": "loss", "regex": "loss = ([0-9.e+-]+)"}]
     target = {"metric": "loss", "at_most": 0.05}
-    return [run(stoppable(folder, metrics=metrics, limits={"target": target}))]
+    limits = {"target": target}
+    return [run(stoppable(folder, launcher=launcher, metrics=metrics, limits=limits))]
 
 
-STORIES = (auto_stopped, target_reached_by_report, target_reached_by_regex)
+STORIES = {
+    f"{story.__name__}-{launcher}": (story, launcher)
+    for story, launchers in (
+        (auto_stopped, LAUNCHERS),
+        (target_reached_by_report, ("torchrun",)),
+        (target_reached_by_regex, ("mpi",)),
+    )
+    for launcher in launchers
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +97,17 @@ def stories(folder: Path, prefect_server: str) -> dict[str, "Future[list[Ended]]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
         patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
         return {
-            story.__name__: pool.submit(copy_context().run, story, folder / story.__name__)
-            for story in STORIES
+            name: pool.submit(copy_context().run, story, folder / name, launcher)
+            for name, (story, launcher) in STORIES.items()
         }
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_auto_stop_leaves_checkpoint_and_outputs_and_the_next_run_goes_on(
-    stories: dict[str, "Future[list[Ended]]"], folder: Path
+    stories: dict[str, "Future[list[Ended]]"], folder: Path, launcher: str
 ) -> None:
-    first, second = stories["auto_stopped"].result()
-    folder = folder / "auto_stopped"
+    first, second = stories[f"auto_stopped-{launcher}"].result()
+    folder = folder / f"auto_stopped-{launcher}"
     stopped_at = model_of(folder, first.report.run_id)
 
     assert first.state.is_completed()
@@ -116,7 +128,8 @@ def test_auto_stop_leaves_checkpoint_and_outputs_and_the_next_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("story", "step"), [("target_reached_by_report", 20), ("target_reached_by_regex", 20)]
+    ("story", "step"),
+    [("target_reached_by_report-torchrun", 20), ("target_reached_by_regex-mpi", 20)],
 )
 def test_a_target_that_is_reached_stops_the_run(
     stories: dict[str, "Future[list[Ended]]"], folder: Path, story: str, step: int
@@ -133,9 +146,10 @@ def test_a_target_that_is_reached_stops_the_run(
     assert "limits.target" in ended.page
 
 
-def test_ctrl_c_saves_what_there_is(tmp_path: Path, prefect_server: str) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ctrl_c_saves_what_there_is(tmp_path: Path, prefect_server: str, launcher: str) -> None:
     env = {"PREFECT_API_URL": prefect_server, "TRAINJOB_WORKDIR": str(tmp_path / "runs")}
-    with started(tmp_path, stoppable(tmp_path), env) as process:
+    with started(tmp_path, stoppable(tmp_path, launcher=launcher), env) as process:
         wait_until(lambda: local_steps(tmp_path / "runs"))
         process.send_signal(signal.SIGINT)
         said, told = process.communicate(timeout=PATIENCE_S)
@@ -171,8 +185,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_wrong_with_a_job_is_one_message_each(
     stories: dict[str, "Future[list[Ended]]"], folder: Path, tmp_path: Path, prefect_server: str
 ) -> None:
-    stories["auto_stopped"].result()
-    checkpoints = {"url": str(folder / "auto_stopped" / "checkpoints")}
+    stories["auto_stopped-mpi"].result()
+    checkpoints = {"url": str(folder / "auto_stopped-mpi" / "checkpoints")}
     jobs = {
         name: stoppable(tmp_path / name.replace(" ", "-"), checkpoints=checkpoints, **changes)
         for name, (changes, _) in BAD.items()

@@ -22,6 +22,7 @@ from prefect.states import Cancelling
 
 from tests.e2e.machine import Machine
 from tests.e2e.watched_runs import (
+    LAUNCHERS,
     local_steps,
     page_of,
     stored_steps,
@@ -34,6 +35,10 @@ from trainjob.storage.receipt import read_receipt, verify_receipt
 
 LAST = 4
 MANY = {"steps": 5000, "step_s": 0.05}
+# What a run is called ends in its launcher.
+CANCELLED = ("cancelled-mpi", "cancelled-torchrun")
+DEAF = "deaf-torchrun"
+OUTLIVING = ("server-torchrun", "worker-mpi", "worker-torchrun")  # the server goes for all of them
 pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(600)]
 
 
@@ -115,17 +120,21 @@ class Telling:
         self.stores = stores
 
     def submit(self, name: str, hyperparameters: dict[str, Any], **changes: Any) -> Story:
+        """Start a run of a job; the launcher is what its name ends in."""
+        launcher = name.rpartition("-")[2]
         folder = self.folder / name
-        job = watched_job(folder, hyperparameters, name=name, **changes)
+        job = watched_job(folder, hyperparameters, name=name, launcher=launcher, **changes)
         parameters = {"job": job}
         run = run_deployment("training-job/cpu", parameters=parameters, timeout=0)
         assert isinstance(run, FlowRun)
         store = self.stores.get(name)
         return Story(self.machine, folder, str(run.id), store.bucket if store else None)
 
-    def cancelled_in_training(self) -> Story:
-        story = self.submit("cancelled", MANY, limits={"grace": "5s"})
-        wait_until(lambda: story.local_steps)
+    def cancelled_in_training(self, name: str) -> Story:
+        is_deaf = name == DEAF
+        told = {"steps": LAST, "fault_at": 2, "fault": "deaf"} if is_deaf else MANY
+        story = self.submit(name, told, limits={"grace": "5s"})
+        wait_until(lambda: 2 in story.local_steps if is_deaf else story.local_steps)
         story.cancel()
         return story.wait_until_explained()
 
@@ -136,7 +145,7 @@ class Telling:
         wait_until(store.has_put.is_set)
         story.cancel()
         wait_until((story.workspace / "finish.json").exists)
-        store.denies = name == "denied"
+        store.denies = name.startswith("denied")
         store.may_go_on.set()
         return story.wait_until_explained()
 
@@ -147,17 +156,9 @@ class Telling:
         wait_until(lambda: 2 in story.local_steps)
         return story
 
-    def server_restarted(self, story: Story) -> Story:
-        self.machine.restart_server()
-        return self._going_on(story)
-
-    def worker_killed(self, story: Story) -> Story:
-        self.machine.worker.kill()
-        self.machine.worker.wait()
-        return self._going_on(story)
-
     @staticmethod
-    def _going_on(story: Story) -> Story:
+    def ended(story: Story) -> Story:
+        """Such a run, at its end."""
         (story.folder / "go-on").touch()
         wait_until(story.is_over)
         return story
@@ -168,11 +169,11 @@ Stories = dict[str, "Future[Story]"]
 
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory: pytest.TempPathFactory, s3: Any) -> Iterator[Stories]:
-    """Tell all stories to their ends: those of a cancel at the same time, then the others."""
+    """Tell all stories to their ends, several of them at the same time."""
     folder = tmp_path_factory.mktemp("worker")
     stores = {
-        "uploading": SlowStore(s3.new_bucket(), waits_at="receipt.json"),
-        "denied": SlowStore(s3.new_bucket(), waits_at="model.txt"),
+        "uploading-torchrun": SlowStore(s3.new_bucket(), waits_at="receipt.json"),
+        "denied-mpi": SlowStore(s3.new_bucket(), waits_at="model.txt"),
     }
 
     def rule(method: str, path: str) -> Fault:
@@ -193,21 +194,25 @@ def told(telling: Telling) -> Stories:
         def tell(story: Callable[..., Story], *given: Any) -> "Future[Story]":
             return pool.submit(copy_context().run, story, *given)
 
-        server, worker = tell(telling.started, "server"), tell(telling.started, "worker")
-        cancelled = {
-            "cancelled": tell(telling.cancelled_in_training),
-            "uploading": tell(telling.cancelled_in_upload, "uploading"),
-            "denied": tell(telling.cancelled_in_upload, "denied"),
-        }
-        wait([server, worker, *cancelled.values()])
-        restarted = tell(lambda: telling.server_restarted(server.result()))
-        wait([restarted])
-        killed = tell(lambda: telling.worker_killed(worker.result()))
-    return cancelled | {"server": restarted, "worker": killed}
+        def end(*names: str) -> Stories:
+            return {name: tell(telling.ended, waiting[name].result()) for name in names}
+
+        waiting = {name: tell(telling.started, name) for name in OUTLIVING}
+        cancelled = {name: tell(telling.cancelled_in_training, name) for name in CANCELLED}
+        cancelled |= {name: tell(telling.cancelled_in_upload, name) for name in telling.stores}
+        wait([*waiting.values(), *cancelled.values()])
+        telling.machine.restart_server()
+        restarted = end("server-torchrun") | {DEAF: tell(telling.cancelled_in_training, DEAF)}
+        wait(restarted.values())
+        telling.machine.kill_worker()
+        return cancelled | restarted | end("worker-mpi", "worker-torchrun")
 
 
-def test_a_run_that_is_cancelled_while_it_trains_saves_what_there_is(stories: Stories) -> None:
-    story = stories["cancelled"].result()
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_run_that_is_cancelled_while_it_trains_saves_what_there_is(
+    stories: Stories, launcher: str
+) -> None:
+    story = stories[f"cancelled-{launcher}"].result()
 
     out = str(story.folder / "out")
     stopped_at = int((story.folder / "out" / "model.txt").read_text())
@@ -216,16 +221,33 @@ def test_a_run_that_is_cancelled_while_it_trains_saves_what_there_is(stories: St
     assert verify_receipt(out, None).problems == ()
     assert read_receipt(out, None).state == "Cancelled"
     assert stored_steps(story.folder / "checkpoints")[-1] == stopped_at
-    for told_of in (story.last_message, page_of(story.run_id, "cancelled")):
+    for told_of in (story.last_message, page_of(story.run_id, f"cancelled-{launcher}")):
         assert "MISSING" not in told_of
         assert out in told_of
         assert str(story.folder / "checkpoints") in told_of
 
 
+def test_a_run_that_is_cancelled_and_does_not_listen_is_killed_and_saves_what_there_is(
+    stories: Stories,
+) -> None:
+    """One of its ranks waits for the other, which ignores SIGTERM."""
+    story = stories[DEAF].result()
+
+    out = str(story.folder / "out")
+    assert story.state.name == "Cancelled"
+    assert marked_processes(story.run_id) == {}
+    assert verify_receipt(out, None).problems == ()
+    files = {file.path for file in read_receipt(out, None).files}
+    assert "starts.txt" in files
+    assert "model.txt" not in files
+    assert stored_steps(story.folder / "checkpoints")[-1] == 2
+    assert "MISSING" not in story.last_message
+
+
 def test_a_run_that_is_cancelled_while_it_uploads_is_finished_by_another_process(
     stories: Stories, s3: Any
 ) -> None:
-    story = stories["uploading"].result()
+    story = stories["uploading-torchrun"].result()
 
     url = f"s3://{story.bucket}/out/"
     assert story.state.name == "Cancelled"
@@ -233,27 +255,27 @@ def test_a_run_that_is_cancelled_while_it_uploads_is_finished_by_another_process
     assert verify_receipt(url, s3.settings).problems == ()
     files = {file.path for file in read_receipt(url, s3.settings).files}
     assert files >= {"model.txt", "starts.txt"}
-    for told_of in (story.last_message, page_of(story.run_id, "uploading")):
+    for told_of in (story.last_message, page_of(story.run_id, "uploading-torchrun")):
         assert "MISSING" not in told_of
         assert f"train_url: {len(files)} files" in told_of
         assert f"at {url}" in told_of
 
 
 def test_a_run_that_is_cancelled_and_cannot_upload_says_what_is_missing(stories: Stories) -> None:
-    story = stories["denied"].result()
+    story = stories["denied-mpi"].result()
 
     assert story.state.name == "Cancelled"
     assert marked_processes(story.run_id) == {}
     left = story.workspace / "outputs" / "train_url"
     assert (left / "model.txt").read_text() == "3"
     assert stored_steps(story.folder / "checkpoints")[-1] == 3
-    for told_of in (story.last_message, page_of(story.run_id, "denied")):
+    for told_of in (story.last_message, page_of(story.run_id, "denied-mpi")):
         assert "train_url: 0 files" in told_of
         assert "MISSING" in told_of
         assert str(left) in told_of
 
 
-@pytest.mark.parametrize("name", ["server", "worker"])
+@pytest.mark.parametrize("name", OUTLIVING)
 def test_a_training_outlives_its_server_and_its_worker(stories: Stories, name: str) -> None:
     story = stories[name].result()
 

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
 )
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.training_job import training_job
 from tasks.artifacts import artifact_key
@@ -33,6 +34,7 @@ from trainjob.storage.checkpoint_index import INDEXES, CheckpointIndex
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("fault_scripts.py")
+LAUNCHERS = ("mpi", "torchrun")
 
 
 def watched_job(folder: Path, hyperparameters: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -73,7 +75,9 @@ def run(job: dict[str, Any], act: Callable[[Event], None] = lambda _: None) -> E
         if isinstance(event, AttemptEnded | RunEnded):
             events.append(event)
 
-    with listening(keep), listening(act):
+    # As the deployments have it: many runs begin at once, and SQLite is busy.
+    patience = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 9})
+    with patience, listening(keep), listening(act):
         state = cast(State[Any], training_job(TrainingJob.parse(job), return_state=True))
     [ended] = [event for event in events if isinstance(event, RunEnded)]
     return Ended(

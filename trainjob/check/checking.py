@@ -18,7 +18,7 @@ from trainjob.check.script import Examined, examine_script
 from trainjob.cost import cost_text, price_problems
 from trainjob.env_rules import open_secret_problems
 from trainjob.errors import Problem
-from trainjob.job import InputChannel, TrainingJob
+from trainjob.job import TrainingJob
 from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
 from trainjob.profiles import PROFILES
@@ -31,7 +31,6 @@ from trainjob.storage.probe import (
     output_problems,
 )
 from trainjob.storage.settings import StoreSettings
-from trainjob.storage.unpack import is_dataset_archive
 from trainjob.values import counted, format_size
 from trainjob.workspace import workspaces_dir
 
@@ -150,9 +149,7 @@ def _places(
     """Yield the places that the job reads and writes: field, url, and the check of it."""
     for i, channel in enumerate(job.inputs):
         field, url = f"inputs[{i}].url", channel.url
-        may_be_file = _may_be_file(channel)
-        check = partial(input_problems, field, url, settings, may_be_file=may_be_file)
-        yield field, url, check
+        yield field, url, partial(input_problems, field, url, settings)
     for i, output in enumerate(job.outputs):
         field, url = f"outputs[{i}].url", output.url
         yield field, url, partial(output_problems, field, url, settings)
@@ -161,12 +158,6 @@ def _places(
         yield field, url, partial(checkpoint_problems, field, url, settings, job=job.name)
     if job.logs.url is not None:
         yield "logs.url", job.logs.url, partial(log_problems, "logs.url", job.logs.url, settings)
-
-
-def _may_be_file(channel: InputChannel) -> bool:
-    """Tell whether the channel may be a single file; of others the folder has to be given."""
-    is_unpacked = channel.unpack != "never" and is_dataset_archive(channel.url)
-    return channel.is_streamed or is_unpacked
 
 
 def _workspace_problems() -> list[Problem]:

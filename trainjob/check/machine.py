@@ -19,7 +19,6 @@ from trainjob.storage.cache.evict import removable
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.source import find_source
 from trainjob.storage.settings import StoreSettings
-from trainjob.storage.unpack import is_dataset_archive
 from trainjob.values import counted, format_duration, format_size
 from trainjob.workspace import workspaces_dir
 
@@ -80,7 +79,8 @@ def _add_need(
     found: Examined,
 ) -> None:
     is_local = "://" not in channel.url or channel.url.startswith("file://")
-    is_linked = channel.mode == "link" and is_local and not is_dataset_archive(channel.url)
+    path = Path(channel.url.removeprefix("file://"))
+    is_linked = channel.mode == "link" and is_local and not path.is_file()
     is_away = settings is None and channel.url.startswith("s3://")
     if channel.is_streamed or is_linked or is_away:
         return

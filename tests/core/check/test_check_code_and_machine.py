@@ -297,13 +297,14 @@ def test_a_job_with_ten_mistakes_lists_ten(tmp_path: Path) -> None:
     assert len({str(problem) for problem in errors}) == len(errors) == 10
 
 
+@pytest.mark.parametrize("name", ["", "value.txt"], ids=["a folder", "one file"])
 def test_of_an_object_store_only_what_is_not_in_the_cache_needs_space(
-    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     bucket = s3.new_bucket()
     s3.put(bucket, "data/value.txt", b"21")
     usage = namedtuple("usage", "total used free")
-    channel = {"name": "data_url", "url": f"s3://{bucket}/data/"}
+    channel = {"name": "data_url", "url": f"s3://{bucket}/data/{name}"}
     job = TrainingJob.parse(make_job(tmp_path, WORKS, hyperparameters={}, inputs=[channel]))
 
     def levels() -> list[str]:
