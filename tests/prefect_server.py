@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
@@ -14,7 +15,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a server with an empty database and give its API url."""
     home = tmp_path_factory.mktemp("prefect-home")
     isolated = {
@@ -24,3 +25,29 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with temporary_settings(isolated), prefect_test_harness(server_startup_timeout=180):
         yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="module")
+def prefect_server(shared_server: str) -> str:
+    """Give the API url of a server on which nobody has set up anything yet.
+
+    The runs of the files before are still there.
+    """
+    with get_client(sync_client=True) as client:
+        _delete_what_is_set_up(client)
+    return shared_server
+
+
+def _delete_what_is_set_up(client: SyncPrefectClient) -> None:
+    for automation in client.read_automations():
+        client.delete_automation(automation.id)
+    for deployment in client.read_deployments():
+        client.delete_deployment(deployment.id)
+    for pool in client.read_work_pools():
+        client.delete_work_pool(pool.name)
+    for document in client.read_block_documents():
+        client.delete_block_document(document.id)
+    for variable in client.read_variables():
+        client.delete_variable_by_name(variable.name)
+    for limit in client.read_global_concurrency_limits():
+        client.delete_global_concurrency_limit_by_name(limit.name)

@@ -5,10 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import httpx
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -99,6 +100,11 @@ class Machine:
         with suppress(httpx.TransportError):
             return httpx.get(f"{self.api_url}/health", timeout=5).is_success
         return False
+
+
+def in_front_of(api_url: str) -> AbstractContextManager[object]:
+    """Have this process talk to a server, as patiently as flows do: SQLite may be busy for long."""
+    return temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 9})
 
 
 def processes_with(word: bytes) -> list[int]:

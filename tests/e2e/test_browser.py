@@ -22,11 +22,11 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.object_store import ObjectStore
 from tests.browser import Person, Version, chromium, chromium_path
 from tests.digits import making_digits
+from tests.e2e.machine import in_front_of
 from tests.jobs import COPY_SCRIPT, make_job
 from tests.serving import Serve
 from tests.waiting import PATIENCE_S, wait_until
@@ -77,7 +77,7 @@ def server(serve: Serve, s3: Any) -> str:
     """Give the url of a server that has a worker, and a store by the name of ``lab``."""
     url = f"http://127.0.0.1:{serve.port}"
     # Before the browser starts: its event loop would make Prefect return coroutines.
-    with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+    with in_front_of(f"{url}/api"):
         settings = s3.settings
         ObjectStore(
             endpoint_url=settings.endpoint_url,
@@ -96,7 +96,7 @@ def browser(server: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def client(server: str) -> Iterator[SyncPrefectClient]:
-    api = temporary_settings({PREFECT_API_URL: f"{server}/api"})
+    api = in_front_of(f"{server}/api")
     with api, get_client(sync_client=True) as client:
         yield client
 

@@ -18,10 +18,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.automations import register_automations
-from tests.e2e.machine import Machine, processes_with
+from tests.e2e.machine import Machine, in_front_of, processes_with
 from tests.e2e.watched_runs import SCRIPT, local_steps, page_of, stored_steps, watched_job
 from tests.processes import marked_processes
 from tests.waiting import wait_until
@@ -144,7 +143,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stories]:
     folder = tmp_path_factory.mktemp("killed")
     machine = Machine(folder, {})
     try:
-        with temporary_settings({PREFECT_API_URL: machine.api_url}):
+        with in_front_of(machine.api_url):
             with get_client(sync_client=True) as client:
                 register_automations(client, DEAD_AFTER_S, HOLD_S)
             yield told(Telling(machine, folder))

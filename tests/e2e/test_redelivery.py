@@ -21,10 +21,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending
 
 from deployments.automations import register_automations
+from tests.e2e.machine import in_front_of
 from tests.jobs import make_job
 from tests.serving import Serve
 from tests.waiting import PATIENCE_S, wait_until
@@ -231,7 +231,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Fut
             "TRAINJOB_HOME": str(ROOT),
             "TRAINJOB_WORKDIR": str(folder / "runs"),
         }
-        with temporary_settings({PREFECT_API_URL: url}), ThreadPoolExecutor() as pool:
+        with in_front_of(url), ThreadPoolExecutor() as pool:
             with get_client(sync_client=True) as client:
                 register_automations(client, DEAD_AFTER_S, HOLD_S)
             told = {

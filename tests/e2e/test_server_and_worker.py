@@ -16,12 +16,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.object_store import ObjectStore
 from flows.__main__ import main
 from flows.run_logs import LogTail
 from tests.digits import DIGITS, making_digits
+from tests.e2e.machine import in_front_of
 from tests.jobs import COPY_SCRIPT, make_job, write_job
 from tests.serving import Serve, wait_for
 from tests.simulated_devices import simulated_device_files
@@ -74,7 +74,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def api(served: str) -> Iterator[str]:
-    with temporary_settings({PREFECT_API_URL: served}):
+    with in_front_of(served):
         yield served
 
 

@@ -17,10 +17,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
-from tests.e2e.machine import Machine
+from tests.e2e.machine import Machine, in_front_of
 from tests.e2e.watched_runs import (
     LAUNCHERS,
     local_steps,
@@ -182,7 +181,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory, s3: Any) -> Iterator[Stori
     with fault_proxy(s3.port, rule) as proxy:
         machine = Machine(folder, s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url})
         try:
-            with temporary_settings({PREFECT_API_URL: machine.api_url}):
+            with in_front_of(machine.api_url):
                 yield told(Telling(machine, folder, stores))
         finally:
             machine.end()
