@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,24 @@ def test_a_folder_that_changes_while_it_is_read_is_not_taken(
         stage(str(source))
 
     assert cache.snapshots() == []
+
+
+def test_a_dataset_dated_in_the_future_does_not_take_the_place_of_the_next_one(
+    stage, cache, write_tree, tmp_path
+):
+    """As it is after a machine started with a wrong clock, and on a second one whose clock is."""
+    source = write_tree(tmp_path / "source", TREE)
+    stage(str(source))
+    release(cache, "job")
+    [first] = cache.snapshots()
+    header = replace(first.header, created="2999-01-01T00:00:00.000+00:00")
+    (first.root / "snapshot.json").write_text(header.text())
+    (source / "added").write_bytes(b"3")
+
+    staged = stage(str(source), name="second")
+
+    assert staged.num_files == 3
+    assert [snapshot.header.num_files for snapshot in cache.snapshots()] == [3]
 
 
 def test_a_folder_that_a_script_changes_in_place_is_told_of(stage, cache, write_tree, tmp_path):

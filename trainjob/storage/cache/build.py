@@ -101,7 +101,7 @@ class _Build:
                 self._incoming.publish(key, header, records, self._versions())
         finally:
             self._incoming.give_up()
-        self._drop_older_places()
+        self._drop_other_places(key)
 
     def _made(self) -> tuple[Header, list[FileRecord]]:
         if self._source.place:
@@ -223,11 +223,13 @@ class _Build:
             created=now(),
         )
 
-    def _drop_older_places(self) -> None:
+    def _drop_other_places(self, key: str) -> None:
         """Forget what a folder of this machine held before: nobody can ask for it again."""
         if self._source.place:
-            for older in self._cache.of_source(self._source.id)[1:]:
-                self._cache.evict(older)
+            for other in self._cache.of_source(self._source.id):
+                # By key and not by age: clocks go back.
+                if other.key != key:
+                    self._cache.evict(other)
 
 
 @contextmanager
