@@ -23,7 +23,9 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal, SupportsFloat
@@ -163,14 +165,21 @@ class Draft:
     Args:
         folder: Where the checkpoints are; it is made if it is not there.
         step: How many steps are done.
+
+    Raises:
+        CheckpointError: If this thread has one open there already, and so would wait for itself.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._step = step
-        self._lock = _locked(folder)
+        self._writer = os.getpid(), threading.get_ident(), folder.resolve()
+        _check_alone(self._writer, step)
+        _writers.add(self._writer)
+        self._lock: IO[bytes] | None = None
         try:
+            self._lock = _locked(folder)
             if self._lock is not None:
                 for stale in folder.glob(f"{_TEMPORARY}*"):
                     shutil.rmtree(stale, ignore_errors=True)
@@ -199,7 +208,11 @@ class Draft:
 
     def _unlock(self) -> None:
         if self._lock is not None:
+            # To close it is not enough: a process that was forked meanwhile has it open, too.
+            with suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._lock.close()
+        _writers.discard(self._writer)
 
     def _set_later_ones_aside(self) -> None:
         # They are of a training that this one has left, and nobody may go on from a mixture. Before
@@ -257,6 +270,21 @@ class Draft:
         except OSError as error:
             say_once(f"checkpoint: {checkpoint} is not needed but cannot be removed: {error}")
         shutil.rmtree(gone, ignore_errors=True)
+
+
+_Writer = tuple[int, int, Path]
+"""A process, a thread of it, and the folder that it writes to."""
+
+_writers: set[_Writer] = set()
+
+
+def _check_alone(writer: _Writer, step: int) -> None:
+    """Refuse a save in a signal handler that has interrupted one: the lock would never be free."""
+    if writer in _writers:
+        asked = f"a new one in {str(writer[2])!r}"
+        found = "a save of this thread that a signal handler has interrupted"
+        do = "save in the loop once should_stop() is true, or set a flag in the handler"
+        raise CheckpointError(str(Problem(f"checkpoint of step {step}", asked, found, do)))
 
 
 _told: set[str] = set()

@@ -1,12 +1,14 @@
 """Checkpoints in one process: saved, found, kept, replaced, and refused with one clear message."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +457,25 @@ def test_one_writer_waits_for_another_and_removes_nothing_of_it(
 
     assert was_alone
     assert was_there
+    assert steps(tmp_path) == ["step-00000002"]
+
+
+@pytest.fixture
+def save_on_request(tmp_path: Path) -> Iterator[None]:
+    """A script that saves where it is asked to stop, instead of in its loop."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: Checkpoints(tmp_path).save(2, weights(2)))
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("save_on_request")
+def test_a_save_in_a_signal_handler_amid_a_save_is_one_clear_error(tmp_path: Path) -> None:
+    do = "save in the loop once should_stop"
+    with closing(Draft(tmp_path, 1)), pytest.raises(CheckpointError, match=do):
+        signal.raise_signal(signal.SIGUSR1)
+
+    signal.raise_signal(signal.SIGUSR1)
+
     assert steps(tmp_path) == ["step-00000002"]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from trainjob.checkpoint import Checkpoints, load
-from trainjob.checkpoint_folder import complete_checkpoints
+from trainjob.checkpoint_folder import Draft, complete_checkpoints
 
 # Forked from a process that has torch and nothing else, neither the threads nor the audit hooks of
 # other tests: a kill costs milliseconds.
@@ -138,3 +138,26 @@ def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> N
     assert steps == sorted(steps)
     assert steps[-1] > 1
     assert len(list(tmp_path.glob("step-*"))) <= 4  # the kept, one more, and one to be removed
+
+
+def save_beside_a_fork(folder: Path) -> None:
+    torch.set_num_threads(1)
+    draft = Draft(folder, 1)
+    ours, workers = os.pipe()
+    if os.fork() == 0:  # as the worker of a loader, while another thread saves
+        os.close(workers)
+        os.read(ours, 1)  # until its parent ends
+        os._exit(0)
+    draft.close()
+    Checkpoints(folder).save(2, state(2, 100))
+
+
+def test_a_process_forked_amid_a_save_does_not_keep_others_from_saving(tmp_path: Path) -> None:
+    writer = _FORK.Process(target=save_beside_a_fork, args=(tmp_path,))
+    writer.start()
+    writer.join(timeout=30)
+    writer.kill()
+    writer.join()
+
+    assert writer.exitcode == 0
+    assert newest_step(tmp_path) == 2
