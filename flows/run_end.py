@@ -25,6 +25,7 @@ from flows.guarding import STOPPED_BY_SIGTERM, Finisher
 from tasks.report import report, write_report
 from trainjob.errors import RunCancelled, StoreError, TrainjobError
 from trainjob.events import Noted, RunEnded, emit, listening
+from trainjob.job import url_of_run
 from trainjob.report import RunReport
 from trainjob.run_record import RunRecord, stopped_text, with_saved
 from trainjob.saving import PATIENCE_S, save_checkpoints_and_logs, save_outputs
@@ -97,6 +98,9 @@ class RunEnd:
             self._tell("Failed", self._failure)
             raise
         name, message = GOOD_STATES[reason]
+        if where := self._unsaved_checkpoints():
+            self._record.note(Noted(where))
+            message = f"{message}; {where}"
         ended = self._ended(Completed, name, message)
         self._reason = reason
         return ended
@@ -151,9 +155,23 @@ class RunEnd:
     def _drop_copies(self, reason: str) -> None:
         """Remove what nobody needs any more; all is saved and told, and nothing left to stop."""
         job, workspace = self._record.job, self._record.workspace
-        keeps_checkpoints = job is not None and job.checkpoints is None and reason != "finished"
+        has_no_store = job is not None and job.checkpoints is None and reason != "finished"
+        keeps_checkpoints = has_no_store or bool(self._unsaved_checkpoints())
         with suppress(KeyboardInterrupt, TerminationSignal):
             workspace.drop_copies(keeps_checkpoints=keeps_checkpoints)
+
+    def _unsaved_checkpoints(self) -> str:
+        """Say where checkpoints stay that may be in no store; empty if there are none.
+
+        A process that has not trained, since the one before it did, knows of none that they are.
+        """
+        job, workspace = self._record.job, self._record.workspace
+        if job is None or job.checkpoints is None or self._record.is_saved("checkpoints"):
+            return ""
+        if not workspace.has_checkpoints():
+            return ""
+        url = url_of_run(job.checkpoints.url, self._record.run_id)
+        return f"checkpoints stay in {workspace.checkpoints}: not all are known to be at {url}"
 
     def _tell_ahead(self, state: str, error: BaseException | str) -> None:
         """Leave a report for the case that this process is killed while it saves."""

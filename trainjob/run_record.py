@@ -192,6 +192,11 @@ class RunRecord:
         """Labels of what was taken to a store, or found missing there."""
         return frozenset(self._saved)
 
+    def is_saved(self, label: str) -> bool:
+        """Tell whether all of what is called so is known to be in its store."""
+        saved = self._saved.get(label)
+        return saved is not None and not saved.missing
+
     @property
     def has_trained(self) -> bool:
         """Whether the training ended well, and so made its last copies of checkpoints and logs."""

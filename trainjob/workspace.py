@@ -199,16 +199,19 @@ class Workspace:
 
         Args:
             keeps_checkpoints: Leave the checkpoints, since they are nowhere else and the training
-                could go on from them.
+                could go on from them, and the journal that tells what of them was sent.
         """
         dropped = self.root / ".dropped"
         with suppress(OSError):  # what is half removed must not be taken for the outputs
             self.outputs.rename(dropped)
-        names = ["inputs", "code", dropped.name, "metrics", "sync", "scratch", "private"]
+        names = ["inputs", "code", dropped.name, "metrics", "scratch", "private"]
         if not keeps_checkpoints:
-            names.append("checkpoints")
+            names += ["checkpoints", "sync"]
         for name in names:
             shutil.rmtree(self.root / name, ignore_errors=True)
+        for journal in (self.root / "sync").glob("*"):
+            if journal != self.journal("checkpoints"):
+                journal.unlink(missing_ok=True)
         with suppress(OSError):  # a script may have put something else there
             self.environment.unlink()
 

@@ -85,6 +85,19 @@ def test_dropping_copies_keeps_logs_and_parameters(tmp_path: Path, keeps_checkpo
     assert sorted(p.name for p in tmp_path.iterdir()) == [*kept, "logs", "params.json"]
 
 
+def test_checkpoints_that_stay_keep_what_tells_what_of_them_was_sent(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.start_attempt(("train_url",))
+    journals = [workspace.journal(name) for name in ("checkpoints", "output-train_url")]
+    for journal in journals:
+        journal.parent.mkdir(exist_ok=True)
+        journal.write_text("{}")
+
+    workspace.drop_copies(keeps_checkpoints=True)
+
+    assert [journal.exists() for journal in journals] == [True, False]
+
+
 def test_outputs_are_out_of_sight_at_once_when_copies_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,82 @@
+"""What a run that ends well does with checkpoints that are nowhere but on its machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.test_ends_of_runs import retry, run
+from tests.jobs import make_job
+from trainjob.storage.own_files import SUCCESS
+from trainjob.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+# The file is where the folder was: as of a store that refuses what it took before.
+SAVE = """\
+import os, pathlib, shutil, time
+from trainjob.progress import should_stop
+should_stop()
+if {writes}:
+    (pathlib.Path(os.environ["TRAIN_URL"]) / "model.txt").write_text("weights")
+(pathlib.Path(os.environ["TRAINJOB_CHECKPOINT_DIR"]) / "state.txt").write_text("state")
+store = pathlib.Path({store!r})
+while {is_refused} and not store.is_file():
+    shutil.rmtree(store, ignore_errors=True)
+    try:
+        store.write_text("")
+    except IsADirectoryError:
+        pass
+while {waits} and not should_stop():
+    time.sleep(0.01)
+"""
+
+
+def job(
+    folder: Path, *, is_refused: bool, auto_stop: str | None = None, writes: bool = True
+) -> dict[str, Any]:
+    store, waits = str(folder / "kept"), auto_stop is not None
+    script = SAVE.format(store=store, is_refused=is_refused, waits=waits, writes=writes)
+    limits = {"auto_stop": auto_stop} if waits else {}
+    return make_job(folder, script, checkpoints={"url": store}, limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("auto_stop", "name"), [(None, "Completed"), ("2s", "AutoStopped")], ids=["ended", "stopped"]
+)
+def test_checkpoints_that_got_to_no_store_stay_on_the_machine_and_the_state_says_so(
+    tmp_path: Path, auto_stop: str | None, name: str
+) -> None:
+    ended = run(job(tmp_path, is_refused=True, auto_stop=auto_stop))
+
+    workspace = Workspace.of_run(ended.run_id)
+    assert ended.state.name == name
+    assert (tmp_path / "out" / SUCCESS).exists()
+    assert (workspace.checkpoints / "state.txt").read_text() == "state"
+    for told_of in (ended.message, ended.page):
+        assert f"checkpoints stay in {workspace.checkpoints}" in told_of
+    assert not workspace.outputs.exists()
+
+
+def test_checkpoints_that_are_in_their_store_leave_the_machine(tmp_path: Path) -> None:
+    ended = run(job(tmp_path, is_refused=False))
+
+    workspace = Workspace.of_run(ended.run_id)
+    assert (tmp_path / "kept" / "state.txt").read_text() == "state"
+    assert not workspace.checkpoints.exists()
+    assert "checkpoints stay" not in ended.message
+
+
+def test_a_retry_that_trained_before_keeps_the_checkpoints_that_no_store_has(
+    tmp_path: Path,
+) -> None:
+    """Its process has not seen what became of them."""
+    failed = run(job(tmp_path, is_refused=True, writes=False))
+    workspace = Workspace.of_run(failed.run_id)
+    (workspace.output_dir("train_url") / "model.txt").write_text("weights")
+
+    retried = retry(failed.run_id)
+
+    assert failed.state.is_failed()
+    assert retried.name == "Completed"
+    assert (workspace.checkpoints / "state.txt").read_text() == "state"
