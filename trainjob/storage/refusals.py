@@ -26,6 +26,7 @@ _NOT_ALLOWED = {"AccessDenied", "AllAccessDisabled", "AccountProblem"}
 _BAD_CREDENTIALS = {
     "AuthorizationHeaderMalformed",
     "InvalidAccessKeyId",
+    "InvalidSecurity",
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
@@ -37,8 +38,15 @@ _ELSEWHERE = (
     HTTPStatus.TEMPORARY_REDIRECT,
     HTTPStatus.PERMANENT_REDIRECT,
 )
+_CHANGED = (
+    HTTPStatus.PRECONDITION_FAILED,
+    # No range is asked for but of what was listed: the object became shorter, in a store that does
+    # not know If-Match.
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+)
 _OTHER_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _SKEWED = "RequestTimeTooSkewed"
+_ARCHIVED = "InvalidObjectState"
 _MAX_WHY = 300  # a program that gives keys may say much
 _PATH_STYLE_REFUSED = "SecondLevelDomainForbidden"
 
@@ -178,6 +186,15 @@ def _denied(refusal: Refusal, url: str) -> StoreError | None:
     if code == _PATH_STYLE_REFUSED:
         found = f"the store wants the bucket in the host name ({code})"
         return failure(StoreError, url, found, "set addressing_style to virtual")
+    if code == _ARCHIVED:
+        found = f"the object is archived ({code})"
+        do = "restore it in the store, or move it to a storage class that can be read"
+        return failure(StoreDenied, url, found, do)
+    if status == HTTPStatus.FORBIDDEN and code and code not in _BAD_CREDENTIALS:
+        # A quota, a bill, a disabled key of the key service, …: stores have codes of their own.
+        found = f"the store refuses the request ({code})"
+        do = "look up what the store means by it, for the account, the bucket or the credentials"
+        return failure(StoreDenied, url, found, do)
     if code in _BAD_CREDENTIALS or status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         found = f"the store refuses these credentials ({code or status})"
         do = "check the access key and its secret, and the endpoint they are for"
@@ -191,7 +208,7 @@ def _not_there(refusal: Refusal, url: str) -> StoreError | None:
         return failure(StoreNotFound, url, "no bucket of that name", do)
     if refusal.status == HTTPStatus.NOT_FOUND:
         return failure(StoreNotFound, url, "no such object", "check the url")
-    if refusal.status == HTTPStatus.PRECONDITION_FAILED:
+    if refusal.status in _CHANGED:
         return changed_object(url)
     return None
 

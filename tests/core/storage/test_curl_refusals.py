@@ -55,9 +55,28 @@ def test_another_refusal_is_final(transport, replies, scripted, status):
         (error(400, "ExpiredToken"), StoreDenied, "get new temporary credentials"),
         (error(403, "AccessDenied"), StoreDenied, r"not allowed to do this \(GetObject: Acc"),
         (error(403, "SignatureDoesNotMatch"), StoreDenied, "refuses these credentials"),
+        (
+            error(403, "InvalidSecurity"),
+            StoreDenied,
+            r"these credentials \(InvalidSecurity\); check",
+        ),
+        (Reply(403), StoreDenied, r"refuses these credentials \(403\); check the access key"),
+        (error(401, "Odd"), StoreDenied, "refuses these credentials"),
+        (
+            error(403, "InvalidObjectState"),
+            StoreDenied,
+            r"the object is archived \(InvalidObjectState\); restore it in the store",
+        ),
+        (
+            error(403, "KMS.DisabledException"),
+            StoreDenied,
+            r"refuses the request \(KMS.DisabledException\); look up what the store means by it",
+        ),
+        (error(403, "QuotaExceeded"), StoreDenied, r"the request \(QuotaExceeded\); look up"),
         (error(404, "NoSuchBucket"), StoreNotFound, "no bucket of that name"),
         (error(404, "NoSuchKey"), StoreNotFound, "no such object; check the url"),
         (error(412, "PreconditionFailed"), TreeChanged, "changed while it was copied"),
+        (error(416, "InvalidRange"), TreeChanged, "changed while it was copied; run again"),
         (error(400, "InvalidPart"), CorruptData, "received other bytes than were sent"),
         (error(403, "SecondLevelDomainForbidden"), StoreError, "addressing_style to virtual"),
         (

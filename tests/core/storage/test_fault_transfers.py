@@ -162,12 +162,13 @@ def test_an_answer_that_is_too_short_is_asked_for_again_after_a_pause(copy, prox
     assert len(pauses) == 3
 
 
+@pytest.mark.parametrize("is_shorter", [True, False])
 @pytest.mark.parametrize("is_known", [True, False])
 def test_an_object_that_is_replaced_on_the_way_is_never_mixed(
-    s3, shared_bucket, proxy, tmp_path, contents, engine, size, is_known
+    s3, shared_bucket, proxy, tmp_path, contents, engine, size, is_known, is_shorter
 ):
-    """The store knows If-Match, or answers with whatever it holds."""
-    key = f"replaced/{engine}/{size}/{is_known}/object"
+    """The store knows If-Match, or answers with whatever it holds, if it holds so much at all."""
+    key = f"replaced/{engine}/{size}/{is_known}/{is_shorter}/object"
     s3.put(shared_bucket, key, contents[size])
     num_gets, lock = [0], threading.Lock()
     # Between two ranges, where the engine reads ranges.
@@ -177,7 +178,7 @@ def test_an_object_that_is_replaced_on_the_way_is_never_mixed(
         with lock:
             num_gets[0] += method == "GET"
             if num_gets[0] == last:
-                s3.put(shared_bucket, key, bytes(len(contents[size])))
+                s3.put(shared_bucket, key, bytes(1 if is_shorter else len(contents[size])))
         return None if is_known else "unconditional"
 
     def presign(path: str) -> str:
