@@ -17,7 +17,11 @@ from prefect.settings import get_current_settings
 
 from deployments.changes import Change
 from flows.delivery import AWAITING_RESTART, RESTART_PENDING, RESTARTABLE_EVENT
+from flows.run_end import GOOD_STATES
 from trainjob.values import format_duration
+
+_RETIRED = ("trainjob: end cancelled runs without a process",)
+"""Names of automations of earlier releases that would do harm (docs/decisions/0013)."""
 
 _FLOWS = ["training-job"]
 _NUM_MISSED_HEARTBEATS = 3
@@ -42,7 +46,11 @@ _PROCESS_POOLS: dict[str, str | list[str]] = {
     "prefect.resource.role": "work-pool",
     "prefect.work-pool.type": "process",
 }
-_OWN_WORD = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled")}
+# By the names of the states, of which more than one is of the type Completed.
+_OWN_WORD = {
+    f"prefect.flow-run.{name}"
+    for name in ("Failed", "Cancelled", *(name for name, _ in GOOD_STATES.values()))
+}
 _RUN_ID = "prefect.resource.id"
 ANY_RUN: dict[str, str | list[str]] = {_RUN_ID: "prefect.flow-run.*"}
 OUR_FLOWS: dict[str, str | list[str]] = {
@@ -88,7 +96,8 @@ def register_automations(
 ) -> list[Change]:
     """Create the automations that are missing and update those that are not as they should be.
 
-    One that a person has disabled stays disabled.
+    One that a person has disabled stays disabled. Those of earlier releases that are not wanted any
+    more are deleted.
 
     Args:
         client: The server to tell.
@@ -99,7 +108,8 @@ def register_automations(
         What became of each.
     """
     wanted = automations(dead_after_s, hold_s)
-    return [register_automation(client, automation) for automation in wanted]
+    removed = [change for name in _RETIRED for change in _remove(client, name)]
+    return [*removed, *(register_automation(client, automation) for automation in wanted)]
 
 
 def register_automation(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
@@ -117,6 +127,13 @@ def register_automation(client: SyncPrefectClient, wanted: AutomationCore) -> Ch
         return Change("left", what, switched)
     client.update_automation(found[0].id, kept)
     return Change("changed", what, switched)
+
+
+def _remove(client: SyncPrefectClient, name: str) -> list[Change]:
+    found = client.read_automations_by_name(name)
+    for automation in found:
+        client.delete_automation(automation.id)
+    return [Change("removed", f"automation {name!r}", "no release since needs it") for _ in found]
 
 
 def _notice_dead_runs(dead_after: timedelta) -> AutomationCore:

@@ -26,6 +26,7 @@ from prefect.settings import get_current_settings
 from deployments.automations import ANY_RUN, OUR_FLOWS, register_automation
 from deployments.changes import Change
 from flows.delivery import AWAITING_RESTART, RESTART_PENDING
+from flows.run_end import GOOD_STATES
 from flows.run_events import RESTARTED_EVENT, STALLED_EVENT
 from flows.server import without_password
 from flows.tally import RESTARTS_LABEL
@@ -129,7 +130,7 @@ def webhook_automations(
 
 def _triggers(settled_s: float) -> dict[str, EventTrigger | CompoundTrigger]:
     """Return what triggers each event that people subscribe to."""
-    completed = {f"{_RUN}{name}" for name in ("Completed", "AutoStopped", "TargetReached")}
+    completed = {f"{_RUN}{name}" for name, _ in GOOD_STATES.values()}
     goes_on = {f"{_RUN}{name}" for name in (RESTART_PENDING, AWAITING_RESTART, "Running")}
     crashed = _silence({f"{_RUN}Crashed"}, {f"{_RUN}Crashed", *goes_on}, settled_s)
     # Cancelled comes again with what was saved: what is told is the last word.

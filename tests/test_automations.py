@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from prefect.automations import EventTrigger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from deployments.automations import automations, default_dead_after_s, register_automations
+from deployments.changes import Change
+from flows.run_end import GOOD_STATES
 
 NAMES = sorted(automation.name for automation in automations(90))
 DEAD_RUNS = "trainjob: notice dead runs"
@@ -63,6 +66,36 @@ def test_an_automation_that_a_person_disabled_stays_disabled(client: SyncPrefect
     after = on_server(client)
     assert after[DEAD_RUNS]["trigger"]["within"] == 30
     assert [name for name in NAMES if not after[name]["enabled"]] == [DEAD_RUNS]
+
+
+def test_an_automation_of_an_older_release_is_removed_and_those_of_people_are_left(
+    client: SyncPrefectClient,
+) -> None:
+    """This one put Cancelled over the last word of runs that had ended (decision 0013)."""
+    [like, *_] = automations(90)
+    retired, own = "trainjob: end cancelled runs without a process", "trainjob: tell my team"
+    for name in (retired, own):
+        client.create_automation(like.model_copy(update={"name": name}))
+
+    changes = register_automations(client, dead_after_s=90)
+    again = register_automations(client, dead_after_s=90)
+
+    assert [change for change in changes if change.verb != "created"] == [
+        Change("removed", f"automation {retired!r}", "no release since needs it")
+    ]
+    assert {change.verb for change in again} == {"left"}
+    found = {automation.name for automation in client.read_automations()}
+    assert found == {*NAMES, own}
+
+
+def test_a_run_that_ended_is_not_watched_any_more_whatever_its_end_is_called() -> None:
+    """Else its watch ends in an action that the server refuses, which the Event Feed shows."""
+    [watch] = [found for found in automations(90) if found.name == DEAD_RUNS]
+
+    ends = {"Failed", "Cancelled", *(name for name, _ in GOOD_STATES.values())}
+    expected = {f"prefect.flow-run.{name}" for name in ends}
+    assert isinstance(watch.trigger, EventTrigger)
+    assert expected - watch.trigger.expect == set()
 
 
 @pytest.mark.parametrize(("heartbeat_s", "expected_s"), [(30, 90.0), (180, 540.0), (None, 540.0)])
