@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from trainjob.storage.cache.evict import make_room, removable
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.owner import Owner
+from trainjob.storage.cache.incoming import abandoned
+from trainjob.storage.cache.owner import Owner, machine_id
 from trainjob.storage.stage import stage_channel
 
 
@@ -92,6 +95,59 @@ def test_a_process_of_another_machine_is_believed_for_a_week(add):
     week_ago = time.time() - 8 * 24 * 3600
     os.utime(file, (week_ago, week_ago))
     assert snapshot.users() == []
+
+
+def test_what_a_process_used_before_its_machine_started_again_is_free_at_once(
+    add, cache, monkeypatch
+):
+    """After a power cut the disk may be full of what the dead run had fetched so far."""
+    monkeypatch.setattr("trainjob.storage.cache.owner.machine_id", lambda: "0123abcd")
+    snapshot = add("data", 1, is_in_use=True)
+    dead = replace(Owner.this(), boot="12345678")
+    [lease] = snapshot.leases()
+    lease.file.rename(snapshot.root / "leases" / f"data@{dead}")
+    left = cache.incoming / f"{'0' * 32}-{dead}-{'1' * 32}"
+    left.mkdir()
+    (left / "journal").touch()
+
+    assert snapshot.users() == []
+    assert abandoned(cache) == [left]
+    assert cache.evict(snapshot)
+
+
+@pytest.mark.parametrize("machine", ["", "0123abcd"], ids=["that tells no id", "of another id"])
+def test_a_process_of_a_machine_is_believed(add, monkeypatch, machine):
+    snapshot = add("data", 1, is_in_use=True)
+    [lease] = snapshot.leases()
+    other = Owner("12345678", 1, 1, 1, machine=machine)
+    lease.file.rename(snapshot.root / "leases" / f"data@{other}")
+
+    for own in ("", "89abcdef"):
+        monkeypatch.setattr("trainjob.storage.cache.owner.machine_id", lambda own=own: own)
+        assert [user.owner for user in snapshot.users()] == [other]
+
+
+@pytest.mark.parametrize("content", [None, "", "uninitialized"])
+def test_a_machine_without_an_id_is_known_by_nothing(tmp_path, monkeypatch, content):
+    """As in a container, where a name alone may be given to several."""
+    file = tmp_path / "machine-id"
+    if content is not None:
+        file.write_text(f"{content}\n")
+    monkeypatch.setattr("trainjob.storage.cache.owner._MACHINE_ID", file)
+
+    assert machine_id.__wrapped__() == ""
+
+
+def test_machines_made_from_one_image_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "machine-id").write_text(f"{'0f' * 16}\n")
+    monkeypatch.setattr("trainjob.storage.cache.owner._MACHINE_ID", tmp_path / "machine-id")
+    ids = set()
+
+    for name in ("node-1", "node-2", "node-1"):
+        monkeypatch.setattr(os, "uname", lambda name=name: SimpleNamespace(nodename=name))
+        ids.add(machine_id.__wrapped__())
+
+    assert len(ids) == 2
 
 
 def test_what_was_never_finished_goes_first(add, cache):
