@@ -24,7 +24,7 @@ from trainjob.storage.failures import local_failures
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry, total_size
 from trainjob.storage.live_tree import Look, look_at
-from trainjob.storage.local_tree import copy_file
+from trainjob.storage.local_tree import copy_file, write_back
 from trainjob.storage.meter import Meter
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.sync import SyncReport
@@ -136,6 +136,7 @@ class CheckpointMirror:
         record = self._journal.record(entry)
         if record is None:
             file = self._source / entry.path
+            write_back(file)
             try:
                 with local_failures(str(file)):
                     record = copy_file(file, entry, None, Meter(None, ()))
@@ -148,6 +149,8 @@ class CheckpointMirror:
     def _send(self, remote: CheckpointStore, entries: list[Entry]) -> int:
         if not entries:
             return 0
+        for entry in entries:
+            write_back(self._source / entry.path)
         # Announced, so that a later process of this machine knows whatever it finds for its own.
         sent = remote.send(self._source, entries, self._journal.announce)
         for entry, record in sent:

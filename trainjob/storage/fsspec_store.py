@@ -6,7 +6,6 @@ bounded memory, every file copied as it was listed or not at all, MD5 where the 
 
 import hashlib
 import random
-import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -34,7 +33,7 @@ from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local import PARTIAL
 from trainjob.storage.local_tree import copy_file
 from trainjob.storage.manifest import FileRecord, OnFile, Proof
-from trainjob.storage.meter import Meter
+from trainjob.storage.meter import Meter, SharedMeter
 from trainjob.storage.workers import Stop, each
 from trainjob.storage.write_probe import prove_writing
 
@@ -97,7 +96,7 @@ class FsspecStore:
         self, files: Sequence[Entry], target: Path, meter: Meter, done: OnFile | None = None
     ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`."""
-        counted = _SharedMeter(meter, done)
+        counted = SharedMeter(meter, done)
 
         def save(entry: Entry, stop: Stop) -> FileRecord:
             file = target / entry.path
@@ -112,7 +111,7 @@ class FsspecStore:
 
     def digest(self, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
         """Read `files` and return what arrives."""
-        counted = _SharedMeter(meter, None)
+        counted = SharedMeter(meter, None)
 
         def read(entry: Entry, stop: Stop) -> FileRecord:
             record = self._fetch(entry, None, counted, stop)
@@ -129,7 +128,7 @@ class FsspecStore:
         changed: list[str] | None = None,
     ) -> list[FileRecord]:
         """Copy `files` from the folder `source`, each under a temporary name first."""
-        counted = _SharedMeter(meter, None)
+        counted = SharedMeter(meter, None)
 
         def send(entry: Entry, stop: Stop) -> FileRecord | None:
             stop.check()
@@ -311,28 +310,6 @@ class FsspecStore:
             return
         self._driver.makedirs(new.rpartition("/")[0], exist_ok=True)
         self._driver.mv(old, new)
-
-
-class _SharedMeter(Meter):
-    """A meter that several threads may use, which passes all on to one that they may not."""
-
-    def __init__(self, meter: Meter, done: OnFile | None) -> None:
-        super().__init__(None, ())
-        self._meter = meter
-        self._done = done
-        self._lock = threading.Lock()
-
-    def add_bytes(self, count: int) -> None:
-        """Count bytes; see `Meter`."""
-        with self._lock:
-            self._meter.add_bytes(count)
-
-    def tell(self, record: FileRecord) -> None:
-        """Count a file that is complete, and tell of it."""
-        with self._lock:
-            self._meter.finish_file()
-            if self._done is not None:
-                self._done(record)
 
 
 class _Written:

@@ -129,6 +129,20 @@ def digest_file(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def write_back(file: Path) -> None:
+    """Have the disk hold what was written to `file`, so that its version tells of what comes later.
+
+    A store through a memory map changes the time of a file only if its page was written back since
+    the one before it (mmap(2), on ``st_mtime``); a file system in memory never does that.
+    """
+    with suppress(OSError):  # it is gone, or of a kind that the disk does not hold
+        opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def version_of(file: Path) -> str:
     """Return text that changes when the content of `file` does, without reading it."""
     return _version(file.stat())

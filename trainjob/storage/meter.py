@@ -1,10 +1,12 @@
 """Tells the watchers of a run how far a copy is, twice a second at most."""
 
+import threading
 from collections.abc import Sequence
 from time import monotonic
 
 from trainjob.events import Transferred, emit
 from trainjob.storage.listing import Entry, total_size
+from trainjob.storage.manifest import FileRecord, OnFile
 
 _INTERVAL_S = 0.5
 
@@ -55,3 +57,30 @@ class Meter:
                 self._total_bytes,
             )
         )
+
+
+class SharedMeter(Meter):
+    """A meter that several threads may use, which passes all on to one that they may not.
+
+    Args:
+        meter: That one.
+        done: Called with each file that is complete, by one thread at a time.
+    """
+
+    def __init__(self, meter: Meter, done: OnFile | None = None) -> None:
+        super().__init__(None, ())
+        self._meter = meter
+        self._done = done
+        self._lock = threading.Lock()
+
+    def add_bytes(self, count: int) -> None:
+        """Count bytes; see `Meter`."""
+        with self._lock:
+            self._meter.add_bytes(count)
+
+    def tell(self, record: FileRecord) -> None:
+        """Count a file that is complete, and tell of it."""
+        with self._lock:
+            self._meter.finish_file()
+            if self._done is not None:
+                self._done(record)

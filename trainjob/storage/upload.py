@@ -1,9 +1,10 @@
 """Takes the outputs of a run to a store: payload first, then the receipt, then ``_SUCCESS``.
 
 The folder is claimed before the first file is sent (`trainjob.storage.claim`). What a sync sent
-while the script ran is not sent again, but is proved like all the rest. What cannot be uploaded,
-such as a pipe or a link out of the folder, keeps nothing else from being uploaded: all of it is
-named at the end, in the receipt and in the error, and the tree is no finished result without it.
+while the script ran is read again, and sent again if it differs; all is proved. What cannot be
+uploaded, such as a pipe or a link out of the folder, keeps nothing else from being uploaded: all of
+it is named at the end, in the receipt and in the error, and the tree is no finished result without
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from trainjob.storage.meter import Meter
 from trainjob.storage.own_files import OWN_FOLDER, RECEIPT, SUCCESS
 from trainjob.storage.read_back import read_back
 from trainjob.storage.receipt import UNFINISHED_STATES, OutputState, Receipt, receipt_in
-from trainjob.storage.send import discard_unfinished, send, unsent
+from trainjob.storage.send import discard_unfinished, forget_other_content, send, unsent
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
 from trainjob.values import counted
@@ -200,6 +201,10 @@ def _send(
 ) -> list[FileRecord]:
     """Send what was not sent yet, and return what was sent of all."""
     present = {entry.path: entry.size_bytes for entry in listing.files}
+    for folder, files in tree.by_folder.items():
+        new = {entry.path for entry in unsent(files, journal, present)}
+        before = [entry for entry in files if entry.path not in new]
+        forget_other_content(folder, before, journal, f"check {label}")
     to_send = {folder: unsent(files, journal, present) for folder, files in tree.by_folder.items()}
     meter = Meter(label, [entry for files in to_send.values() for entry in files])
     for folder, files in to_send.items():

@@ -1,5 +1,6 @@
 """Saving checkpoints while a run goes on: what is ready, what changed, what was deleted."""
 
+import mmap
 import os
 import shutil
 from dataclasses import replace
@@ -75,6 +76,29 @@ def test_a_file_of_the_script_is_taken_when_it_stays_as_it_is(place, folder):
     assert (unchanged.num_sent, unchanged.missing) == (1, ())
     assert place.get("last.pt") == b"whole"
     assert not sync.look()
+
+
+def test_what_a_map_writes_after_a_file_was_sent_is_sent_too(place, folder):
+    """A store to a page that is not written back yet leaves size and time as they are."""
+    sync = mirror(folder, place)
+    file = folder / "state.bin"
+    file.write_bytes(bytes(8192))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
+        os.fsync(opened.fileno())
+        os.utime(file, ns=(1, 1))
+        mapped[:3] = b"one"
+        if file.stat().st_mtime_ns == 1:
+            pytest.skip("the folder of the tests is in memory, where maps never change a time")
+        os.utime(file, ns=(2, 2))
+        sync.look()
+        first = sync.push(is_final=False)
+        mapped[:3] = b"two"
+        sync.look()
+        sync.push(is_final=False)
+
+    assert first.num_sent == 1
+    (saved,) = index_of(place)["files"]
+    assert place.get(saved["place"] + saved["path"])[:3] == b"two"
 
 
 def test_a_folder_of_the_script_is_taken_when_no_file_is_added(place, folder, write_tree):

@@ -1,6 +1,7 @@
 """Outputs on their way to the store while the script runs, and the upload that completes them."""
 
 import json
+import mmap
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,24 @@ def test_without_the_journal_the_upload_sends_all(sync, outputs, place):
 
     upload(outputs, place)
 
+    assert verify_receipt(place.url, place.settings).problems == ()
+
+
+def test_what_a_map_wrote_after_the_file_was_sent_is_in_the_result(sync, outputs, place, journal):
+    """A store to a page that is not written back yet leaves size and time as they are."""
+    file = outputs / "predictions.npy"
+    file.write_bytes(bytes(8192))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
+        mapped[:3] = b"one"
+        sync.look()
+        sync.push(is_final=False)
+        sent_ahead = place.get(file.name)[:3]
+        mapped[:3] = b"two"
+
+    upload(outputs, place, journal)
+
+    assert sent_ahead == b"one"
+    assert place.get(file.name)[:3] == b"two"
     assert verify_receipt(place.url, place.settings).problems == ()
 
 
