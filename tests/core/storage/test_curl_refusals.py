@@ -2,13 +2,15 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from tests.core.storage.engines import shorten_pauses
 from tests.core.storage.scripted_store import Asked, Reply, error
+from tests.waiting import PATIENCE_S
 from trainjob.errors import CorruptData, StoreDenied, StoreError, StoreNotFound, TreeChanged
-from trainjob.storage.curl import retry
+from trainjob.storage.curl import chain, retry
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.settings import StoreSettings
@@ -111,19 +113,28 @@ def test_an_error_in_a_good_answer_is_none(transport, replies, scripted):
     assert len(scripted.asked) == 2
 
 
-def test_new_keys_are_taken_when_the_store_says_that_the_old_ones_are_over(
-    scripted, monkeypatch, tmp_path
-):
+@pytest.fixture
+def write_key(monkeypatch, tmp_path) -> Callable[[str], None]:
+    """Puts another access key where botocore's chain finds it."""
     config = tmp_path / "credentials"
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(config))
 
-    def write_key(name: str) -> None:
+    def write(name: str) -> None:
         new = tmp_path / f"{threading.get_ident()}"
         new.write_text(f"[default]\naws_access_key_id={name}\naws_secret_access_key=s\n")
         new.replace(config)
 
+    return write
+
+
+def is_new(asked: Asked) -> bool:
+    """Say whether the key `new` signed the request."""
+    return "Credential=new/" in asked.headers["Authorization"]
+
+
+def test_new_keys_are_taken_when_the_store_says_that_the_old_ones_are_over(scripted, write_key):
     def reply(asked: Asked) -> Reply:
-        if "Credential=new/" in asked.headers["Authorization"]:
+        if is_new(asked):
             return Reply()
         write_key("new")
         return error(400, "ExpiredToken")
@@ -135,7 +146,66 @@ def test_new_keys_are_taken_when_the_store_says_that_the_old_ones_are_over(
     transport.run((Request("GET", str(n)) for n in range(8)), lambda _: None)
     transport.close()
 
-    assert sum("Credential=new/" in asked.headers["Authorization"] for asked in scripted.asked) == 8
+    assert sum(map(is_new, scripted.asked)) == 8
+
+
+def test_new_keys_are_looked_for_once_however_many_requests_had_the_old_ones(
+    scripted, write_key, monkeypatch
+):
+    num_requests, num_lookups, find = 32, [0], chain.credentials
+    all_are_there = threading.Barrier(num_requests)
+
+    def look_up() -> object:
+        num_lookups[0] += 1
+        return find()
+
+    def reply(asked: Asked) -> Reply:
+        if is_new(asked):
+            return Reply()
+        all_are_there.wait(PATIENCE_S)
+        write_key("new")
+        return error(400, "ExpiredToken")
+
+    write_key("old")
+    scripted.reply = reply
+    monkeypatch.setattr(chain, "credentials", look_up)
+    transport = Transport("b", StoreSettings(endpoint_url=scripted.endpoint_url))
+
+    transport.run((Request("GET", str(n)) for n in range(num_requests)), lambda _: None)
+    transport.close()
+
+    assert num_lookups == [2]
+
+
+def test_a_later_try_with_the_old_keys_is_sent_again_with_those_another_request_found(
+    scripted, write_key
+):
+    num_tries, is_tried_again, is_renewed = [0], threading.Event(), threading.Event()
+
+    def reply(asked: Asked) -> Reply:
+        if is_new(asked):
+            is_renewed.set()
+            return Reply()
+        if asked.path.endswith("/finds"):
+            assert is_tried_again.wait(PATIENCE_S)
+            write_key("new")
+            return error(400, "ExpiredToken")
+        num_tries[0] += 1
+        if num_tries == [1]:
+            return error(503, "SlowDown")
+        is_tried_again.set()
+        assert is_renewed.wait(PATIENCE_S)
+        return error(400, "ExpiredToken")
+
+    write_key("old")
+    scripted.reply = reply
+    transport = Transport("b", StoreSettings(endpoint_url=scripted.endpoint_url))
+
+    transport.run([Request("GET", "again"), Request("GET", "finds")], lambda _: None)
+    transport.close()
+
+    assert num_tries == [2]
+    assert sum(map(is_new, scripted.asked)) == 2
 
 
 def test_without_keys_nothing_is_signed_and_a_refusal_asks_for_them(scripted, replies):

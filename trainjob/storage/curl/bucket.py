@@ -7,6 +7,7 @@ from typing import NamedTuple
 from trainjob.storage.curl.addressing import Address, address_of
 from trainjob.storage.curl.credentials import Credentials
 from trainjob.storage.curl.handle import Handle
+from trainjob.storage.curl.keys import Keys
 from trainjob.storage.curl.request import FilePart, Request
 from trainjob.storage.curl.signing import (
     EMPTY_SHA256,
@@ -76,6 +77,7 @@ class Bucket:
             head.append("Expect:")  # else libcurl waits for an answer 100 before large bodies
         url = f"{address.origin}{path}{'?' if query else ''}{query}"
         handle.prepare(request, url, head, tries)
+        handle.keys = signer.latest_keys
 
     def move_to(self, region: str) -> bool:
         """Ask this region from now on, if the settings leave it open; say if they do."""
@@ -85,9 +87,9 @@ class Bucket:
             self._way = self._way_to(address_of(self._name, self._settings, region))
         return True
 
-    def renew_keys(self) -> bool:
-        """Look for new keys, since the store says that these are over; say if there are any."""
-        return self._way.signer.renew()
+    def renew_keys(self, old: Keys | None) -> bool:
+        """Look for other keys than `old`, which the store says are over; say if there are any."""
+        return self._way.signer.renew(old)
 
     def _way_to(self, address: Address) -> _Way:
         return _Way(address, Signer(self._credentials, address.region, address.host))

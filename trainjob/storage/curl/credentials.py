@@ -39,12 +39,15 @@ class Credentials:
             self._ask_again = time.monotonic() + _KEEP_S
         return self._keys
 
-    def renew(self) -> bool:
-        """Look for new keys, since the store says that these are over; say if there are any."""
-        before = self.keys()
-        self._chain = None
-        self._ask_again = 0.0
-        return self.keys() != before
+    def renew(self, old: Keys | None) -> bool:
+        """Look for other keys than `old`, which the store says are over; say if there are any.
+
+        Of the many requests that were sent with the old ones, the first has the chain asked.
+        """
+        if self.keys() == old:
+            self._chain = None
+            self._ask_again = 0.0
+        return self.keys() != old
 
     @property
     def _is_explicit(self) -> bool:

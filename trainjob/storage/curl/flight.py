@@ -14,6 +14,7 @@ from trainjob.storage.curl import retry
 from trainjob.storage.curl.bucket import Bucket
 from trainjob.storage.curl.error_answer import is_error_in_good_answer, refusal_of
 from trainjob.storage.curl.handle import Handle
+from trainjob.storage.curl.keys import Keys
 from trainjob.storage.curl.request import Again, Answer, FilePart, Request
 from trainjob.storage.curl.room import Room
 from trainjob.storage.deadline import check_deadline, has_deadline
@@ -137,7 +138,7 @@ class Flight:
             for curl in well:
                 self._answered(*self._take(curl))
             for curl, code, text in badly:
-                answer, tries = self._take(curl)
+                answer, tries, _ = self._take(curl)
                 self._broke(answer.request, tries, code, text)
             any_ended = any_ended or bool(well or badly)
         return any_ended
@@ -146,11 +147,11 @@ class Flight:
         """Break off what would hardly end, to be tried again."""
         self._next_look_s = self._pace.seconds + _LOOK_AT_PACE_S
         for curl in [curl for curl, handle in self._active.items() if handle.is_too_slow]:
-            answer, tries = self._take(curl)
+            answer, tries, _ = self._take(curl)
             self._broke(answer.request, tries, pycurl.E_OPERATION_TIMEDOUT, "it came too slowly")
 
-    def _take(self, curl: pycurl.Curl) -> tuple[Answer, int]:
-        """Free the handle and return what it brought."""
+    def _take(self, curl: pycurl.Curl) -> tuple[Answer, int, Keys | None]:
+        """Free the handle; return what it brought, at which try, and what had signed that."""
         handle = self._active[curl]
         request = handle.request
         assert request is not None  # noqa: S101 - that of a handle that is active
@@ -164,9 +165,9 @@ class Flight:
         tries = handle.tries
         handle.finish()
         self._idle.append(handle)
-        return answer, tries
+        return answer, tries, handle.keys
 
-    def _answered(self, answer: Answer, tries: int) -> None:
+    def _answered(self, answer: Answer, tries: int, keys: Keys | None) -> None:
         if answer.status in answer.request.answers or (
             answer.is_ok and not is_error_in_good_answer(answer)
         ):
@@ -177,19 +178,18 @@ class Flight:
                 self._try_again(answer.request, tries, retry.pause_s(tries))
             elif more is not None:
                 self._sources.append(iter(more))
-        elif (pause_s := self._pause_after(answer, tries)) is not None:
+        elif (pause_s := self._pause_after(answer, tries, keys)) is not None:
             self._try_again(answer.request, tries, pause_s)
         else:
             raise self._refused(answer)
 
-    def _pause_after(self, answer: Answer, tries: int) -> float | None:
+    def _pause_after(self, answer: Answer, tries: int, keys: Keys | None) -> float | None:
         """Return how long to wait before the next try; None if it would not help."""
         refusal = refusal_of(answer)
         if tries >= retry.TRIES:
             return None
         if refusal.code in refusals.EXPIRED:
-            # What was sent with the old keys while another request renewed them gets a try, too.
-            return 0 if self._bucket.renew_keys() or tries == 1 else None
+            return 0 if self._bucket.renew_keys(keys) else None
         if refusal.other_region:
             return 0 if self._bucket.move_to(refusal.other_region) else None
         if refusal.may_pass or answer.is_ok:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import pycurl
 
+from trainjob.storage.curl.keys import Keys
 from trainjob.storage.curl.request import FilePart, Request, Sink
 from trainjob.storage.pace import Pace, Window
 
@@ -21,12 +22,21 @@ _SEND_BUFFER_BYTES = 1 << 20
 
 
 class Handle:
-    """A libcurl handle and the try of a request that it works on."""
+    """A libcurl handle and the try of a request that it works on.
+
+    Attributes:
+        request: The request.
+        tries: Which try of it this is, from 1.
+        keys: What signed the try; None if nothing did.
+        head: The lines of the header of the answer.
+        pieces: What has come of its body and was not given away.
+    """
 
     def __init__(self, ca_bundle: str | None) -> None:
         self.curl = pycurl.Curl()
         self.request: Request | None = None
         self.tries = 0
+        self.keys: Keys | None = None
         self.head: list[bytes] = []
         self.pieces: list[bytes] = []
         self._ca_bundle = ca_bundle

@@ -111,10 +111,15 @@ class Signer:
         self._latest = _Moment(now, text, day, keys, key)
         return self._latest
 
-    def renew(self) -> bool:
-        """Look for new keys, since the store says that these are over; say if there are any."""
+    @property
+    def latest_keys(self) -> Keys | None:
+        """What the latest request was signed with."""
+        return self._latest.keys if self._latest is not None else None
+
+    def renew(self, old: Keys | None) -> bool:
+        """Look for other keys than `old`, which the store says are over; say if there are any."""
         self._latest = None
-        return self._credentials.renew()
+        return self._credentials.renew(old)
 
     @property
     def is_anonymous(self) -> bool:
