@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import TrainjobError
+from trainjob.launch.processes import read_process
 
 _STOP_TIMEOUT_S = 60.0
 
@@ -32,8 +33,13 @@ class WorkerProcess:
         """Have it stopped and wait for that; one that has ended by itself is as good.
 
         Raises:
-            TrainjobError: If it does not stop.
+            TrainjobError: If it does not stop, or would not stay so: its service starts it again.
         """
+        if command := stop_command(_cgroups_of(self.pid)):
+            raise TrainjobError(
+                f"asked the worker with the process id {self.pid} to stop, found that its service "
+                f"would start it again; nothing runs any more: `{command}` stops it for good"
+            )
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.descriptor, signal.SIGTERM)
         if not select.select([self.descriptor], [], [], _STOP_TIMEOUT_S)[0]:
@@ -72,6 +78,33 @@ def worker_of(pools: Collection[str], pid: int) -> Iterator[WorkerProcess]:
         yield WorkerProcess(pid, descriptor)
     finally:
         os.close(descriptor)
+
+
+def stop_command(cgroups: str) -> str | None:
+    """Return what stops a process for good that a service of systemd keeps running.
+
+    Args:
+        cgroups: Those of the process, as in ``/proc/PID/cgroup``.
+
+    Returns:
+        The command; None if it belongs to no service, such as one of a terminal.
+    """
+    for line in cgroups.splitlines():
+        names = line.rpartition(":")[2].split("/")
+        units = [name for name in names if name.endswith((".service", ".scope"))]
+        if units and units[-1].endswith(".service"):
+            is_of_user = any(name.startswith("user@") for name in units[:-1])
+            return f"systemctl {'--user ' if is_of_user else ''}stop {units[-1]}"
+    return None
+
+
+def _cgroups_of(pid: int) -> str:
+    """Return the cgroups of what systemd has started itself; what cron began is no service."""
+    with suppress(OSError):
+        process = read_process(pid)
+        if process and Path(f"/proc/{process.parent}/comm").read_text() == "systemd\n":
+            return Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
+    return ""
 
 
 def _refusal(pools: Collection[str], pid: int, found: str) -> TrainjobError:

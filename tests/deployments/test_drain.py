@@ -17,6 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running
 
 from deployments.drain import drain, main, resume
+from deployments.worker_process import stop_command
 from tests.waiting import PATIENCE_S, wait_until
 
 
@@ -145,6 +146,61 @@ def test_a_worker_is_stopped_when_nothing_runs_any_more(
     assert worker.wait(PATIENCE_S) < 0
     assert code == 0
     assert f"worker {worker.pid} has stopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "command"),
+    [
+        (
+            "0::/system.slice/system-trainjob.slice/trainjob-worker@gpu.service/worker\n",
+            "systemctl stop trainjob-worker@gpu.service",
+        ),
+        (
+            "4:memory:/\n1:name=systemd:/system.slice/trainjob-worker@gpu.service\n0::/\n",
+            "systemctl stop trainjob-worker@gpu.service",
+        ),
+        (
+            "0::/user.slice/user-7.slice/user@7.service/app.slice/worker.service\n",
+            "systemctl --user stop worker.service",
+        ),
+    ],
+    ids=["cgroups-v2", "cgroups-v1", "of-a-user"],
+)
+def test_a_worker_that_its_service_would_start_again_is_left_with_what_stops_it(
+    client: SyncPrefectClient,
+    pool: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cgroups: str,
+    command: str,
+) -> None:
+    """Said to have stopped, it would take runs again 5 s later, with `Restart=always`."""
+    monkeypatch.setattr("deployments.drain._POLL_S", 0.05)
+    monkeypatch.setattr("deployments.worker_process._cgroups_of", lambda _pid: cgroups)
+    with worker_of(pool) as worker:
+        code = main([pool, "--stop", str(worker.pid)])
+        is_alive = worker.poll() is None
+        worker.kill()
+
+    said = capsys.readouterr()
+    assert (code, is_alive) == (1, True)
+    assert "nothing runs" in said.out
+    assert "has stopped" not in said.out
+    assert f"`{command}`" in said.err
+    assert client.read_work_pool(pool).is_paused
+
+
+@pytest.mark.parametrize(
+    "cgroups",
+    [
+        "0::/user.slice/user-7.slice/user@7.service/app.slice/vte-spawn-1.scope\n",
+        "0::/user.slice/user-7.slice/session-3.scope\n",
+        "",
+    ],
+    ids=["terminal", "ssh", "unknown"],
+)
+def test_a_worker_of_a_terminal_belongs_to_no_service(cgroups: str) -> None:
+    assert stop_command(cgroups) is None
 
 
 def test_a_worker_is_not_stopped_while_the_results_of_a_run_are_being_saved(
