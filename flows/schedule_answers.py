@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from flows.cache_command import Answer
 from flows.job_variables import merged, read_variables
@@ -10,7 +11,7 @@ from flows.new_versions import job_on_versions_of
 from flows.pool_sizes import size_variables
 from flows.registry_place import chosen_registry
 from flows.run_logs import Say
-from flows.schedule_times import Times, in_words, read_cron, read_interval, read_rrule
+from flows.schedule_times import Times, in_words, next_start, read_cron, read_interval, read_rrule
 from flows.schedules import (
     add_retraining,
     add_schedule,
@@ -72,14 +73,24 @@ def schedule(arguments: argparse.Namespace, say: Say) -> Answer:
         for warning in (*about, *shared_checkpoints(job)):
             say(f"warning: {warning}")
     if times is None:
-        when = f"on every new version of the dataset {dataset}"
+        when, then = f"on every new version of the dataset {dataset}", ""
         facts: dict[str, Any] = {"dataset": dataset}
     else:
-        when = in_words(times)
-        when = when if when.startswith("every ") else f"at {when}"
-        facts = times.model_dump(mode="json", exclude={"day_or"})
-    text = f"{job.name} is run by the schedule {name!r}, {when}, by the pool {base.work_pool_name}"
+        when, then, facts = _said_of(times)
+    pool_name = base.work_pool_name
+    text = f"{job.name} is run by the schedule {name!r}, {when}, by the pool {pool_name}{then}"
     return Answer(text, {"name": name, "cost": cost, **facts})
+
+
+def _said_of(times: Times) -> tuple[str, str, dict[str, Any]]:
+    """Return when a schedule starts its runs, when the first of them, and both as values."""
+    when, first = in_words(times), next_start(times)
+    when = when if when.startswith("every ") else f"at {when}"
+    facts = times.model_dump(mode="json", exclude={"day_or"})
+    facts["next_start"] = None if first is None else str(first)
+    zone = times.timezone or "UTC"
+    then = f"; first at {first.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M} ({zone})" if first else ""
+    return when, then, facts
 
 
 def _times(arguments: argparse.Namespace) -> Times | None:

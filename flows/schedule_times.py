@@ -1,5 +1,6 @@
 """When a schedule starts its runs: from the words of a command line to a schedule, and back."""
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -19,6 +20,7 @@ Times = CronSchedule | IntervalSchedule | RRuleSchedule
 """The kinds of schedules of Prefect."""
 
 _DEFAULT_START = "DTSTART:20200101T000000\n"  # which the server adds
+_NUM_CRON_FIELDS = 5
 _SHORTEST = timedelta(minutes=1)
 _TOO_FAST = re.compile(r"FREQ=(?:SECOND|MINUTE)LY", re.IGNORECASE)
 _ENDLESS = re.compile(r"INTERVAL=0*(?:;|\s|$)", re.IGNORECASE)  # dateutil 2.9 never comes back
@@ -28,14 +30,21 @@ def read_cron(cron: str, timezone: str) -> CronSchedule:
     """Return the schedule of a cron line.
 
     Raises:
-        TrainjobError: If it is none, or the time zone is none.
+        TrainjobError: If it is none, or the time zone is none, or no time of it is to come.
     """
     _require_timezone(cron, timezone)
+    do = "write minute, hour, day, month and weekday, such as '0 3 * * *'"
+    fields = cron.split()
+    if len(fields) != _NUM_CRON_FIELDS and not cron.strip().startswith("@"):
+        # Of six, Prefect 3.8 takes the last for seconds, other tools the first.
+        raise _no_schedule(cron, f"{len(fields)} fields", do)
     try:
-        return CronSchedule(cron=cron, timezone=timezone)
+        schedule = CronSchedule(cron=cron, timezone=timezone)
     except ValidationError as error:
-        do = "write minute, hour, day, month and weekday, such as '0 3 * * *'"
         raise _no_schedule(cron, _reason(error), do) from error
+    if next_start(schedule) is None:
+        raise _no_schedule(cron, "no time that is still to come", "correct day and month")
+    return schedule
 
 
 def read_interval(every: str, anchor: str | None, timezone: str) -> IntervalSchedule:
@@ -88,6 +97,19 @@ def read_rrule(rrule: str, timezone: str) -> RRuleSchedule:
         do = "COUNT is counted from DTSTART, which is 2020-01-01 unless the rule gives it"
         raise _no_schedule(rrule, "no time that is still to come", do)
     return schedule
+
+
+def next_start(times: Times) -> datetime | None:
+    """Return when the server would start the next run of a schedule; None: never."""
+    # A third of a second, which the other commands need not wait for.
+    from prefect.server.schemas import schedules
+
+    of_server = getattr(schedules, type(times).__name__)(**times.model_dump())
+    try:
+        found: list[datetime] = asyncio.run(of_server.get_dates(1))
+    except ValueError:  # of the 30th of February (croniter's CroniterBadDateError)
+        return None
+    return found[0] if found else None
 
 
 def in_words(schedule: object) -> str:

@@ -1,7 +1,9 @@
 """``python -m flows schedule``: what the server is given, what is said, and what is refused."""
 
 import json
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,9 @@ def test_a_schedule_is_said_as_it_was_understood(
         assert when in made
     assert said[1::2] == [when for _, when in kinds]
     assert (facts["name"], facts["interval"], facts["timezone"]) == ("relative", 172800, "UTC")
+    first = datetime.fromisoformat(facts["next_start"])
+    assert timedelta(days=1.9) < first - datetime.now(UTC) <= timedelta(days=2)
+    assert re.search(r", by the pool cpu; first at \d{4}-\d\d-\d\d 04:00 \(UTC\)$", said[4])
 
 
 def test_only_one_thing_says_when(client: SyncPrefectClient, tmp_path: Path, capsys) -> None:

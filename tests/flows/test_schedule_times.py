@@ -1,11 +1,12 @@
 """When a schedule starts its runs: what is read, what is refused, and how it is shown."""
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.client.schemas.schedules import NoSchedule
 
-from flows.schedule_times import in_words, read_cron, read_interval, read_rrule
+from flows.schedule_times import in_words, next_start, read_cron, read_interval, read_rrule
 from trainjob.errors import TrainjobError
 
 
@@ -58,6 +59,49 @@ def test_a_rule_that_starts_nothing_is_refused(rule: str, expected: str) -> None
 
     assert str(refused.value).startswith(f"asked for the schedule {rule!r}, found ")
     assert expected in str(refused.value)
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * *", " 0 3 29 2 mon ", "@daily"])
+def test_a_cron_line_has_five_fields_or_a_name(cron: str) -> None:
+    assert in_words(read_cron(cron, "UTC")) == f"{cron} (UTC)"
+
+
+@pytest.mark.parametrize(
+    ("cron", "expected"),
+    [
+        ("0 0 3 * * *", "found 6 fields; write minute, hour, day, month and weekday, such as"),
+        ("0 0 3 * * * 2030", "found 7 fields; write minute, hour, day"),
+        ("0 3", "found 2 fields; write minute, hour, day"),
+        ("", "found 0 fields; write minute, hour, day"),
+        ("0 25 * * *", "found that it is none (Invalid cron string"),
+        ("@reboot", "found that it is none (Invalid cron string"),
+        ("0 0 30 2 *", "found no time that is still to come; correct day and month"),
+    ],
+)
+def test_a_cron_line_that_starts_nothing_or_at_other_times_is_refused(
+    cron: str, expected: str
+) -> None:
+    with pytest.raises(TrainjobError) as refused:
+        read_cron(cron, "UTC")
+
+    assert str(refused.value).startswith(f"asked for the schedule {cron!r}, found ")
+    assert expected in str(refused.value)
+
+
+def test_the_next_start_is_the_one_of_the_server() -> None:
+    anchor = datetime.now(UTC) + timedelta(hours=5)
+
+    starts = [
+        next_start(read_cron("0 3 * * *", "Europe/Berlin")),
+        next_start(read_interval("6h", anchor.isoformat(), "UTC")),
+        next_start(read_rrule("FREQ=YEARLY;BYMONTH=3;BYHOUR=4;BYMONTHDAY=1", "UTC")),
+    ]
+
+    assert all(start is not None and start > datetime.now(UTC) for start in starts)
+    by_cron, by_interval, by_rule = (start for start in starts if start is not None)
+    assert f"{by_cron.astimezone(ZoneInfo('Europe/Berlin')):%H:%M}" == "03:00"
+    assert by_interval == anchor
+    assert f"{by_rule:%m-%d %H:%M}" == "03-01 04:00"
 
 
 @pytest.mark.parametrize(
