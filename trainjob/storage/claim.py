@@ -6,7 +6,7 @@ or overwritten. Of two runs that claim a folder at the same moment one alone suc
 store can create a file only if there is none; elsewhere each looks again, after it and at its end.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -80,7 +80,7 @@ def write_claim(store: Store, run_id: str, files: set[str]) -> tuple[Claim, Excl
         The claim and what protects it.
 
     Raises:
-        OutputNotEmpty: If another run was faster.
+        OutputNotEmpty: If another run was faster, and is at work or has left its result.
     """
     claim = Claim(run_id=run_id, files=frozenset(files))
     data = claim.model_dump_json().encode()
@@ -90,11 +90,15 @@ def write_claim(store: Store, run_id: str, files: set[str]) -> tuple[Claim, Excl
     if not is_first:
         _refuse_other_claim(store, run_id)
         store.write(CLAIM, data)
-    refuse_others(store, claim, store.list_files().files)
+    held = store.list_files().files
+    present = {entry.path for entry in held}
+    if is_first and _other_run_of_receipt(store, present, run_id):
+        store.delete([CLAIM])  # the other run has ended, so nobody needs to see it
+    refuse_others(store, claim, held)
     return claim, "by the store" if is_exclusive else "by looking"
 
 
-def refuse_others(store: Store, claim: Claim, files: Iterable[Entry]) -> None:
+def refuse_others(store: Store, claim: Claim, files: Sequence[Entry]) -> None:
     """See that the claim still is that of this run and that nobody else wrote here.
 
     Args:
@@ -105,8 +109,10 @@ def refuse_others(store: Store, claim: Claim, files: Iterable[Entry]) -> None:
     Raises:
         OutputNotEmpty: Naming the other run or a file of it.
     """
-    _refuse_other_claim(store, claim.run_id)
     present = {entry.path for entry in files}
+    if other := _other_run_of_receipt(store, present, claim.run_id):
+        raise not_empty(store.url, f"the output of the run {other}")
+    _refuse_other_claim(store, claim.run_id)
     foreign = {path for path in present - claim.files if not is_bookkeeping(path)}
     if foreign:
         raise not_empty(store.url, f"{len(foreign)} files, such as {min(foreign)!r}")
@@ -121,6 +127,15 @@ def not_empty(url: str, found: str) -> OutputNotEmpty:
     """Return the error for a folder that holds what this run did not write."""
     do = "use an empty folder or put {run_id} into the url"
     return failure(OutputNotEmpty, url, f"not empty but {found}", do)
+
+
+def _other_run_of_receipt(store: Store, present: Collection[str], run_id: str) -> str | None:
+    """Return the run whose receipt is in the folder; None if there is none, or that of `run_id`.
+
+    A run writes its receipt before it removes its claim, so who finds the folder unclaimed sees it.
+    """
+    record = _read_record(store, RECEIPT) if RECEIPT in present else None
+    return record.run_id if record is not None and record.run_id != run_id else None
 
 
 def _refuse_other_claim(store: Store, run_id: str) -> None:

@@ -9,14 +9,15 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from trainjob.errors import CorruptData, OutputNotEmpty
-from trainjob.storage.claim import CLAIM, write_claim
+from trainjob.storage import upload
+from trainjob.storage.claim import CLAIM, own_files, write_claim
 from trainjob.storage.fsspec_store import FsspecStore
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 from trainjob.storage.read_back import read_back
-from trainjob.storage.receipt import read_receipt
+from trainjob.storage.receipt import read_receipt, verify_receipt
 from trainjob.storage.store import Store, open_store
 from trainjob.storage.upload import upload_tree
 
@@ -135,6 +136,43 @@ def test_the_claim_of_a_run_that_was_faster_is_not_replaced(store, place):
         write_claim(store, "run-2", {"a"})
 
     assert place.get(CLAIM) == before
+
+
+@pytest.mark.parametrize("wrap", [lambda store: store, WithoutConditions])
+def test_a_result_that_came_meanwhile_is_not_claimed(store, place, tmp_path, write_tree, wrap):
+    """The other run, which has ended since this one found the folder empty, has no claim left."""
+    outputs = write_tree(tmp_path / "outputs", {"a": b"1"})
+    upload_tree(outputs, place.url, place.settings, run_id="run-1", facts={}, label="out")
+    before = place.paths()
+
+    with pytest.raises(OutputNotEmpty, match="the output of the run run-1"):
+        write_claim(wrap(store), "run-2", {"a"})
+
+    assert place.paths() == before
+
+
+def test_of_two_runs_that_found_the_folder_empty_the_later_one_replaces_nothing(
+    place, tmp_path, write_tree, monkeypatch
+):
+    folders = {name: write_tree(tmp_path / name, {"a": name.encode()}) for name in ("one", "two")}
+
+    def run(run_id: str) -> None:
+        upload_tree(
+            folders[run_id], place.url, place.settings, run_id=run_id, facts={}, label="out"
+        )
+
+    def look_and_wait(store: Store, present: set[str], run_id: str) -> set[str]:
+        own = own_files(store, present, run_id)
+        if run_id == "two":
+            run("one")
+        return own
+
+    monkeypatch.setattr(upload, "own_files", look_and_wait)
+    with pytest.raises(OutputNotEmpty):
+        run("two")
+
+    assert place.get("a") == b"one"
+    assert verify_receipt(place.url, place.settings).problems == ()
 
 
 def test_the_receipt_says_how_the_folder_was_claimed_and_each_file_verified(
