@@ -24,6 +24,8 @@ _SIZE_UNITS_BYTES = {
     "TIB": 2**40,
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", re.IGNORECASE)
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")  # ECMA-48, control sequences
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def parse_duration(value: Any) -> Any:
@@ -87,6 +89,15 @@ DURATION_SCHEMA: dict[str, Any] = {
 def printable(text: str) -> str:
     """Return a text with what would change the terminal written as escapes; line ends stay."""
     return "".join(map(_escaped, text))
+
+
+def storable(text: str) -> str:
+    """Return what a program said as every database and page can take it.
+
+    Control characters and lone surrogates, by which Python names bytes that are no text, become
+    escapes; tabs and line ends stay, and colours go.
+    """
+    return _NO_TEXT.sub(lambda found: _escaped(found[0]), _COLOUR.sub("", text))
 
 
 def _escaped(character: str) -> str:

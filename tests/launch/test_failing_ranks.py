@@ -65,6 +65,20 @@ def test_the_rank_that_fails_is_named_and_the_others_end(
     assert time.monotonic() - started < 45
 
 
+def test_what_no_database_can_take_of_what_a_rank_said_is_written_as_escapes(make_launch):
+    """PostgreSQL refuses a text with a zero byte, and so the state of the run."""
+    script = r"""
+        print("head\0er\x01\tof \x1b[1;31mcolour\x1b[0m")
+        raise ValueError("bad \0 head")
+    """
+
+    failed = failure(make_launch(script)).failure
+
+    assert failed.headline.startswith(r"rank 0 of 1 failed: ValueError: bad \x00 head")
+    assert failed.last_lines == ("head\\x00er\\x01\tof colour",)
+    assert not [sign for sign in failed.message if sign < " " and sign not in "\t\n"]
+
+
 def test_a_crash_in_native_code_leaves_its_stack(make_launch):
     failed = failure(make_launch("import ctypes\ndef deep():\n    ctypes.string_at(0)\ndeep()\n"))
 

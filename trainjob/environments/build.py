@@ -27,6 +27,7 @@ from trainjob.launch.launch import Mount
 from trainjob.launch.sandbox import sandbox_argv
 from trainjob.requirements_file import FILE
 from trainjob.storage.cache.removal import destroy
+from trainjob.values import storable
 from trainjob.workspace import Workspace
 
 _PIP = (
@@ -193,7 +194,7 @@ def _run(argv: Sequence[str], folder: Path, environment: dict[str, str], log: Pa
 
 
 def _failure(code: int, log: Path) -> RequirementsFailed:
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = storable(log.read_text(encoding="utf-8", errors="replace"))
     last = "\n".join(f"  {line}" for line in text.splitlines()[-_SHOWN_LINES:])
     kind, do = RequirementsFailed, "correct the file, or what it needs on this machine"
     if "No space left on device" in text:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from trainjob.launch.hidden import hidden_texts
 from trainjob.launch.rank_files import open_rank_file
+from trainjob.values import storable
 
 _CHUNK_BYTES = 4 * 2**20
 _MAX_LINE_BYTES = 2**20
@@ -116,7 +117,7 @@ class LogTail:
 
 
 def last_lines(path: Path, count: int, end: int | None = None) -> tuple[str, ...]:
-    """Return the last lines of a file, long ones cut.
+    """Return the last lines of a file as a state or a page may show them, long ones cut.
 
     Args:
         path: The file; one that is missing, or not ours any more, has no lines.
@@ -135,7 +136,7 @@ def last_lines(path: Path, count: int, end: int | None = None) -> tuple[str, ...
         tail = tail[tail.find(b"\n", 0, -1) + 1 or _clear_start(tail) :]
     tail = hidden_texts().masked(tail)
     lines = tail.removesuffix(b"\n").split(b"\n") if tail else []
-    return tuple(_cut(_text(line)) for line in lines[-count:])
+    return tuple(_cut(storable(_text(line))) for line in lines[-count:])
 
 
 def _clear_start(text: bytes) -> int:

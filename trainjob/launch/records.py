@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainjob.launch.rank_files import open_rank_file
+from trainjob.values import storable
 
 LAUNCH_ERROR = "trainjob.LaunchError"
 """Type of an error record whose program could not even be started (`bootstrap` writes it)."""
@@ -93,15 +94,12 @@ def _read_rank(records_dir: Path, rank: int) -> RankRecords:
 def _read(file: Path) -> Any:
     try:
         with open_rank_file(file) as opened:
-            # Python names bytes of a file name that are no text by lone surrogates, which no store
-            # and no report can take: they become escapes.
-            return json.loads(opened.read(), object_hook=_printable)
+            return json.loads(opened.read(), object_hook=_storable)
     except (OSError, ValueError):  # not there, or a script has written into it
         return None
 
 
-def _printable(record: dict[str, Any]) -> dict[str, Any]:
+def _storable(record: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-        for key, value in record.items()
+        key: storable(value) if isinstance(value, str) else value for key, value in record.items()
     }
