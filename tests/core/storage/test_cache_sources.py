@@ -17,8 +17,10 @@ from trainjob.storage.cache.hold import hold, release
 from trainjob.storage.cache.incoming import Incoming
 from trainjob.storage.cache.source import Unpacking
 from trainjob.storage.local import LocalStore
+from trainjob.storage.own_files import RECEIPT, SUCCESS
 from trainjob.storage.stage import stage_channel
 from trainjob.storage.unpack import unpack_dataset
+from trainjob.storage.upload import upload_tree
 
 UNPACK = "trainjob.storage.cache.build.unpack_dataset"
 TREE = {"a.txt": b"1", "deep/b.txt": b"22"}
@@ -246,6 +248,33 @@ def test_an_archive_that_is_wanted_as_it_is_stays_one(s3_place, stage, tmp_path,
     stage(s3_place.url, s3_place.settings, unpacking=Unpacking(is_wanted=False))
 
     assert read_tree(tmp_path / "inputs" / "job") == {"data.zip": data}
+
+
+def test_an_archive_that_our_own_upload_brought_is_unpacked(
+    place, stage, write_tree, tmp_path, read_tree
+):
+    """What the upload writes beside it is none of the data."""
+    data = zipped(TREE)
+    outputs = write_tree(tmp_path / "outputs", {"data.zip": data})
+    upload_tree(outputs, place.url, place.settings, run_id="run", facts={}, label="data")
+
+    first = stage(place.url, place.settings)
+    stage(place.url, place.settings, name="kept", unpacking=Unpacking(is_wanted=False))
+
+    assert read_tree(tmp_path / "inputs" / "job") == TREE
+    assert (first.moved_bytes, first.verified) == (len(data), "receipt")
+    assert read_tree(tmp_path / "inputs" / "kept").keys() == {"data.zip", RECEIPT, SUCCESS}
+
+
+def test_an_archive_is_unpacked_only_if_what_is_beside_it_is_ours(
+    place, stage, tmp_path, read_tree
+):
+    place.put("data.zip", zipped(TREE))
+    place.put(SUCCESS, b"")
+
+    stage(place.url, place.settings)
+
+    assert read_tree(tmp_path / "inputs" / "job").keys() == {"data.zip", SUCCESS}
 
 
 def test_a_changed_archive_is_unpacked_anew(s3_place, stage, tmp_path, read_tree):

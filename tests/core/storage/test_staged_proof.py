@@ -1,6 +1,8 @@
 """What a staged dataset says of its proof: only what its bytes were really compared with."""
 
 import hashlib
+import io
+import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -10,9 +12,11 @@ import pytest
 from tests.core.storage.scripted_store import Asked, Reply, ScriptedStore, scripted_store
 from tests.s3_faults import Fault, fault_proxy
 from tests.waiting import wait_until
-from trainjob.errors import StoreError
+from trainjob.errors import CorruptData, StoreError
 from trainjob.storage.cache.folder import Cache
+from trainjob.storage.own_files import RECEIPT
 from trainjob.storage.stage import StagedChannel, stage_channel
+from trainjob.storage.upload import upload_tree
 
 MD5_OF_ANOTHER = f'"{hashlib.md5(b"another").hexdigest()}"'
 LISTED = (
@@ -125,3 +129,92 @@ def test_files_of_a_try_that_broke_off_keep_their_proof(s3, s3_place, stage, tmp
 
     assert staged.moved_bytes == 1
     assert staged.verified == ("etag" if is_proved else "size")
+
+
+def tarred(data: bytes) -> bytes:
+    """A tar with one file, which has no checksum of what is in it."""
+    buffer, member = io.BytesIO(), tarfile.TarInfo("file")
+    member.size = len(data)
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def upload(place, write_tree, tmp_path) -> Callable[[dict[str, bytes]], None]:
+    """Puts a tree to the place as `python -m flows upload` does, with a receipt."""
+
+    def run(tree: dict[str, bytes]) -> None:
+        outputs = write_tree(tmp_path / "outputs", tree)
+        upload_tree(outputs, place.url, place.settings, run_id="run", facts={}, label="data")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wrong"),
+    [
+        ("model.pt", b"weights", b"WEIGHTS"),
+        ("data.tar", tarred(b"right"), tarred(b"WRONG")),
+    ],
+    ids=["file", "archive"],
+)
+@pytest.mark.parametrize("is_named", [True, False], ids=["by its url", "by its folder"])
+def test_a_single_file_is_compared_with_the_receipt_beside_it(
+    place, stage, upload, tmp_path, name, content, wrong, is_named
+):
+    upload({name: content, **({"other": b"2"} if is_named else {})})
+    url = f"{place.url}/{name}" if is_named else place.url
+    place.put(name, wrong)
+
+    with pytest.raises(CorruptData, match=rf"not what its receipt says: {name}; upload it again"):
+        stage(url, place.settings)
+    published = Cache(tmp_path / "cache").snapshots()
+    place.put(name, content)
+    staged = stage(url, place.settings)
+
+    assert published == []
+    assert staged.verified == "receipt"
+
+
+def test_a_file_that_the_receipt_beside_it_does_not_name_is_not_proved_by_it(place, stage, upload):
+    upload({"model.pt": b"weights"})
+    place.put("added.pt", b"1")
+
+    staged = stage(f"{place.url}/added.pt", place.settings)
+
+    assert staged.verified != "receipt"
+
+
+def test_an_archive_whose_receipt_names_more_than_is_there_is_refused(place, stage, upload):
+    upload({"data.tar": tarred(b"right"), "gone": b"2"})
+    place.delete("gone")
+
+    with pytest.raises(CorruptData, match="not what its receipt says: gone; upload it again"):
+        stage(place.url, place.settings)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_refused"),
+    [(b'{"format": 2}', True), (b"<html>no such page, says a web server with 200</html>", False)],
+)
+def test_only_what_may_be_a_receipt_has_to_be_read_beside_one_file(place, stage, said, is_refused):
+    place.put("model.pt", b"weights")
+    place.put(RECEIPT, said)
+
+    if is_refused:
+        with pytest.raises(CorruptData, match=r"a receipt .* that cannot be read"):
+            stage(f"{place.url}/model.pt", place.settings)
+    else:
+        assert stage(f"{place.url}/model.pt", place.settings).verified != "receipt"
+
+
+def test_who_may_read_nothing_but_the_file_gets_it(s3, s3_place, stage):
+    s3_place.put("model.pt", b"weights")
+
+    with fault_proxy(s3.port, lambda _, path: "403" if RECEIPT in path else None) as proxy:
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
+        staged = stage(f"{s3_place.url}/model.pt", settings)
+
+    assert staged.verified == "etag"
+    assert any(RECEIPT in path for _, path in proxy.requests)

@@ -15,7 +15,12 @@ from trainjob.storage.cache.evict import make_room
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.heartbeat import touching
 from trainjob.storage.cache.incoming import Incoming
-from trainjob.storage.cache.proof import Comparison, compare_with_receipt
+from trainjob.storage.cache.proof import (
+    Comparison,
+    compare_one_file,
+    compare_with_receipt,
+    told_beside,
+)
 from trainjob.storage.cache.removal import destroy
 from trainjob.storage.cache.snapshot import FileLine, Header, Proof, Snapshot, now
 from trainjob.storage.cache.source import Source, Unpacking
@@ -130,14 +135,15 @@ class _Build:
     def _unpack(self, how: Unpacking) -> tuple[Header, list[FileRecord]]:
         if self._source.folder is None:
             [record] = self._fetch("archive")
-            archive = self._incoming.folder / "archive" / record.path
-            records, proof = self._unpacked(archive, how), _weakest([record])
+            proof = self._compared_beside([record])
+            records = self._unpacked(self._incoming.folder / "archive" / record.path, how)
         else:
             [entry] = self._source.listing.files
             self._incoming.keep((), "archive")
             # From where it lies: a copy of it would need as much of the disk again.
             with _staying(self._source.folder / entry.path, entry) as archive:
-                records, proof = self._unpacked(archive, how), "size"
+                proof = self._compared_beside([])
+                records = self._unpacked(archive, how)
             self.moved_bytes = entry.size_bytes
         destroy(self._incoming.folder / "archive")
         return self._header(records, proof), records
@@ -200,8 +206,29 @@ class _Build:
         return linked
 
     def _compared(self, records: list[FileRecord], folder: Path) -> Proof:
-        """Compare the files with our receipt, if there is one among them."""
-        found: Comparison = compare_with_receipt(self._source.url, records, folder)
+        """Compare the files with our receipt, if there is one among them, or beside the one."""
+        if self._source.is_one_file:
+            return self._compared_beside(records)
+        return self._proof(compare_with_receipt(self._source.url, records, folder), records)
+
+    def _compared_beside(self, records: list[FileRecord]) -> Proof:
+        """Compare the one file with our receipt beside it, if there is one.
+
+        Args:
+            records: What arrived; nothing if it is on this machine, and read only if need be.
+        """
+        with open_store(self._source.folder_url, self._settings) as store:
+            told = told_beside(store)
+            if not told:
+                return _weakest(records)
+            if not records:
+                listed = self._source.listing.files
+                records = store.digest(listed, Meter(self._label, listed))
+        is_all = not self._source.is_one_file
+        return self._proof(compare_one_file(records[0], told, is_all=is_all), records)
+
+    def _proof(self, found: Comparison, records: list[FileRecord]) -> Proof:
+        """Return what a comparison proves; raise if a file is not what it should be."""
         if found.wrong:
             self._incoming.forget(found.wrong)
             what = f"not what its receipt says: {', '.join(sorted(found.wrong)[:5])}"
@@ -252,7 +279,8 @@ def _refuse_another(file: Path, entry: Entry) -> None:
 
 def _weakest(records: Sequence[FileRecord]) -> Proof:
     """Return what can be said of all files: what the engine compared each of them with."""
-    return "etag" if all(record.verified == "etag" for record in records) else "size"
+    is_told = records and all(record.verified == "etag" for record in records)
+    return "etag" if is_told else "size"
 
 
 def _without(files: Sequence[Entry], records: Sequence[FileRecord]) -> list[Entry]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from trainjob.errors import StoreNotFound
 from trainjob.storage.failures import failure
-from trainjob.storage.listing import Listing
+from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local import LocalStore
+from trainjob.storage.own_files import OWN_FOLDER, RECEIPT, SUCCESS
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, engine_of, open_store
 from trainjob.storage.unpack import is_dataset_archive
@@ -118,18 +119,29 @@ def _source(
     settings: StoreSettings | None,
     unpacking: Unpacking,
 ) -> Source:
-    is_archive = len(listing.files) == 1 and is_dataset_archive(listing.files[0].path)
-    unpacks = unpacking if is_archive and unpacking.is_wanted else None
+    archive = _archive_in(listing) if unpacking.is_wanted else None
+    if archive is not None:
+        listing = Listing((archive,))
     return Source(
         url=url,
         folder_url=store.url,
         listing=listing,
         endpoint=(settings and settings.endpoint_url) or "",
-        unpacks=unpacks,
+        unpacks=None if archive is None else unpacking,
         folder=Path(store.url) if isinstance(store, LocalStore) else None,
         is_one_file=False,
         engine=engine_of(store),
     )
+
+
+def _archive_in(listing: Listing) -> Entry | None:
+    """Return the archive that is all there is, beside what an upload of ours writes itself."""
+    others = (e for e in listing.files if e.path != SUCCESS and not e.path.startswith(OWN_FOLDER))
+    first = next(others, None)
+    if first is None or next(others, None) is not None or not is_dataset_archive(first.path):
+        return None
+    is_alone = len(listing.files) == 1 or any(e.path == RECEIPT for e in listing.files)
+    return first if is_alone else None
 
 
 def _digest(value: object) -> str:
