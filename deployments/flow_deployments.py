@@ -55,14 +55,15 @@ def deploy_all(client: SyncPrefectClient) -> list[Change]:
         if key in before:
             _keep_switches(client, before[key], deployment)
             _keep_pause_and_limit(client, before[key], deployment)
-    offer_choices(client, after.values())
+    not_offered = offer_choices(client, after.values())
     if done.returncode:
         raise TrainjobError(
             "asked Prefect to deploy prefect.yaml, found that it refused; "
             f"correct what it says:\n{done.stdout}{done.stderr}"
         )
     after = _deployments(client)
-    return [_change(name, before.get(key), after[key]) for key, name in _names(client, after)]
+    changes = [_change(name, before.get(key), after[key]) for key, name in _names(client, after)]
+    return [*changes, *not_offered]
 
 
 def pools_in_file() -> set[str]:

@@ -12,19 +12,26 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 
 from blocks.object_store import ObjectStore, saved_names
+from deployments.changes import Change
 from flows.registry_place import chosen_registry
 from trainjob.flavor_catalogue import flavors_of
 
 
-def offer_choices(client: SyncPrefectClient, deployments: Iterable[DeploymentResponse]) -> None:
+def offer_choices(
+    client: SyncPrefectClient, deployments: Iterable[DeploymentResponse]
+) -> list[Change]:
     """Let the forms of these deployments offer what the platform has now.
+
+    Returns:
+        The flavors that are not offered, since there is a mistake in them.
 
     Raises:
         TrainjobError: If the flavors of the platform cannot be read.
     """
-    flavors = flavors_of(chosen_registry().place).flavors.values()
+    catalogue = flavors_of(chosen_registry().place)
+    flavors = [flavor.name or flavor.size for flavor in catalogue.flavors.values()]
     choices = {
-        ("Resources", "flavor"): [flavor.name or flavor.size for flavor in flavors],
+        ("Resources", "flavor"): flavors,
         ("TrainingJob", "store"): saved_names(client, ObjectStore.get_block_type_slug()),
     }
     for deployment in deployments:
@@ -32,6 +39,12 @@ def offer_choices(client: SyncPrefectClient, deployments: Iterable[DeploymentRes
         if form is not None and (offering := _with_choices(form, choices)) != form:
             update = DeploymentUpdate(parameter_openapi_schema=offering)
             client.update_deployment(deployment.id, update)
+    why = f"no job can name it, correct it in {catalogue.place}"
+    return [
+        Change("left", f"flavor {name!r}", f"{why}: {problem}")
+        for name, problems in catalogue.broken.items()
+        for problem in problems
+    ]
 
 
 def _with_choices(

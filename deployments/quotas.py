@@ -162,7 +162,7 @@ def _flavor_problems(names: Iterable[str]) -> Iterator[Problem]:
     asked = "a size such as 2c4g or the name of a flavor"
     do = f"correct it, or name the flavor in {catalogues[0].place!r}"
     for name in named:
-        if all(catalogue.find(name) is None for catalogue in catalogues):
+        if not any(catalogue.names(name) for catalogue in catalogues):
             yield Problem(f"flavors.{name}", asked, repr(name), do)
 
 

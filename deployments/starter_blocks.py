@@ -17,7 +17,7 @@ from blocks.flavor import FlavorBlock, block_name, flavor_line, flavor_values
 from blocks.object_store import ObjectStore
 from blocks.saved_versions import all_of_type, create_block
 from deployments.changes import Change
-from trainjob.errors import TrainjobError
+from trainjob.errors import JobError, TrainjobError
 from trainjob.flavor_catalogue import flavors_of
 from trainjob.registry.folder import registry_of_machine
 from trainjob.storage.settings import StoreSettings
@@ -40,7 +40,10 @@ def register_blocks(client: SyncPrefectClient, *, force: bool) -> Iterator[Chang
     """
     for block in (ObjectStore, FlavorBlock):
         yield _register_type(client, block)
-    wanted = flavors_of(registry_of_machine().place).flavors.values()
+    catalogue = flavors_of(registry_of_machine().place)
+    if catalogue.problems:  # of a file, who registers it is here to correct it
+        raise JobError(catalogue.place, catalogue.problems)
+    wanted = catalogue.flavors.values()
     if not wanted:
         return
     documents = list(all_of_type(client, FlavorBlock.get_block_type_slug()))

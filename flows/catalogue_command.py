@@ -56,10 +56,12 @@ def _list_flavors(arguments: argparse.Namespace) -> Answer:
         constraints = cast("SavedAlgorithm", saved).definition.constraints
         flavors = [f for f in flavors if constraints.allow(f)]
     lines = table([_FLAVOR_HEAD, *map(_flavor_row, flavors)]) if flavors else []
+    broken = [str(problem) for problem in found.problems]
+    lines += [f"broken: {text}" for text in broken]
     of_all = f" of {len(found.flavors)}" if len(flavors) < len(found.flavors) else ""
     lines.append(f"{counted(len(flavors), 'flavor')}{of_all} in {found.place}")
     data = [_facts(flavor) for flavor in flavors]
-    return Answer("\n".join(lines), {"flavors": data})
+    return Answer("\n".join(lines), {"flavors": data, "broken": broken})
 
 
 def _facts(flavor: Flavor) -> dict[str, Any]:

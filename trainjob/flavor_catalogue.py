@@ -11,7 +11,7 @@ run. One that is run once more, or by a schedule, is read anew, and gets what is
 scheduled job is read by its worker, which needs the file, or the server's flavors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,33 +43,56 @@ class FlavorCatalogue:
     Attributes:
         place: Where they are kept, for messages.
         flavors: By their name, or by their size as `_key` writes it.
+        broken: What is wrong with the others, by the same.
     """
 
     place: str
     flavors: Mapping[str, Flavor]
+    broken: Mapping[str, tuple[Problem, ...]]
 
     def find(self, text: str) -> Flavor | None:
-        """Return the flavor of this name or size; None: it is none, or not a flavor at all."""
+        """Return the flavor of this name or size; None: it is none, or not a flavor at all.
+
+        Raises:
+            JobError: With the mistakes in what is said of this one.
+        """
+        if problems := self.broken.get(_key(text)):
+            raise JobError(self.place, problems)
         return self.flavors.get(_key(text))
+
+    def names(self, text: str) -> bool:
+        """Tell whether there is a flavor of this name or size, be it one with mistakes."""
+        return _key(text) in self.flavors or _key(text) in self.broken
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All mistakes in what is kept."""
+        return tuple(problem for found in self.broken.values() for problem in found)
 
 
 def flavors_of(place: Place) -> FlavorCatalogue:
-    """Return the flavors that are kept in a place.
+    """Return the flavors that are kept in a place; a mistake in one leaves the others.
 
     Raises:
-        TrainjobError: With all mistakes in what is kept, or if the place does not answer.
+        TrainjobError: If what is kept cannot be read at all, or the place does not answer.
     """
     kept = place.flavors()
-    read = [_read(str(name), values) for name, values in kept.lines]
-    if problems := [problem for _, found in read for problem in found]:
-        raise JobError(kept.source, problems)
     flavors: dict[str, Flavor] = {}
-    for flavor in (flavor for flavor, _ in read if flavor is not None):
-        name = flavor.name or flavor.size
-        if flavors.setdefault(_key(name), flavor) is not flavor:
-            found = Problem(name, "a flavor once", "another spelling of it", "remove one of them")
-            raise JobError(kept.source, [found])
-    return FlavorCatalogue(kept.source, flavors)
+    broken: dict[str, tuple[Problem, ...]] = {}
+    for name, values in kept.lines:
+        key = _key(str(name))
+        flavor, problems = _read(str(name), values)
+        if key in flavors or key in broken:
+            # Of two prices, nobody knows which one is meant.
+            flavors.pop(key, None)
+            field = (flavor.name or flavor.size) if flavor else str(name)
+            again = Problem(field, "a flavor once", "another spelling of it", "remove one of them")
+            broken[key] = (*broken.get(key, ()), *problems, again)
+        elif flavor is None:
+            broken[key] = tuple(problems)
+        else:
+            flavors[key] = flavor
+    return FlavorCatalogue(kept.source, flavors, broken)
 
 
 def resolve_flavor(data: Any, place: Place) -> tuple[Any, tuple[Problem, ...]]:
@@ -110,7 +133,7 @@ def refresh_flavor(data: Mapping[str, Any], place: Place) -> dict[str, Any]:
             stays as the job has it.
 
     Raises:
-        TrainjobError: As `flavors_of` does.
+        TrainjobError: As `flavors_of` and `FlavorCatalogue.find` do.
     """
     resources = data.get("resources")
     given = resources.get("flavor") if isinstance(resources, dict) else None
@@ -156,7 +179,11 @@ def _key(text: str) -> str:
 
 def _others(catalogue: FlavorCatalogue) -> str:
     names = [flavor.name or flavor.size for flavor in catalogue.flavors.values()]
-    if not names:
-        return ", and no flavor there"
+    known = f", and only {_listed(names)} there" if names else ", and no flavor there"
+    broken = f", and {_listed(list(catalogue.broken))} with a mistake" if catalogue.broken else ""
+    return known + broken
+
+
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return f", and only {', '.join(names[:_MAX_NAMED])}{more} there"
+    return f"{', '.join(names[:_MAX_NAMED])}{more}"

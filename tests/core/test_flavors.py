@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainjob.errors import JobError
-from trainjob.flavor_catalogue import flavors_of
+from trainjob.errors import JobError, Problem
+from trainjob.flavor_catalogue import flavors_of, refresh_flavor
 from trainjob.flavors import Flavor
 from trainjob.job import TrainingJob
 from trainjob.registry.folder import registry_of_machine
@@ -194,22 +194,70 @@ def test_every_mistake_in_the_flavors_of_a_platform_has_its_message(
 ) -> None:
     catalogue.write_text(text)
 
-    with pytest.raises(JobError) as raised:
-        flavors_of(registry_of_machine().place)
+    [problem] = mistakes()
 
-    [problem] = raised.value.problems
     assert (problem.field, problem.found) == (field, found)
 
 
-def test_a_job_says_that_the_flavors_of_the_platform_are_wrong(catalogue: Path) -> None:
-    catalogue.write_text("a: {size: big}")
+def mistakes() -> tuple[Problem, ...]:
+    try:
+        return flavors_of(registry_of_machine().place).problems
+    except JobError as error:  # of the file as a whole
+        return error.problems
+
+
+@pytest.mark.parametrize("broken", ["big: {size: 4 cores}", "1c1g:\n1C1G:"])
+def test_a_mistake_in_one_flavor_keeps_no_job_from_another(catalogue: Path, broken: str) -> None:
+    catalogue.write_text(f"2c4g: {{price_per_hour: 0.4}}\n{broken}\n")
+
+    named, unnamed = job("2C4G").resources.flavor, job("16c64g").resources.flavor
+
+    assert named
+    assert unnamed
+    assert (named.price_per_hour, str(unnamed)) == (0.4, "16c64g")
+
+
+@pytest.mark.parametrize(
+    ("text", "flavor", "expected"),
+    [
+        ("big: {size: 4 cores}", "big", "big.size: asked for a flavor as cores"),
+        ("1c1g:\n1C1G:", "1C 1G", "1c1g: asked for a flavor once, found another spelling"),
+        ("a: 1c1g\n8c8g: {disk_gib: 0}", "8c8g", "8c8g.disk_gib: asked for"),
+    ],
+)
+def test_a_job_is_told_the_mistake_in_the_flavor_that_it_names(
+    catalogue: Path, text: str, flavor: str, expected: str
+) -> None:
+    catalogue.write_text(text)
 
     with pytest.raises(JobError) as raised:
-        job("2c4g")
+        job(flavor)
 
     [problem] = raised.value.problems
-    assert problem.field == "resources.flavor"
-    assert problem.found.startswith(f"a mistake in {str(catalogue)!r}: a.size: asked for")
+    assert (problem.field, problem.do) == ("resources.flavor", "correct it there")
+    assert problem.found.startswith(f"a mistake in {str(catalogue)!r}: {expected}")
+
+
+def test_an_unknown_flavor_names_those_with_mistakes_too(catalogue: Path) -> None:
+    catalogue.write_text("2c4g:\nbig: {size: 4 cores}")
+
+    with pytest.raises(JobError) as raised:
+        job("bug")
+
+    [problem] = raised.value.problems
+    assert problem.found == "'bug', and only 2c4g there, and big with a mistake"
+
+
+def test_a_job_that_is_run_again_keeps_its_flavor_beside_one_with_a_mistake(
+    catalogue: Path,
+) -> None:
+    read = job("small").model_dump(mode="json")
+    catalogue.write_text("small: {size: 1c2g, price_per_hour: 3}\nbig: {size: 4 cores}")
+
+    again = TrainingJob.parse(refresh_flavor(read, registry_of_machine().place))
+
+    assert again.resources.flavor
+    assert again.resources.flavor.price_per_hour == 3
 
 
 def test_the_device_of_a_job_follows_from_the_cards_of_its_flavor() -> None:

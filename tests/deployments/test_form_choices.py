@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
+from blocks.flavor import FlavorBlock
 from blocks.object_store import ObjectStore
+from blocks.saved_versions import create_block
 from deployments.form_choices import offer_choices
 from flows.training_job import training_job
 
@@ -26,13 +28,14 @@ def offered(client: SyncPrefectClient) -> dict[str, list[dict[str, Any]]]:
     schema = training_job.parameters.model_dump()
     key = client.create_deployment(flow_id, "choices", parameter_openapi_schema=schema)
 
-    offer_choices(client, [client.read_deployment(key)])
+    told = offer_choices(client, [client.read_deployment(key)])
 
     form = client.read_deployment(key).parameter_openapi_schema
     client.delete_deployment(key)
     assert form is not None
     models = form["definitions"]
     return {
+        "told": [{"line": str(change)} for change in told],
         "flavor": models["Resources"]["properties"]["flavor"]["anyOf"],
         "store": models["TrainingJob"]["properties"]["store"]["anyOf"],
     }
@@ -51,7 +54,27 @@ def test_a_form_offers_flavors_and_stores_of_the_platform(
     [stores] = [form for form in forms["store"] if "enum" in form]
     assert flavors == {"title": "Choice", "type": "string", "enum": ["2c4g", "lab-a100"]}
     assert "offered-store" in stores["enum"]
-    assert [forms[name][0].get("enum") for name in forms] == [None, None]
+    assert [forms[name][0].get("enum") for name in ("flavor", "store")] == [None, None]
+    assert forms["told"] == []
+
+
+def test_a_flavor_with_a_mistake_is_told_and_the_others_are_offered(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINJOB_REGISTRY", "prefect")
+    blocks = [("good", {"size": "2c4g"}), ("big-one", {"size": "4 cores", "called": "big"})]
+    for name, values in blocks:
+        create_block(client, FlavorBlock, name, values)
+
+    forms = offered(client)
+
+    for document in client.read_block_documents_by_type("flavor"):
+        client.delete_block_document(document.id)
+    [flavors] = [form for form in forms["flavor"] if "enum" in form]
+    [told] = forms["told"]
+    assert flavors["enum"] == ["2c4g"]
+    assert told["line"].startswith("left     flavor 'big': no job can name it, correct it in the b")
+    assert "big.size: asked for a flavor as cores" in told["line"]
 
 
 def test_a_platform_without_flavors_offers_none(

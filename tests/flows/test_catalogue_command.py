@@ -102,14 +102,24 @@ def test_flavors_are_listed_for_programs(flavors: Path, capsys: pytest.CaptureFi
     assert (large["name"], large["size"], large["device"]) == ("lab-v100", "8c40g V100*1", "cuda")
 
 
-def test_mistakes_in_the_flavors_are_told(
+def test_mistakes_in_the_flavors_are_told_beside_the_others(
     flavors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flavors.write_text("a: {size: big}\nb: {size: bigger}\n")
+    flavors.write_text("a: {size: big}\n2c4g:\nb: {size: bigger}\n")
 
-    assert main(["flavor", "list"]) == 2
+    assert main(["flavor", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert main(["flavor", "list", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
 
-    assert f"{flavors}: 2 problems\n  a.size: asked for" in capsys.readouterr().err
+    assert lines[1].startswith("2c4g ")
+    assert [line.partition(": asked")[0] for line in lines[2:4]] == [
+        "broken: a.size",
+        "broken: b.size",
+    ]
+    assert lines[4] == f"1 flavor in {flavors}"
+    assert [flavor["size"] for flavor in data["flavors"]] == ["2c4g"]
+    assert [text.partition(":")[0] for text in data["broken"]] == ["a.size", "b.size"]
 
 
 def test_old_engines_are_shown_to_who_asks(capsys: pytest.CaptureFixture[str]) -> None:
