@@ -1,8 +1,9 @@
 """A server, and a worker for every pool that this machine has devices for: ``make serve``.
 
 That is the pool cpu, and gpu and npu where such cards are. For a laptop or a trial: the server
-listens on 127.0.0.1 only, has no login and keeps its data in ``PREFECT_HOME``. Ctrl-C lets running
-jobs save and leave, then stops all processes; jobs with restarts left go on at the next start.
+listens on 127.0.0.1 only, has no login and keeps its data in ``PREFECT_HOME``. Ctrl-C, or closing
+the terminal, lets running jobs save and leave, then stops all processes; jobs with restarts left go
+on at the next start.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import httpx
 
@@ -38,7 +40,7 @@ def main() -> int:
     port = os.environ.get("PREFECT_SERVER_API_PORT", "4200")
     url = f"http://127.0.0.1:{port}"
     env = _environment(url, port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stop_by_signals()
     parts: list[subprocess.Popen[bytes]] = []
     try:
         _refuse_taken_port(port)
@@ -61,7 +63,7 @@ def main() -> int:
     except (RuntimeError, subprocess.CalledProcessError) as error:
         _say(f"could not start: {error}")
     finally:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not end us before them
         let_jobs_leave([worker.pid for worker in parts[1:]])
         for part in reversed(parts):
@@ -76,6 +78,13 @@ def pools_of_machine(environ: Mapping[str, str]) -> list[PoolName]:
         environ: Where the variables that choose or hide devices are looked up.
     """
     return [pool for pool, device in _DEVICES.items() if num_devices(device, environ)]
+
+
+def _stop_by_signals() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What is ignored stays ignored: nohup wants the server to outlive its terminal.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _environment(url: str, port: str) -> dict[str, str]:
@@ -173,7 +182,8 @@ def _stop(part: "subprocess.Popen[bytes]") -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"trainjob: {text}\n")
+    with suppress(OSError):  # a terminal that was closed, which must not keep jobs from saving
+        sys.stderr.write(f"trainjob: {text}\n")
 
 
 if __name__ == "__main__":
