@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainjob.launch.rank_files import open_rank_file
 from trainjob.metrics.event_writer import is_ours
 
 _logger = logging.getLogger(__name__)
@@ -121,14 +122,14 @@ class _EventFile:
         from tensorboard.compat.proto.event_pb2 import Event
 
         try:
-            with self._path.open("rb") as file:
+            with open_rank_file(self._path) as file:
                 size = os.fstat(file.fileno()).st_size
                 while (record := self._next_record(file, size)) is not None:
                     try:
                         yield Event.FromString(record)
                     except DecodeError:
                         self._say_damaged()
-        except OSError as error:  # removed, or not ours to read
+        except OSError as error:  # removed, not ours to read, or a pipe or a link
             _logger.debug("event file %s: %s", self._path, error)
 
     def _next_record(self, file: BinaryIO, size: int) -> bytes | None:

@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,5 +222,20 @@ def test_folders_that_vanish_are_no_error(outputs, folders):
     read(folders)
 
     shutil.rmtree(outputs)
+
+    assert read(folders) == []
+
+
+def test_a_pipe_named_like_an_event_file_keeps_nobody_waiting(outputs, folders):
+    os.mkfifo(outputs / "events.out.tfevents.1")
+    write(outputs, scalar(1, loss=0.5))
+
+    assert read(folders) == [(1, {"loss": 0.5})]
+
+
+def test_a_link_named_like_an_event_file_leads_nowhere(outputs, folders, tmp_path):
+    (tmp_path / "of-another").mkdir()
+    of_another = write(tmp_path / "of-another", scalar(1, loss=0.5))
+    (outputs / "events.out.tfevents.1").symlink_to(of_another)
 
     assert read(folders) == []
