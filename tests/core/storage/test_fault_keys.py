@@ -3,13 +3,17 @@
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.s3_any_keys import AnyKeyServer, any_keys
 from trainjob.errors import StoreError, TreeChanged, UnsafeKey
+from trainjob.storage import stage
+from trainjob.storage.cache import build
 from trainjob.storage.paths import check_case, folds_case
-from trainjob.storage.stage import stage_tree
+from trainjob.storage.settings import StoreSettings
+from trainjob.storage.stage import stage_channel, stage_tree
 from trainjob.storage.store import open_store
 
 NFC = unicodedata.normalize("NFC", "é")
@@ -161,6 +165,41 @@ def test_names_that_differ_in_case_are_refused_where_the_disk_ignores_it(files, 
 
 def test_names_that_are_told_apart_are_not_refused():
     check_case("s3://b/x/", ["a/b", "a/c", "b", "c/b"])
+
+
+def stage_code(target: Path, settings: StoreSettings) -> object:
+    return stage_tree("s3://b/x", target, settings, "code")
+
+
+def stage_data(target: Path, settings: StoreSettings) -> object:
+    return stage_channel("s3://b/x", target, settings, label="data", holder="job")
+
+
+@pytest.mark.parametrize(("asks", "run"), [(stage, stage_code), (build, stage_data)])
+def test_staging_asks_the_disk_before_the_first_byte(tmp_path, monkeypatch, asks, run):
+    """On a disk that ignores case, of which the test has none to write to."""
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(asks, "folds_case", lambda _: True)
+
+    with serving("x/Read.me", "x/READ.me") as server, pytest.raises(UnsafeKey, match="ignores"):
+        run(tmp_path / "data", server.settings)
+
+    assert all("list-type=2" in path for path in server.asked)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_copy_of_a_folder_of_this_machine_asks_the_disk_that_it_goes_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(stage, "folds_case", lambda _: True)
+    source, target = tmp_path / "source", tmp_path / "data"
+    source.mkdir()
+    for name in ("Read.me", "READ.me"):
+        (source / name).touch()
+
+    with pytest.raises(UnsafeKey, match="ignores case"):
+        stage_channel(str(source), target, None, label="data", holder="job", mode="copy")
+
+    assert not target.exists()
 
 
 def test_a_disk_is_asked_whether_it_ignores_case_and_left_as_it_was(tmp_path):
