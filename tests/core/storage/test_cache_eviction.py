@@ -1,18 +1,22 @@
 """What is kept in the cache, for how long, and for whom."""
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from trainjob.storage.cache.evict import make_room, removable
+from trainjob.errors import StoreError
+from trainjob.storage.cache.evict import Reservation, make_room, removable
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.incoming import abandoned
 from trainjob.storage.cache.owner import Owner, machine_id
+from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.stage import stage_channel
 
 
@@ -37,6 +41,24 @@ def add(s3_place, tmp_path, cache):
             for lease in snapshot.leases():
                 lease.file.unlink()
         return snapshot
+
+    return run
+
+
+@pytest.fixture
+def leave(cache):
+    """Leave a copy of 1,000 bytes that broke off so many hours ago, or that is under way."""
+    cache.prepare()
+
+    def run(hours_ago: float, owner: Owner | None = None):
+        number = f"{len(list(cache.incoming.iterdir())):032}"
+        left = cache.incoming / f"{number}-{owner or Owner.nobody()}-{number}"
+        (left / "data").mkdir(parents=True)
+        (left / "data" / "half").write_bytes(bytes(1000))
+        (left / "journal").touch()
+        then = time.time() - 3600 * hours_ago
+        os.utime(left / "journal", (then, then))
+        return left
 
     return run
 
@@ -150,15 +172,89 @@ def test_machines_made_from_one_image_are_told_apart(tmp_path, monkeypatch):
     assert len(ids) == 2
 
 
-def test_what_was_never_finished_goes_first(add, cache):
-    add("data", 9)
-    left = cache.incoming / f"{'0' * 32}-{Owner.nobody()}-{'1' * 32}"
-    (left / "data").mkdir(parents=True)
-    (left / "data" / "half").write_bytes(b"x" * 10)
+def test_what_broke_off_a_moment_ago_goes_after_what_is_long_unused(add, leave, cache):
+    """A cache is at its limit most of the time: the next try would begin with the first byte."""
+    left, old = leave(0), add("old", 3)
+
+    make_room(cache, 1000, 0)
+
+    assert left.exists()
+    assert not old.root.exists()
+
+
+def test_what_broke_off_long_ago_goes_before_what_was_used_since(add, leave, cache):
+    left, new = leave(3), add("new", 1)
 
     first = next(removable(cache))
+    make_room(cache, 1000, 0)
 
-    assert (first.path, first.size_bytes, first.snapshot) == (left, 10, None)
+    assert (first.path, first.size_bytes, first.snapshot) == (left, 1000, None)
+    assert not left.exists()
+    assert keys(cache) == {new.key}
+
+
+def test_what_is_not_finished_counts_for_the_limit(add, leave, cache):
+    old, left, under_way = add("old", 3), leave(1), leave(0, Owner.this())
+
+    make_room(cache, 0, 0)
+
+    assert not old.root.exists()
+    assert left.exists()
+    assert under_way.exists()
+
+
+def test_what_cannot_be_read_goes_first(add, leave, cache):
+    add("old", 9)
+    leave(9)
+    broken = add("broken", 1)
+    (broken.root / "snapshot.json").unlink()
+
+    assert next(removable(cache)).path == broken.root
+
+
+def test_a_disk_with_room_is_all_that_is_looked_at(add, cache, monkeypatch):
+    """A compressed tar asks before each large member; a cache may hold millions of files."""
+    add("data", 1)
+    without_limit = Cache(cache.root)
+    monkeypatch.setattr(Snapshot, "read", None)
+    monkeypatch.setattr("os.walk", None)
+
+    make_room(without_limit, 1000, 0)
+
+
+def test_many_large_members_do_not_have_the_cache_read_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRAINJOB_CACHE_MAX_SIZE", "1GiB")
+    read, snapshots, num_read = Cache.snapshots, [], []
+
+    def note(cache: Cache) -> list[Snapshot]:
+        snapshots.append(cache)
+        return read(cache)
+
+    monkeypatch.setattr(Cache, "snapshots", note)
+
+    for num_members in (2, 20):
+        archive = tmp_path / f"{num_members}.tar.gz"
+        with tarfile.open(archive, "w:gz") as tar:
+            for number in range(num_members):
+                member = tarfile.TarInfo(f"{number}")
+                member.size = 1 << 20
+                tar.addfile(member, io.BytesIO(bytes(1 << 20)))
+        snapshots.clear()
+        stage_channel(str(archive), tmp_path / archive.stem, None, label="data", holder="job")
+        num_read.append(len(snapshots))
+
+    assert num_read[1] == num_read[0]
+
+
+def test_a_member_that_does_not_fit_is_told_though_others_did(cache, monkeypatch):
+    cache.prepare()
+    reservation = Reservation(cache)
+    reservation.more(1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=999))
+
+    with pytest.raises(StoreError, match=r"999 B free for 1000 B of files"):
+        reservation.more(1000)
 
 
 def test_a_read_only_snapshot_is_removed_whole_and_leaves_nothing(add, cache, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainjob.errors import CorruptData, StoreError, TreeChanged
-from trainjob.storage.cache.evict import make_room
+from trainjob.storage.cache.evict import Reservation, make_room
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.heartbeat import touching
 from trainjob.storage.cache.incoming import Incoming
@@ -156,7 +156,7 @@ class _Build:
             how.names,
             Meter(f"unpack {self._label}"),
             any_ratio=how.any_ratio,
-            reserve=lambda size_bytes: make_room(self._cache, size_bytes, 0),
+            reserve=Reservation(self._cache).more,
         )
 
     def _read_in_place(self, place: Path) -> tuple[Header, list[FileRecord]]:

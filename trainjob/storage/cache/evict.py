@@ -9,13 +9,14 @@ from pathlib import Path
 
 from trainjob.errors import StoreError
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.incoming import abandoned
+from trainjob.storage.cache.incoming import abandoned, written_at
 from trainjob.storage.cache.removal import remove
 from trainjob.storage.cache.snapshot import Snapshot, leases_in
 from trainjob.storage.failures import failure
 from trainjob.values import format_size
 
 _BLOCK_BYTES = 4096  # what a small file takes of most file systems, and its name
+_STEP_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Removable:
         path: Where it is.
         what: What a person calls it: the url of a snapshot, or what became of one.
         size_bytes: What it takes of the disk, at most.
-        used_at: When a job last took it, or it was last written to, in seconds since 1970.
+        used_at: When a job last took it, or it was last written to, in seconds since 1970; 0 if no
+            job can go on with it.
         snapshot: The snapshot; None if it was never finished, or cannot be read.
     """
 
@@ -47,33 +49,69 @@ def make_room(cache: Cache, size_bytes: int, num_files: int) -> None:
     """
     cache.empty_trash()
     need = size_bytes + num_files * _BLOCK_BYTES
-    stored = sum(snapshot.stored_bytes for snapshot in cache.snapshots())
-    for unused in removable(cache):
-        is_over = cache.max_size_bytes is not None and stored + need > cache.max_size_bytes
-        if not is_over and _free(cache) >= need:
-            return
-        if unused.size_bytes and remove_unused(cache, unused) and unused.snapshot:
+    limit = cache.max_size_bytes
+    stored = 0 if limit is None else stored_bytes(cache)
+    found = removable(cache)
+    while (limit is not None and stored + need > limit) or _free(cache) < need:
+        unused = next(found, None)
+        if unused is None:
+            break
+        if unused.size_bytes and remove_unused(cache, unused):
             stored -= unused.size_bytes
     free = _free(cache)
     if free < need:
-        found = f"{format_size(free)} free for {format_size(need)} of files, and nothing unused"
+        what = f"{format_size(free)} free for {format_size(need)} of files, and nothing unused"
         do = "make space, or set TRAINJOB_CACHE_DIR to a folder on a larger disk"
-        raise failure(StoreError, str(cache.root), found, do)
+        raise failure(StoreError, str(cache.root), what, do)
+
+
+class Reservation:
+    """Room for what is written bit by bit, since nobody knows how much it will be.
+
+    The disk is asked each time. What else is in the cache is read once for a GiB.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._granted_bytes = 0
+
+    def more(self, size_bytes: int) -> None:
+        """Make room for so many bytes more; see `make_room`."""
+        self._granted_bytes -= size_bytes
+        if self._granted_bytes < 0 or _free(self._cache) < size_bytes:
+            make_room(self._cache, size_bytes, 0)
+            self._granted_bytes = _STEP_BYTES
+
+
+def stored_bytes(cache: Cache) -> int:
+    """Return what the cache takes of the disk at most, with what is not finished."""
+    published = sum(snapshot.stored_bytes for snapshot in cache.snapshots())
+    return published + sum(unfinished(cache).values())
+
+
+def unfinished(cache: Cache) -> dict[Path, int]:
+    """Return the size of every copy that is under way or broke off, by its folder."""
+    with suppress(FileNotFoundError):
+        return {folder: _size_of(folder) for folder in cache.incoming.iterdir()}
+    return {}
 
 
 def removable(cache: Cache) -> Iterator[Removable]:
     """Yield what no job uses: first what is good for nothing, then the longest unused."""
-    for folder in abandoned(cache):
-        # A process in another container may be known by nothing but its lock for a while.
-        if not cache.is_making(folder.name.partition("-")[0]):
-            yield from _rest(folder, "a copy that was never finished")
     for root in cache.broken():
         if not any(lease.is_alive() for lease in leases_in(root)):
-            yield from _rest(root, "a copy that cannot be read")
-    for snapshot in reversed(cache.snapshots()):
-        if not snapshot.users():
-            url, size_bytes = snapshot.header.url, snapshot.stored_bytes
-            yield Removable(snapshot.root, url, size_bytes, snapshot.used_at(), snapshot)
+            yield from _rest(root, "a copy that cannot be read", 0.0)
+    found: list[tuple[float, Path, Snapshot | None]] = [
+        (snapshot.used_at(), snapshot.root, snapshot) for snapshot in cache.snapshots()
+    ]
+    found += [(written_at(folder), folder, None) for folder in abandoned(cache)]
+    for used_at, path, snapshot in sorted(found, key=lambda one: one[0]):
+        if snapshot is None:
+            # A process in another container may be known by nothing but its lock for a while.
+            if not cache.is_making(path.name.partition("-")[0]):
+                yield from _rest(path, "a copy that was never finished", used_at)
+        elif not snapshot.users():
+            yield Removable(path, snapshot.header.url, snapshot.stored_bytes, used_at, snapshot)
 
 
 def remove_unused(cache: Cache, unused: Removable) -> bool:
@@ -85,10 +123,10 @@ def remove_unused(cache: Cache, unused: Removable) -> bool:
     return remove(unused.path, cache.trash)
 
 
-def _rest(folder: Path, what: str) -> Iterator[Removable]:
+def _rest(folder: Path, what: str, used_at: float) -> Iterator[Removable]:
     """Yield a folder, unless it is gone by now."""
-    with suppress(OSError):
-        yield Removable(folder, what, _size_of(folder), folder.stat().st_mtime, None)
+    if folder.is_dir():
+        yield Removable(folder, what, _size_of(folder), used_at, None)
 
 
 def _free(cache: Cache) -> int:

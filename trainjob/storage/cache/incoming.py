@@ -188,7 +188,15 @@ def abandoned(cache: Cache, source: str = "") -> list[Path]:
             owner = Owner.parse(folder.name.split("-")[1])
             if owner is None or not owner.is_alive(folder / "journal", _FOREIGN_S):
                 found.append(folder)
-    return sorted(found, key=_changed_at, reverse=True)
+    return sorted(found, key=written_at, reverse=True)
+
+
+def written_at(folder: Path) -> float:
+    """Return when a file of a copy was last complete, in seconds since 1970; 0 if it is gone."""
+    for path in (folder / "journal", folder):
+        with suppress(OSError):
+            return path.stat().st_mtime
+    return 0.0
 
 
 def _name(source: str, owner: Owner) -> str:
@@ -223,10 +231,3 @@ def _remove_others(folder: Path, kept: Iterable[str]) -> None:
                 Path(path, name).unlink()
         with suppress(OSError):  # not empty
             Path(path).rmdir()
-
-
-def _changed_at(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
