@@ -19,14 +19,23 @@ from flows.cached_environments import (
 )
 from flows.text_table import table
 from trainjob.environments.folder import Environment
-from trainjob.storage.cache.evict import Removable, removable, remove_unused
+from trainjob.storage.cache.evict import (
+    Removable,
+    removable,
+    remove_unused,
+    stored_bytes,
+    unfinished,
+)
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.snapshot import Snapshot
-from trainjob.storage.cache.verify import wrong_files
+from trainjob.storage.cache.verify import take_back, wrong_files
 from trainjob.values import counted, format_size, parse_duration, parse_size
 
 _KEY_CHARS = 12
 _MAX_NAMED = 20
+_UNFINISHED_S = 24 * 3600.0
+"""How long what broke off is left to a run that tries again."""
+
 _HEAD = ("DATASET", "FILES", "SIZE", "LAST USED", "URL", "IN USE BY")
 
 
@@ -62,7 +71,7 @@ def add_cache_command(commands: Any) -> argparse.ArgumentParser:
 
     prune = actions.add_parser(
         "prune",
-        help="remove copies that nobody will finish and, as the options say, what no run uses",
+        help="remove copies that nobody goes on with and, as the options say, what no run uses",
     )
     which = prune.add_mutually_exclusive_group()
     which.add_argument("--max-size", type=_size, metavar="SIZE", help="until SIZE is left: 200GiB")
@@ -71,7 +80,9 @@ def add_cache_command(commands: Any) -> argparse.ArgumentParser:
     prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     prune.set_defaults(answer=_prune)
 
-    verify = actions.add_parser("verify", help="read every byte and compare it with its manifest")
+    verify = actions.add_parser(
+        "verify", help="read every byte, and throw away what is not as its manifest says"
+    )
     verify.set_defaults(answer=_verify)
     for action in (listed, prune, verify):
         action.add_argument("--json", action="store_true", help="print one JSON object")
@@ -85,6 +96,11 @@ def _list(_arguments: argparse.Namespace) -> Answer:
     lines = table(rows)
     total = format_size(sum(snapshot.stored_bytes for snapshot in snapshots))
     lines.append(f"{counted(len(snapshots), 'dataset')}, {total} in {cache.root}")
+    if copies := unfinished(cache):
+        about = (
+            f"{counted(len(copies), 'dataset')} not finished, {format_size(sum(copies.values()))}"
+        )
+        lines.append(f"{about}; a run that wants it goes on with it")
     if broken := cache.broken():
         found = f"{counted(len(broken), 'dataset')} that cannot be read"
         lines.append(f"{found}; python -m flows cache prune removes what no run uses")
@@ -92,6 +108,9 @@ def _list(_arguments: argparse.Namespace) -> Answer:
     data = {
         "cache": str(cache.root),
         "datasets": [_facts(snapshot) for snapshot in snapshots],
+        "unfinished": [
+            {"path": str(folder), "size_bytes": size} for folder, size in copies.items()
+        ],
         "broken": [str(root) for root in broken],
         "environments": environment_facts(),
     }
@@ -129,7 +148,11 @@ def _verify(_arguments: argparse.Namespace) -> Answer:
         if not found:
             lines.append(f"{about}, all as the manifest says")
             continue
-        lines.append(f"{about}, NOT what its manifest says; remove {snapshot.root}")
+        users = ", ".join(_users(snapshot))
+        become = "thrown away" if take_back(cache, snapshot) else f"in use by {users or 'a run'}"
+        lines.append(
+            f"{about}, NOT what its manifest says; {become}, the next run fetches it again"
+        )
         lines += [f"  {problem}" for problem in found[:_MAX_NAMED]]
         if len(found) > _MAX_NAMED:
             lines.append(f"  and {len(found) - _MAX_NAMED} more")
@@ -141,19 +164,21 @@ def _verify(_arguments: argparse.Namespace) -> Answer:
 def _chosen(cache: Cache, arguments: argparse.Namespace) -> Iterator[Removable]:
     """Yield what the arguments name.
 
-    Without any, that is what was never finished, and what ``TRAINJOB_CACHE_MAX_SIZE`` has no room
-    for.
+    Without any, that is what no run can go on with or has gone on with for a day, and what
+    ``TRAINJOB_CACHE_MAX_SIZE`` has no room for.
     """
     limit = cache.max_size_bytes if arguments.max_size is None else arguments.max_size
-    stored = sum(snapshot.stored_bytes for snapshot in cache.snapshots())
+    stored = stored_bytes(cache)
     for unused in removable(cache):
+        age_s = time.time() - unused.used_at
         if arguments.older_than is not None:
-            is_chosen = time.time() - unused.used_at > arguments.older_than
+            is_chosen = age_s > arguments.older_than
         else:
             is_over = limit is not None and stored > limit
-            is_chosen = arguments.all or unused.snapshot is None or is_over
+            is_left = unused.snapshot is None and age_s > _UNFINISHED_S
+            is_chosen = arguments.all or is_left or is_over
         if is_chosen:
-            stored -= unused.size_bytes if unused.snapshot else 0
+            stored -= unused.size_bytes
             yield unused
 
 

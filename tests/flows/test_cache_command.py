@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from flows.__main__ import main
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import release
+from trainjob.storage.cache.owner import Owner
 from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.stage import stage_channel
 
@@ -73,6 +75,56 @@ def test_what_a_power_cut_left_of_a_dataset_is_shown_and_removed(cached, capsys)
     assert not root.exists()
 
 
+@pytest.fixture
+def leave(cached: dict[str, Snapshot], tmp_path: Path) -> Callable[[float], Path]:
+    """Leave a copy of 10 bytes that broke off so many hours ago."""
+
+    def run(hours_ago: float) -> Path:
+        left = tmp_path / "cache" / "incoming" / f"{'0' * 32}-{Owner.nobody()}-{'1' * 32}"
+        left.mkdir()
+        (left / "half").write_bytes(bytes(10))
+        (left / "journal").touch()
+        then = time.time() - 3600 * hours_ago
+        os.utime(left / "journal", (then, then))
+        return left
+
+    return run
+
+
+def test_ls_tells_what_is_not_finished_since_it_takes_the_disk_too(leave, capsys) -> None:
+    left = leave(0)
+
+    main(["cache", "ls"])
+    shown = capsys.readouterr().out
+    main(["cache", "ls", "--json"])
+    unfinished = json.loads(capsys.readouterr().out)["unfinished"]
+
+    assert shown.endswith("\n1 dataset not finished, 10 B; a run that wants it goes on with it\n")
+    assert unfinished == [{"path": str(left), "size_bytes": 10}]
+
+
+@pytest.mark.parametrize(
+    ("hours_ago", "words", "is_removed"),
+    [
+        (1, [], False),
+        (25, [], True),
+        (1, ["--max-size", "1GiB"], False),
+        (1, ["--max-size", "1005B"], True),
+        (1, ["--older-than", "2h"], False),
+        (1, ["--older-than", "30m"], True),
+        (1, ["--all"], True),
+    ],
+)
+def test_prune_leaves_what_broke_off_to_the_run_that_tries_again(
+    leave, hours_ago, words, is_removed
+) -> None:
+    left = leave(hours_ago)
+
+    main(["cache", "prune", *words])
+
+    assert left.exists() != is_removed
+
+
 def test_ls_of_a_cache_that_is_not_there_makes_none(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
 
@@ -126,17 +178,51 @@ def test_verify_ends_with_0_if_every_byte_is_right(cached, capsys) -> None:
     assert capsys.readouterr().out.count("1 file, 1000 B, all as the manifest says") == 2
 
 
-def test_verify_ends_with_1_and_names_what_is_not_right(cached, capsys) -> None:
-    """A bit that flips on a disk changes neither size nor time."""
-    file = cached["old"].data / "file"
+def flip(snapshot: Snapshot) -> None:
+    """Change a bit on the disk, which changes neither size nor time."""
+    file = snapshot.data / "file"
     stat = file.stat()
     data = file.read_bytes()
     file.chmod(0o644)
     file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
+
+def test_verify_ends_with_1_and_throws_away_what_is_not_right(cached, capsys) -> None:
+    flip(cached["old"])
+
     assert main(["cache", "verify"]) == 1
 
     output = capsys.readouterr().out
-    assert f"NOT what its manifest says; remove {cached['old'].root}\n  file: other bytes" in output
+    found = "NOT what its manifest says; thrown away, the next run fetches it again"
+    assert f"{found}\n  file: other bytes" in output
     assert output.count("all as the manifest says") == 1
+    assert not cached["old"].root.exists()
+
+
+def test_no_run_takes_what_verify_found_wrong_while_another_uses_it(
+    cached, s3, tmp_path, capsys
+) -> None:
+    used = cached["used"]
+    flip(used)
+    wrong = (tmp_path / "used" / "file").read_bytes()
+
+    assert main(["cache", "verify"]) == 1
+    output = capsys.readouterr().out
+    while_in_use = (tmp_path / "used" / "file").read_bytes()
+    stage_channel(used.header.url, tmp_path / "next", s3.settings, label="next", holder="run.next")
+
+    users = f"run.used (pid {os.getpid()})"
+    assert f"NOT what its manifest says; in use by {users}, the next run fetches it" in output
+    assert while_in_use == wrong
+    assert (tmp_path / "next" / "file").read_bytes() != wrong
+
+
+def test_verify_for_machines_names_the_problems(cached, capsys) -> None:
+    flip(cached["old"])
+
+    main(["cache", "verify", "--json"])
+
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["problems"][cached["old"].key] == ["file: other bytes"]
+    assert answer["problems"][cached["used"].key] == []

@@ -198,6 +198,14 @@ class Snapshot:
         except OSError:
             return 0.0
 
+    def invalidate(self) -> None:
+        """Let it be none any more: who uses it keeps the files, and the next job gets others.
+
+        Raises:
+            OSError: If this user may not.
+        """
+        (self.root / _HEADER).unlink(missing_ok=True)
+
     def differences(self) -> list[str]:
         """Return what is not as the manifest says, by size and time alone; nothing is read."""
         try:

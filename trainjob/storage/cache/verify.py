@@ -1,6 +1,7 @@
-"""Reads what the cache holds and compares every byte with its manifest."""
+"""Reads what the cache holds, compares every byte with its manifest, and keeps no wrong ones."""
 
 from trainjob.errors import CorruptData
+from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.snapshot import Snapshot, sizes_and_times
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
@@ -35,6 +36,21 @@ def wrong_files(snapshot: Snapshot) -> list[str]:
         if (record.size_bytes, record.sha256) != (line.size_bytes, line.sha256):
             problems.append(f"{record.path}: other bytes")
     return problems
+
+
+def take_back(cache: Cache, snapshot: Snapshot) -> bool:
+    """Let no further job have a snapshot that is wrong; return whether its files are gone, too.
+
+    They stay as long as a job uses them.
+
+    Raises:
+        StoreError: If this user may not remove it.
+    """
+    with local_failures(str(snapshot.root)):
+        is_gone = cache.evict(snapshot)
+        if not is_gone:
+            snapshot.invalidate()
+        return is_gone
 
 
 def _entry(snapshot: Snapshot, path: str) -> Entry:
