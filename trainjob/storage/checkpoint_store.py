@@ -251,7 +251,7 @@ class CheckpointStore:
         self._write()
         # Before anything else is deleted: who still takes one of these finds all that it names.
         self.store.delete(index_paths(held, owner))
-        discard_unfinished(self.store)
+        discard_unfinished(self.store, self._keys)
 
     def _take(self, index: CheckpointIndex) -> None:
         self.files = {saved.path: saved for saved in index.files}

@@ -7,7 +7,7 @@ bounded memory, every file copied as it was listed or not at all, MD5 where the 
 import hashlib
 import random
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
@@ -182,7 +182,7 @@ class FsspecStore:
             with driver_failures(self.url + path):
                 self._driver.makedirs(self._tree.place(path), exist_ok=True)
 
-    def discard_unfinished(self) -> int:
+    def discard_unfinished(self, paths: Collection[str]) -> int:  # noqa: ARG002 - nothing to do
         """Do nothing: what drivers send in parts they abort by themselves."""
         return 0
 

@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -170,7 +170,7 @@ class LocalStore:
                         break
                     folder.rmdir()
 
-    def discard_unfinished(self) -> int:
+    def discard_unfinished(self, paths: Collection[str]) -> int:  # noqa: ARG002 - nothing to do
         """Return 0: what was half written has a name here, and is deleted like any file."""
         return 0
 

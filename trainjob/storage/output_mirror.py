@@ -99,7 +99,7 @@ class OutputMirror:
         present = {entry.path: entry.size_bytes for entry in store.list_files().files}
         own = own_files(store, set(present), self._run_id)
         if own and not self._is_free:  # a process of this run may have been killed while it sent
-            discard_unfinished(store)
+            discard_unfinished(store, own)
         self._is_free = True
         to_send = unsent(ready, self._journal, present)
         if not to_send:

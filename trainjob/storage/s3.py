@@ -1,6 +1,6 @@
 """A prefix of an S3 bucket as a store."""
 
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -128,9 +128,9 @@ class S3Store:
 
         self._client.run(each(paths, delete))
 
-    def discard_unfinished(self) -> int:
-        """Abort the multipart uploads below the prefix."""
-        return self._run(self._abort_uploads())
+    def discard_unfinished(self, paths: Collection[str]) -> int:
+        """Abort the multipart uploads of these objects."""
+        return self._run(self._abort_uploads(paths))
 
     def prove_writing(self) -> None:
         """Write a small file, read and list it, and delete it."""
@@ -171,7 +171,7 @@ class S3Store:
                 return True
         return False
 
-    async def _abort_uploads(self) -> int:
+    async def _abort_uploads(self, paths: Collection[str]) -> int:
         where = {"Bucket": self._bucket, "Prefix": self._prefix, "EncodingType": "url"}
         num_aborted, marker = 0, dict[str, str]()
         while True:
@@ -179,8 +179,10 @@ class S3Store:
             decode = unquote if page.get("EncodingType") == "url" else str
             for upload in page.get("Uploads", ()):
                 key = decode(upload["Key"])
-                if key.startswith(self._prefix):  # some stores do not look at the prefix
-                    await self._abort(key[len(self._prefix) :], upload["UploadId"])
+                path = key[len(self._prefix) :]
+                # Some stores do not look at the prefix.
+                if key.startswith(self._prefix) and path in paths:
+                    await self._abort(path, upload["UploadId"])
                     num_aborted += 1
             if not page.get("IsTruncated"):
                 return num_aborted

@@ -5,7 +5,7 @@ next one.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainjob.errors import StoreError
@@ -91,10 +91,13 @@ def send(
         journal.save()
 
 
-def discard_unfinished(store: Store) -> None:
-    """Throw away what a killed process left half sent; the result does not depend on it."""
+def discard_unfinished(store: Store, paths: Collection[str]) -> None:
+    """Throw away what a killed process left half sent of the files that this run has claimed.
+
+    The result does not depend on it.
+    """
     try:
-        if num_discarded := store.discard_unfinished():
+        if num_discarded := store.discard_unfinished(paths):
             _LOGGER.info("%s: discarded %d unfinished uploads", store.url, num_discarded)
     except StoreError as error:
         _LOGGER.info("%s: unfinished uploads, if any, are left there: %s", store.url, error)

@@ -5,7 +5,7 @@ A store moves and reads files and nothing more; what a complete tree is, and who
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, Self
@@ -130,11 +130,11 @@ class Store(Protocol):
             paths: Files; one that ends in ``/`` is a folder, which is deleted if it holds nothing.
         """
 
-    def discard_unfinished(self) -> int:
-        """Throw away uploads below the url that nobody completed, and return how many.
+    def discard_unfinished(self, paths: Collection[str]) -> int:
+        """Throw away uploads of these files that nobody completed, and return how many.
 
-        Their parts are stored, and paid for, though no listing names them. Only for who owns the
-        folder, and only while nothing is sent to it.
+        Their parts are stored, and paid for, though no listing names them. Only for who claims the
+        files, and only while nothing is sent: what others are sending to the same folder stays.
         """
 
     def prove_writing(self) -> None:

@@ -112,7 +112,7 @@ def upload_tree(
             return finished
         refuse_others(store, claim, held)
         receipt = _receipt(tree, sent, claimed, run_id, state, facts)
-        _conclude(store, receipt, held, is_marked=is_marked)
+        _conclude(store, receipt, claim, held, is_marked=is_marked)
     if look.odd and state not in UNFINISHED_STATES:
         raise _not_all(url, look)
     return receipt
@@ -191,7 +191,7 @@ def _prepare(
     if SUCCESS in present:
         store.delete([SUCCESS])
     claim, claimed = write_claim(store, run_id, planned | earlier)
-    discard_unfinished(store)
+    discard_unfinished(store, claim.files)
     store.delete(sorted((present & earlier) - planned))
     return claim, claimed
 
@@ -248,9 +248,11 @@ def _receipt(
     )
 
 
-def _conclude(store: Store, receipt: Receipt, held: Sequence[Entry], *, is_marked: bool) -> None:
+def _conclude(
+    store: Store, receipt: Receipt, claim: Claim, held: Sequence[Entry], *, is_marked: bool
+) -> None:
     """Write the receipt, remove what was needed on the way, and mark a result as such."""
-    discard_unfinished(store)
+    discard_unfinished(store, claim.files)
     store.write(RECEIPT, receipt.model_dump_json(indent=2).encode())
     ours = [entry.path for entry in held if entry.path.startswith(OWN_FOLDER)]
     store.delete([path for path in ours if path != RECEIPT])

@@ -6,6 +6,7 @@ that is one request and one that goes in parts.
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -15,16 +16,17 @@ from pathlib import Path
 import pytest
 
 from tests.core.storage.conftest import S3Place
-from tests.core.storage.engines import shorten_pauses, shorten_stalls
+from tests.core.storage.engines import shorten_parts, shorten_pauses, shorten_stalls
 from tests.core.storage.scripted_store import Asked, Reply, error, scripted_store
 from tests.s3_faults import Fault, times
 from tests.s3_server import S3Server
 from trainjob.errors import StoreDenied, StoreError, StoreUnavailable
-from trainjob.storage import s3_transfer
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 from trainjob.storage.store import open_store
+
+PART_BYTES = 5 << 20
 
 _SEND = """
 import sys
@@ -55,10 +57,18 @@ def unfinished(s3: S3Server, place: S3Place) -> list[str]:
     return [upload["Key"] for upload in found.get("Uploads", [])]
 
 
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """As everywhere, but the parts of an upload are larger."""
+    sizes = {"one request": 200_000, "in parts": 2 * PART_BYTES + 1}
+    return {name: random.Random(name).randbytes(size) for name, size in sizes.items()}
+
+
 @pytest.fixture
 def upload(s3_place, proxy, tmp_path: Path, contents, size, engine, monkeypatch):
     """Send one file through the proxy, with little patience."""
     shorten_pauses(monkeypatch)
+    shorten_parts(monkeypatch, PART_BYTES)
     (tmp_path / "object").write_bytes(contents[size])
     files = list_folder(tmp_path).files
     settings = replace(s3_place.settings, endpoint_url=proxy.endpoint_url)
@@ -95,7 +105,7 @@ def test_an_upload_is_exact_after_a_store_that_does_not_answer(
     assert s3_place.get("object") == contents[size]
 
 
-@pytest.mark.parametrize("size", ["24 MB"], indirect=True)
+@pytest.mark.parametrize("size", ["in parts"], indirect=True)
 @pytest.mark.parametrize("fault", ["short", "page", "flip"])
 @pytest.mark.parametrize("part", ["uploads", "uploadId"], ids=["begun", "completed"])
 def test_an_answer_about_parts_that_is_spoiled_is_asked_for_again(
@@ -110,11 +120,10 @@ def test_an_answer_about_parts_that_is_spoiled_is_asked_for_again(
     assert record.size_bytes == len(contents[size])
 
 
-@pytest.mark.parametrize("size", ["24 MB"], indirect=True)
+@pytest.mark.parametrize("size", ["in parts"], indirect=True)
 def test_a_token_that_ends_between_two_parts_is_an_error_and_leaves_nothing(
-    upload, s3, s3_place, proxy, monkeypatch
+    upload, s3, s3_place, proxy
 ):
-    monkeypatch.setattr(s3_transfer, "MULTIPART_BYTES", 16 << 20)
     num_parts, lock = [0], threading.Lock()
 
     def expire(method: str, path: str) -> Fault:
@@ -198,7 +207,7 @@ def test_unfinished_uploads_are_aborted_though_one_is_gone_and_others_are_not_be
         scripted_store(reply) as server,
         open_store("s3://bucket/mine", server.settings) as store,
     ):
-        num_aborted = store.discard_unfinished()
+        num_aborted = store.discard_unfinished({"gone", "a b", "c", "d"})
 
     aborted = [asked.path for asked in server.asked if asked.method == "DELETE"]
     paths = sorted(path.partition("?")[0] for path in aborted)

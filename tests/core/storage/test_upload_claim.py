@@ -72,16 +72,30 @@ def test_folders_that_hold_nothing_are_made_and_deleted(any_place):
         assert store.read("full/file") == b"1"
 
 
-def test_what_is_unfinished_in_an_object_store_is_thrown_away(s3, s3_place, engine):
-    for name in ("a", "b/ü +&#"):
+def test_what_of_ours_is_unfinished_in_an_object_store_is_thrown_away(s3, s3_place, engine):
+    for name in ("a", "b/ü +&#", "of/others", "a.of.others"):
         s3.client.create_multipart_upload(Bucket=s3_place.bucket, Key=f"{s3_place.prefix}/{name}")
 
     with open_store(s3_place.url, s3_place.settings) as store:
-        num_discarded = [store.discard_unfinished() for _ in range(2)]
+        num_discarded = [store.discard_unfinished({"a", "b/ü +&#"}) for _ in range(2)]
 
     assert num_discarded == [2, 0]
     found = s3.client.list_multipart_uploads(Bucket=s3_place.bucket, Prefix=s3_place.prefix)
-    assert found.get("Uploads", []) == []
+    left = {item["Key"].removeprefix(f"{s3_place.prefix}/") for item in found["Uploads"]}
+    assert left == {"of/others", "a.of.others"}
+
+
+def test_an_upload_leaves_alone_what_others_are_sending(s3, s3_place, tmp_path, write_tree, engine):
+    """A place where nothing is complete yet counts as empty."""
+    outputs = write_tree(tmp_path / "outputs", {"a": b"1"})
+    keys = [f"{s3_place.prefix}/{name}" for name in ("a", "500GB.tar")]
+    for key in keys:
+        s3.client.create_multipart_upload(Bucket=s3_place.bucket, Key=key)
+
+    upload_tree(outputs, s3_place.url, s3_place.settings, run_id="r", facts={}, label="out")
+
+    found = s3.client.list_multipart_uploads(Bucket=s3_place.bucket, Prefix=s3_place.prefix)
+    assert [item["Key"] for item in found["Uploads"]] == keys[1:]
 
 
 def test_one_of_many_that_create_a_file_succeeds(place):

@@ -227,17 +227,19 @@ def test_folders_that_hold_nothing_are_seen(s3_place, transport):
     assert s3_place.paths() == ["a/", "b c/数/"]
 
 
-def test_only_what_is_unfinished_below_the_folder_is_thrown_away(s3, s3_place, transport):
-    names = ["tree/a", "tree/a", "tree/ü +&#", "trees/b"]
+def test_only_what_is_unfinished_of_the_files_that_are_named_is_thrown_away(
+    s3, s3_place, transport
+):
+    names = ["tree/a", "tree/a", "tree/b", "tree/ü +&#", "trees/a"]
     above = s3_place.prefix.partition("/")[0]
     for name in names:
         s3.client.create_multipart_upload(Bucket=s3_place.bucket, Key=f"{above}/{name}")
 
-    num_discarded = discard_unfinished(transport, f"{above}/tree/")
+    num_discarded = discard_unfinished(transport, f"{above}/tree/", {"a", "ü +&#"})
 
     assert num_discarded == 3
     found = s3.client.list_multipart_uploads(Bucket=s3_place.bucket, Prefix=above)
-    assert [item["Key"] for item in found["Uploads"]] == [f"{above}/trees/b"]
+    assert [item["Key"] for item in found["Uploads"]] == [f"{above}/tree/b", f"{above}/trees/a"]
 
 
 def test_the_threads_end_with_the_upload(send, small_parts, folder, write_tree):

@@ -4,7 +4,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from html import escape
 from http import HTTPStatus
@@ -116,9 +116,13 @@ def abort_all(transport: Transport, uploads: Iterable[Multipart]) -> None:
             transport.ask(upload.abort())
 
 
-def discard_unfinished(transport: Transport, prefix: str) -> int:
-    """Abort all uploads in parts below `prefix` that are not completed, and return how many."""
-    unfinished = list(_unfinished(transport, prefix))
+def discard_unfinished(transport: Transport, prefix: str, paths: Collection[str]) -> int:
+    """Abort the uploads in parts of `paths` below `prefix` that are not completed; see `Store`."""
+    unfinished = [
+        (key, upload_id)
+        for key, upload_id in _unfinished(transport, prefix)
+        if key.removeprefix(prefix) in paths
+    ]
     transport.run(
         (
             Request("DELETE", key, query={"uploadId": upload_id}, answers=_GONE)

@@ -1,6 +1,6 @@
 """A prefix of an S3 bucket as a store, over libcurl."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -137,9 +137,9 @@ class CurlStore:
             lambda _: None,
         )
 
-    def discard_unfinished(self) -> int:
-        """Abort the multipart uploads below the prefix."""
-        return discard_unfinished(self._transport, self._prefix)
+    def discard_unfinished(self, paths: Collection[str]) -> int:
+        """Abort the multipart uploads of these objects."""
+        return discard_unfinished(self._transport, self._prefix, paths)
 
     def prove_writing(self) -> None:
         """Write a small file, read and list it, and delete it."""
