@@ -78,6 +78,29 @@ def test_a_rank_that_ignores_sigterm_is_killed_after_the_grace(make_launch, run_
     assert not marked_processes(launch)
 
 
+def test_a_rank_on_a_full_disk_is_asked_to_leave_all_the_same(make_launch, run_until):
+    """A folder that is in the way of the stub's file stands for the disk."""
+    script = """
+        import os, pathlib, signal, sys, time
+        def leave(*_):
+            print("asked", flush=True)
+            sys.exit()
+        signal.signal(signal.SIGTERM, leave)
+        records = pathlib.Path(os.environ["TRAINJOB_PROGRESS_FILE"]).parent
+        (records / f"told-to-leave-0.{os.getppid()}.tmp").mkdir()
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    launch = make_launch(script)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until(launch, "ready", interrupt)
+
+    assert launch.rank_log(0).read_text().splitlines() == ["ready", "asked"]
+    assert read_record(launch, "exit-0")["code"] == 0
+    assert read_record(launch, "told-to-leave-0")
+
+
 def test_a_second_interrupt_does_not_wait_for_the_grace(make_launch, run_until):
     launch = make_launch(STUBBORN, grace_s=50.0)
     noted: list[float] = []

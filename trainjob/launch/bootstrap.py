@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 _LAUNCH_ERROR = "trainjob.LaunchError"
 
 _ROOM_BYTES = 32 * 2**10
+_MUST_BE_WRITTEN = ("error", "told-to-leave", "exit")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STACKS = signal.SIGRTMAX - 5  # as `stacks` asks for them; SIGUSR2 may be the script's, or Java's
@@ -88,13 +89,13 @@ class Records:
 
     def make_room(self) -> None:
         """Set disk space aside for what the rank may die of: a full disk is to be on record."""
-        for event in ("error", "exit"):
+        for event in _MUST_BE_WRITTEN:
             with contextlib.suppress(OSError):
                 self.path(event, "room").write_bytes(b" " * _ROOM_BYTES)
 
     def leave_room(self) -> None:
         """Give back what was set aside and not needed."""
-        for event in ("error", "exit"):
+        for event in _MUST_BE_WRITTEN:
             with contextlib.suppress(OSError):
                 self.path(event, "room").unlink(missing_ok=True)
 
@@ -242,7 +243,8 @@ class Stub:
             # Launcher and supervisor may both say it: the second would interrupt the saving.
             if self._terminated_ns is None:
                 self._terminated_ns = time.time_ns()
-                self._records.write("told-to-leave", time_ns=self._terminated_ns)
+                with contextlib.suppress(OSError):  # a full disk must not cost the rank its time
+                    self._records.write("told-to-leave", time_ns=self._terminated_ns)
                 self._kill_at = time.monotonic() + self._grace_s
                 self._send(self._target, signum)
         elif signum == signal.SIGHUP and os.getppid() != self._parent:
