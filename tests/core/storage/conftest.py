@@ -8,15 +8,16 @@ from typing import Protocol
 
 import pytest
 
-from tests.core.storage.engines import ENGINES, use_engine
+from tests.core.storage.engines import ENGINES, shorten_parts, use_engine
 from tests.core.storage.scripted_store import Reply, ScriptedStore, scripted_store
 from tests.s3_faults import FaultProxy, fault_proxy
 from tests.s3_server import S3Server
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.settings import StoreSettings
 
-SIZES = {"200 KB": 200_000, "24 MB": 24 << 20}
-"""Of an object that takes one request, and of one that goes in parts."""
+PART_BYTES = 1 << 20
+SIZES = {"one request": 200_000, "in parts": 3 * PART_BYTES}
+"""Of what is downloaded; the parts are as small as this in tests that ask for a `size`."""
 
 NASTY_NAMES = (
     "plain.txt",
@@ -140,7 +141,9 @@ def contents() -> dict[str, bytes]:
 
 
 @pytest.fixture(params=SIZES)
-def size(request: pytest.FixtureRequest) -> str:
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether an object takes one request, or goes in parts."""
+    shorten_parts(monkeypatch, PART_BYTES)
     return str(request.param)
 
 

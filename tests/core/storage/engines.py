@@ -4,7 +4,15 @@ import pytest
 from botocore.retries.standard import ExponentialBackoff
 
 from trainjob.storage import s3_client, s3_transfer
-from trainjob.storage.curl import handle, retry
+from trainjob.storage.curl import (
+    arriving_file,
+    handle,
+    large_file,
+    objects,
+    reading,
+    retry,
+    upload,
+)
 
 ENGINES = ("curl", "s3fs")
 
@@ -20,6 +28,18 @@ def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(s3_transfer, "_FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.001)
+
+
+def shorten_parts(monkeypatch: pytest.MonkeyPatch, part_bytes: int) -> None:
+    """Let both engines move what is larger than this in parts of this size.
+
+    S3 takes no part of an upload below 5 MiB.
+    """
+    for module in (s3_transfer, upload):
+        monkeypatch.setattr(module, "MULTIPART_BYTES", part_bytes)
+    for module in (s3_transfer, large_file, objects, arriving_file):
+        monkeypatch.setattr(module, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(reading, "RANGE_BYTES", part_bytes)
 
 
 def shorten_stalls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def test_an_object_that_is_replaced_on_the_way_is_never_mixed(
     s3.put(shared_bucket, key, contents[size])
     num_gets, lock = [0], threading.Lock()
     # Between two ranges, where the engine reads ranges.
-    last = 2 if (engine, size) == ("curl", "24 MB") else 1
+    last = 2 if (engine, size) == ("curl", "in parts") else 1
 
     def replace(method: str, path: str) -> Fault:
         with lock:
@@ -218,7 +218,7 @@ def test_a_refusal_is_told_at_once_with_what_to_do(copy, proxy, asked, fault, er
     assert len(proxy.requests) <= 7  # the listing, and three ranges with keys looked for anew
 
 
-@pytest.mark.parametrize("size", ["24 MB"], indirect=True)
+@pytest.mark.parametrize("size", ["in parts"], indirect=True)
 def test_a_token_that_ends_on_the_way_is_an_error_and_never_the_half(copy, proxy, engine):
     """Between two ranges, where the engine reads ranges."""
     num_gets, lock = [0], threading.Lock()

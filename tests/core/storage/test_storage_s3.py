@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import threading
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.core.storage.engines import shorten_pauses, use_engine
+from tests.core.storage.engines import shorten_parts, shorten_pauses, use_engine
 from tests.s3_faults import fault_proxy, times
 from trainjob.errors import (
     CorruptData,
@@ -24,8 +25,6 @@ from trainjob.errors import (
     UnsafeKey,
 )
 from trainjob.events import listening
-from trainjob.storage import s3_transfer
-from trainjob.storage.curl import arriving_file, large_file, upload
 from trainjob.storage.own_files import SUCCESS
 from trainjob.storage.receipt import verify_receipt
 from trainjob.storage.settings import StoreSettings
@@ -38,19 +37,12 @@ pytestmark = pytest.mark.usefixtures("engine")
 @pytest.fixture
 def small_parts(monkeypatch):
     """Multipart from 5 MiB, the smallest part that S3 takes."""
-    for module, names in (
-        (s3_transfer, ("MULTIPART_BYTES", "PART_BYTES")),
-        (upload, ("MULTIPART_BYTES",)),
-        (large_file, ("PART_BYTES",)),
-        (arriving_file, ("PART_BYTES",)),
-    ):
-        for name in names:
-            monkeypatch.setattr(module, name, 5 << 20)
+    shorten_parts(monkeypatch, 5 << 20)
 
 
 @pytest.fixture
 def big_output(tmp_path) -> tuple[Path, bytes]:
-    data = b"".join(i.to_bytes(4) for i in range(3 << 20))  # 12 MiB in which no two parts are equal
+    data = array("I", range(3 << 20)).tobytes()  # 12 MiB in which no two parts are equal
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "model.pt").write_bytes(data)
     return tmp_path / "outputs", data
