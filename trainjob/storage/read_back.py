@@ -1,11 +1,12 @@
 """The proof that a store holds what was sent: by the ETag that it tells, or by reading it again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from trainjob.errors import CorruptData
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry
+from trainjob.storage.live_tree import named
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 from trainjob.storage.store import Store
@@ -16,6 +17,7 @@ def read_back(
     sent: Sequence[FileRecord],
     label: str | None,
     held: Sequence[Entry] | None = None,
+    wrong: list[str] | None = None,
 ) -> list[FileRecord]:
     """Compare what the store holds now with what was sent, and say of each file how.
 
@@ -28,12 +30,13 @@ def read_back(
         sent: What was sent.
         label: What watchers call the proof; None: nobody is told of it.
         held: The files of the store, listed after all was sent; None: they are listed here.
+        wrong: The paths of all files that differ are added here.
 
     Returns:
         The files in the same order.
 
     Raises:
-        CorruptData: Naming the first file that differs.
+        CorruptData: Naming the files that differ.
     """
     by_path = {file.path: file for file in sent}
     present = store.list_files().files if held is None else held
@@ -50,8 +53,21 @@ def read_back(
         else:
             to_read.append(entry)
     read = {file.path: file for file in store.digest(to_read, meter)} if to_read else {}
-    for file in sent:
-        if file.path not in proved and read.get(file.path) != file:
-            found = "other bytes than were sent" if file.path in read else "no such file"
-            raise failure(CorruptData, f"{store.url}{file.path}", found, "try again")
+    differing = {
+        file.path: "other bytes than were sent" if file.path in read else "no such file"
+        for file in sent
+        if file.path not in proved and read.get(file.path) != file
+    }
+    if differing:
+        if wrong is not None:
+            wrong += differing
+        raise _not_as_sent(store.url, differing)
     return [replace(file, verified="etag" if file.path in proved else "read back") for file in sent]
+
+
+def _not_as_sent(url: str, differing: Mapping[str, str]) -> CorruptData:
+    if len(differing) == 1:
+        ((path, found),) = differing.items()
+        return failure(CorruptData, f"{url}{path}", found, "try again")
+    found = f"not as it was sent: {named(differing)}"
+    return failure(CorruptData, url, found, "try again")

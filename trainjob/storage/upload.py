@@ -219,10 +219,13 @@ def _prove(
     journal: Journal,
     label: str,
 ) -> list[FileRecord]:
+    wrong: list[str] = []
     try:
-        return read_back(store, sent, f"verify {label}", held)
+        return read_back(store, sent, f"verify {label}", held, wrong)
     except CorruptData:
-        journal.clear()  # so that doing it again sends again
+        # So that doing it again sends these again. If one could not even be read, it may be any.
+        journal.forget(wrong or [file.path for file in sent])
+        journal.save()
         raise
 
 

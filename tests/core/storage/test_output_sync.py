@@ -120,6 +120,25 @@ def test_without_the_journal_the_upload_sends_all(sync, outputs, place):
     assert verify_receipt(place.url, place.settings).problems == ()
 
 
+def test_only_what_the_store_has_spoiled_is_sent_again(s3, s3_place, outputs, journal):
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        (outputs / name).write_bytes(b"1")
+    mirror(outputs, s3_place, journal).push(is_final=True)
+    for name in ("b", "c"):
+        s3_place.put(name, b"2")
+    with fault_proxy(s3.port, lambda method, path: None) as proxy:
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
+
+        with pytest.raises(CorruptData, match="'b' other bytes than were sent, 'c' other"):
+            upload(outputs, s3_place, journal, settings)
+        receipt = upload(outputs, s3_place, journal, settings)
+
+        sent = [path.rpartition("/")[2] for method, path in proxy.requests if method == "PUT"]
+    assert sorted(set(sent) & set(names)) == ["b", "c"]
+    assert receipt.is_result
+
+
 def test_what_a_map_wrote_after_the_file_was_sent_is_in_the_result(sync, outputs, place, journal):
     """A store to a page that is not written back yet leaves size and time as they are."""
     file = outputs / "predictions.npy"
