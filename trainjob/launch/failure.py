@@ -97,10 +97,10 @@ def training_error(
         return StartFailed(_not_started(told, failed, failed.error))
     if failed and finished and (of_another := _failed_of_another(told, ranks, failed, finished)):
         return RankFailed(of_another)
-    if failed is None or was_told_to_leave(failed) or (not finished and _was_killed(failed)):
+    if failed is None or _follows(failed, finished):
         above = _failure_above_ranks(told, ranks, finished)
         if above or failed is None:
-            return above
+            return above or _asked_by_another(told, ranks, finished)
     return RankFailed(_rank_failed(told, failed))
 
 
@@ -110,6 +110,13 @@ def _without_secrets(rank: RankRecords) -> RankRecords:
         return rank
     message, traceback = map(without_secrets, (rank.error.message, rank.error.traceback))
     return replace(rank, error=replace(rank.error, message=message, traceback=traceback))
+
+
+def _follows(failed: RankRecords, finished: Finished | None) -> bool:
+    """Tell whether a rank failed of what happened above it, if anything did."""
+    if finished is None:
+        return was_told_to_leave(failed) or _was_killed(failed)
+    return was_told_to_leave(failed) and finished.reason not in ("auto_stop", "target")
 
 
 def _was_killed(rank: RankRecords) -> bool:
@@ -201,7 +208,10 @@ def _failure_above_ranks(
     told: Explainer, ranks: Sequence[RankRecords], finished: Finished | None
 ) -> Explained | None:
     """Return how supervisor or launcher failed, if they did and not all ranks ended well."""
-    if all(rank.exit is not None and rank.exit.code == 0 for rank in ranks):
+    is_stopped = finished is not None and finished.reason == "stopped"
+    all_left = all(rank.exit is not None and rank.exit.code == 0 for rank in ranks)
+    # Ranks that save when they are asked to leave with 0, too.
+    if all_left and not is_stopped:
         return None
     log_file = told.launch.launcher_log
     any_began = any(rank.began for rank in ranks)
@@ -226,6 +236,37 @@ def _failure_above_ranks(
     when = "before the ranks had ended, and they with it" if any_began else "before any rank began"
     failure = told.failure(f"{who} {how} {when}", ended, texts, code=code, log_file=log_file)
     return RanksAbandoned(failure) if any_began else StartFailed(failure)
+
+
+def _asked_by_another(
+    told: Explainer, ranks: Sequence[RankRecords], finished: Finished | None
+) -> Explained | None:
+    """Return that ranks left with 0 before their end, since somebody else had sent SIGTERM."""
+    if finished is not None and finished.reason != "finished":
+        return None
+    asked = [rank for rank in ranks if _left_when_told(rank)]
+    if not asked:
+        return None
+    who = f"rank {asked[0].rank} of {told.launch.world_size}"
+    headline = f"{who} was asked to leave by SIGTERM, which did not come from this run, and left"
+    log_file = told.launch.rank_log(asked[0].rank)
+    return RankFailed(
+        told.failure(
+            headline,
+            "signal",
+            (),
+            rank=asked[0].rank,
+            code=-signal.SIGTERM,
+            time_ns=failure_time_ns(asked[0]),
+            log_file=log_file,
+        )
+    )
+
+
+def _left_when_told(rank: RankRecords) -> bool:
+    """Tell whether a rank was sent SIGTERM before its script had come to its end."""
+    told_ns = rank.exit.terminated_ns if rank.exit else None
+    return told_ns is not None and (rank.done_ns is None or rank.done_ns > told_ns)
 
 
 def _stalled(told: Explainer) -> Failure:

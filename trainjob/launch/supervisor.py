@@ -129,8 +129,11 @@ class Supervisor:
 
         Ranks that listen to a request are asked to save and leave, and have most of the grace.
         """
-        self._decide(reason)
-        self._look_at_ranks()  # one may have begun this moment
+        self._look_at_ranks()  # one may have begun this moment, or failed, or ended
+        if reason == "target" and self._kill_at != _NEVER:  # it must not hide that one has failed
+            return
+        if reason != "stopped" or len(self._ended) < self._order["world_size"]:
+            self._decide(reason)
         running = self._running()
         is_heard = any(map(self._listens, running))
         if self._kill_at == _NEVER and is_heard:
@@ -229,8 +232,11 @@ class Supervisor:
                 continue
             self._ended.add(rank)
             # Who fails after it was sent SIGTERM takes nothing from those that still save.
-            if (ended is None or ended["code"] != 0) and time.monotonic() < self._terminate_at:
-                self._end_within(min(self._order["grace_s"], _FAILED_GRACE_S))
+            if time.monotonic() < self._terminate_at:
+                if ended is None or ended["code"] != 0:
+                    self._end_within(min(self._order["grace_s"], _FAILED_GRACE_S))
+                elif ended["terminated_ns"] is not None:  # by somebody else, perhaps with others
+                    self._end_within(self._order["grace_s"])
 
     def _dismiss_ranks(self) -> None:
         """Let the stubs of ranks that failed or were asked to leave go, once all have ended."""

@@ -5,6 +5,7 @@ It may be called from any thread, and leaves no process behind however it ends.
 
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,8 @@ from trainjob.launch.card_usage import signing_card_activity
 from trainjob.launch.command import launcher_argv
 from trainjob.launch.environment import rank_environment, search_path
 from trainjob.launch.evidence import memory_events
-from trainjob.launch.failure import training_error
-from trainjob.launch.first_failure import first_failure
+from trainjob.launch.failure import Explained, training_error
+from trainjob.launch.first_failure import first_failure, was_told_to_leave
 from trainjob.launch.launch import Launch
 from trainjob.launch.liveness import CARDS_SIGN
 from trainjob.launch.memory_group import memory_group
@@ -35,6 +36,7 @@ from trainjob.launch.supervision import Control, supervise
 __all__ = ["Control", "TrainingResult", "run_training"]
 
 StopReason = Literal["finished", "auto_stop", "target"]
+_KILLED = (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
 # Below the range from which the kernel takes ports for outgoing connections.
 _PORTS = range(20000, 32000)
 
@@ -104,12 +106,12 @@ def _run_limited(
     reason: StopReason = "finished"
     if finished is not None and finished.reason in ("auto_stop", "target"):
         reason = finished.reason
-    # What ranks get from each other's leaving is no failure: another attempt would not have it.
-    is_consequence = error is not None and (
-        error.restart or not _failed_by_itself(first_failure(ranks))
-    )
-    if error is not None and (reason == "finished" or not is_consequence):
-        raise error
+    if error is not None:
+        first = first_failure(ranks)
+        if reason == "finished" or _could_not_save(first, error):
+            raise error
+        if first is not None and not _ended_as_asked(first, error):
+            emit(Noted(f"while the training was stopped, {error.failure.headline}"))
     return TrainingResult(reason, seconds)
 
 
@@ -135,12 +137,29 @@ def _signing_cards(launch: Launch) -> AbstractContextManager[None]:
     return signing_card_activity(launch.device, lease, launch.records_dir / CARDS_SIGN)
 
 
-def _failed_by_itself(rank: RankRecords | None) -> bool:
-    """Tell whether a rank raised before SIGTERM: then it has not saved what it was asked to."""
-    if rank is None or rank.error is None or rank.exit is None:
+def _could_not_save(rank: RankRecords | None, error: Explained) -> bool:
+    """Tell whether a rank failed by itself before SIGTERM, while it was to save and to leave.
+
+    What ranks get from each other's leaving is no failure: an exception that another attempt would
+    not have, or an abort of native code.
+    """
+    if rank is None or rank.exit is None or was_told_to_leave(rank):
         return False
-    told_ns = rank.exit.terminated_ns
-    return told_ns is None or rank.error.time_ns < told_ns
+    if rank.error is None:
+        return rank.exit.code in _KILLED
+    return not error.restart
+
+
+def _ended_as_asked(rank: RankRecords, error: Explained) -> bool:
+    """Tell whether a rank ended as SIGTERM, and SIGKILL after it, make one end."""
+    if not was_told_to_leave(rank):
+        return False
+    if rank.error is not None:
+        return rank.error.type in ("SystemExit", "KeyboardInterrupt")
+    rule = error.failure.rule
+    was_short_of_memory = rule is not None and rule.oom_killed
+    code = rank.exit.code if rank.exit else -signal.SIGKILL
+    return not was_short_of_memory and (code > 0 or code in (-signal.SIGTERM, -signal.SIGKILL))
 
 
 def _mpirun_of(launch: Launch) -> Mpirun | None:
