@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import prefect_homes
+from tests.scheduling import Scheduling
+
 pytest_plugins = ["tests.s3_server", "tests.prefect_server"]
 
 _FOREIGN = re.compile(
@@ -35,6 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and config.getoption("numprocesses", None):
         config.pluginmanager.register(FailuresAtOnce(terminal))
+    config.pluginmanager.register(Scheduling())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_database_to_copy(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have the servers of this session, and of those beside it, begin with the same database."""
+    base = tmp_path_factory.getbasetemp()
+    prefect_homes.share_in(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +57,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    # Five tries, the default, take a minute: a busy server on SQLite refuses for longer.
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "7")
     monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path / "runs"))
     monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path / "registry"))
 

@@ -1,11 +1,13 @@
 """One Prefect server for the whole session, for the tests of flows, tasks and blocks."""
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import (
     PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_HOME,
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_SERVER_ANALYTICS_ENABLED,
@@ -13,17 +15,24 @@ from prefect.settings import (
 )
 from prefect.testing.utilities import prefect_test_harness
 
+from tests.prefect_homes import fill_home
+
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a server with an empty database and give its API url."""
     home = tmp_path_factory.mktemp("prefect-home")
+    database = fill_home(tmp_path_factory.mktemp("prefect-database"), "prefect-test.db")
+    # The folder that the harness makes for its database, and deletes at the end.
+    place = patch("prefect.testing.utilities.mkdtemp", return_value=str(database))
     isolated = {
         PREFECT_HOME: home,
         PREFECT_LOCAL_STORAGE_PATH: home / "storage",
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        PREFECT_CLIENT_MAX_RETRIES: 7,
     }
-    with temporary_settings(isolated), prefect_test_harness(server_startup_timeout=180):
+    harness = prefect_test_harness(server_startup_timeout=180)
+    with temporary_settings(isolated), place, harness:
         yield str(PREFECT_API_URL.value())
 
 

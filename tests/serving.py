@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.ports import free_port
+from tests.prefect_homes import fill_home
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -21,13 +23,11 @@ class Serve:
     """
 
     def __init__(self, folder: Path, more: Mapping[str, str] | None = None) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         env = {
             **os.environ,
             **(more or {}),
-            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_HOME": str(fill_home(folder / "prefect")),
             "PREFECT_SERVER_API_PORT": str(self.port),
             "TRAINJOB_WORKDIR": str(folder / "runs"),
         }
@@ -39,7 +39,9 @@ class Serve:
             )
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: "Worker 'ProcessWorker" in self.log.read_text(), self.process, self.log)
+        """Wait for three starts, each for itself: server, registration and worker."""
+        for word in ("server   ", "worker   ", "Worker 'ProcessWorker"):
+            wait_for(lambda word=word: word in self.log.read_text(), self.process, self.log)
 
     def answers(self) -> bool:
         try:

@@ -20,11 +20,10 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import run_deployment
 from prefect.states import Crashed, Pending
 
 from deployments.automations import register_automations
-from tests.e2e.machine import in_front_of
+from tests.e2e.machine import begin_run, in_front_of
 from tests.jobs import make_job
 from tests.serving import Serve
 from tests.waiting import PATIENCE_S, wait_until
@@ -152,9 +151,7 @@ def job_of(
 
 def submit(folder: Path, auto_restart: int, last: int, *given: str, **changes: Any) -> Story:
     job = job_of(folder, auto_restart, last, *given, **changes)
-    run = run_deployment("training-job/cpu", parameters={"job": job}, timeout=0)
-    assert isinstance(run, FlowRun)
-    return Story(folder, run.id)
+    return Story(folder, begin_run("cpu", job).id)
 
 
 def killed_once(folder: Path, _env: dict[str, str]) -> Story:

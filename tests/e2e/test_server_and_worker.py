@@ -21,7 +21,7 @@ from blocks.object_store import ObjectStore
 from flows.__main__ import main
 from flows.run_logs import LogTail
 from tests.digits import DIGITS, making_digits
-from tests.e2e.machine import in_front_of
+from tests.e2e.machine import begin_run, in_front_of
 from tests.jobs import COPY_SCRIPT, make_job, write_job
 from tests.serving import Serve, wait_for
 from tests.simulated_devices import simulated_device_files
@@ -90,9 +90,7 @@ def submit(job: dict[str, Any] | None) -> FlowRun:
 
 def begin(job: dict[str, Any], pool: str = "cpu") -> FlowRun:
     """Submit a job and do not wait for it."""
-    run = run_deployment(f"training-job/{pool}", parameters={"job": job}, timeout=0)
-    assert isinstance(run, FlowRun)
-    return run
+    return begin_run(pool, job)
 
 
 def test_a_job_submitted_to_the_deployment_runs_on_the_worker(tmp_path: Path, api: str) -> None:
