@@ -267,17 +267,6 @@ def test_a_file_for_a_body_is_closed_again(transport, tmp_path):
     assert file not in [link.resolve() for link in opened]
 
 
-def test_a_proxy_of_the_environment_is_used(scripted, monkeypatch):
-    monkeypatch.setenv("http_proxy", scripted.endpoint_url)
-    settings = replace(scripted.settings, endpoint_url="http://store.invalid")
-    transport = Transport("b", settings)
-
-    transport.ask(Request("GET", "k"))
-    transport.close()
-
-    assert [asked.path for asked in scripted.asked] == ["http://store.invalid/b/k"]
-
-
 @pytest.mark.parametrize(
     ("endpoint", "moves"), [(None, True), ("https://s3.eu-west-1.amazonaws.com", False)]
 )

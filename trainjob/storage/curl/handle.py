@@ -17,6 +17,7 @@ STALL_S = 60
 """After so many seconds in which nothing moves, or too little, a transfer counts as broken."""
 CONNECT_TIMEOUT_S = 10
 
+_SUPPRESS_CONNECT_HEADERS = 265  # of curl.h; pycurl 7.49 has no name for it
 _RECEIVE_BUFFER_BYTES = 128 << 10
 _SEND_BUFFER_BYTES = 1 << 20
 
@@ -111,6 +112,7 @@ class Handle:
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(_SUPPRESS_CONNECT_HEADERS, 1)  # what a proxy says is not of the object
         curl.setopt(pycurl.PATH_AS_IS, 1)  # keys may hold . and .. and empty parts
         curl.setopt(pycurl.TCP_NODELAY, 1)
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
