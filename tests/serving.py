@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from tests.ports import free_port
@@ -41,7 +42,10 @@ class Serve:
     def wait_until_ready(self) -> None:
         """Wait for three starts, each for itself: server, registration and worker."""
         for word in ("server   ", "worker   ", "Worker 'ProcessWorker"):
-            wait_for(lambda word=word: word in self.log.read_text(), self.process, self.log)
+            wait_for(partial(self._has_said, word), self.process, self.log)
+
+    def _has_said(self, word: str) -> bool:
+        return word in self.log.read_text()
 
     def answers(self) -> bool:
         try:
