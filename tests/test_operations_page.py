@@ -7,7 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ import yaml
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_valid_setting_names
 
-from deployments import drain, register
+from deployments import drain, leave, register
+from deployments.serve import _WORKER
 from trainjob.registry.folder import IN_PREFECT
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text()
+README = (ROOT / "README.md").read_text()
 _BLOCK = re.compile(r"^```(\w+)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS: list[tuple[str, str, str]] = _BLOCK.findall(PAGE)
 UNITS = [text for language, mark, text in BLOCKS if (language, mark) == ("ini", "unit")]
@@ -142,6 +145,46 @@ def test_a_service_starts_modules_that_there_are_in_the_checkout_it_names(unit: 
             assert (python, flag) == (f"{service['WorkingDirectory']}/.venv/bin/python", "-m")
             folder = ROOT / module.replace(".", "/")
             assert module == "prefect" or folder.with_suffix(".py").exists()
+
+
+def test_the_jobs_of_a_worker_are_found_however_it_was_started() -> None:
+    [pattern] = re.findall(r"python -m deployments\.leave \$\(pgrep -f '([^']*)'\)", PAGE)
+    readme = re.findall(r"`TRAINJOB_HOME=\$PWD (python -m prefect worker start [^`]*)`", README)
+    [unit] = [service_of(unit)["ExecStart"] for unit in UNITS if "worker start" in unit]
+    ours = [*readme, " ".join(["python", *_WORKER, "--pool", "cpu"]), unit.replace("%i", "cpu")]
+    others = [line.replace("--pool cpu", "--pool cpu-2") for line in ours]
+
+    with ExitStack() as held:
+        started = [held.enter_context(process_of(line)) for line in (*ours, *others)]
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=True)
+
+    named = [str(process.pid) in found.stdout.split() for process in started]
+    assert len(readme) == 1
+    assert named == [True] * len(ours) + [False] * len(others)
+
+
+@contextmanager
+def process_of(line: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Give a process that is told from outside by the words of this command line."""
+    words = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"]
+    with subprocess.Popen([*words, *line.split()[1:]], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_service_that_has_died_by_itself_has_nothing_to_do_before_it_stops(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """systemd runs ExecStop then, too, with MAINPID unset (systemd.service(5))."""
+    [stop] = [service_of(unit)["ExecStop"] for unit in UNITS if "ExecStop" in unit]
+    _, _, module, *arguments = stop.split()
+
+    code = leave.main([word for word in arguments if word != "$MAINPID"])
+
+    assert (module, code) == ("deployments.leave", 0)
+    assert capsys.readouterr().err == "named no worker, so no job is asked to leave\n"
 
 
 def test_the_backup_is_a_database_with_what_was_in_it(tmp_path: Path) -> None:
