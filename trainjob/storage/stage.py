@@ -12,6 +12,7 @@ from typing import Literal
 from trainjob.errors import StoreError, StoreNotFound
 from trainjob.storage.cache.build import provide
 from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.hold import release
 from trainjob.storage.cache.snapshot import Proof, Snapshot
 from trainjob.storage.cache.source import Unpacking, find_source
 from trainjob.storage.failures import failure
@@ -113,7 +114,7 @@ def stage_channel(
         settings: How to reach an object store; absent: the AWS_* environment.
         label: What watchers call this copy.
         holder: For whom the data is kept in the cache, until `trainjob.storage.cache.hold`
-            releases it or this process ends.
+            releases it or this process ends; with ``copy``, until it is copied.
         mode: Whether the job shares the data or has its own.
         unpacking: How a channel that is one archive is treated.
         expect: The only fingerprint that is accepted.
@@ -133,6 +134,7 @@ def stage_channel(
     _refuse_another(snapshot, expect)
     if mode == "copy":
         _copy(snapshot, target, label)
+        release(cache, holder)  # what is to be told of it is not about the copy, which was compared
     else:
         replace_by_link(target, snapshot.data)
     header = snapshot.header

@@ -1,7 +1,9 @@
 """What is in use stays, though who uses it cannot be asked: it is in another container."""
 
 import os
+import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +11,14 @@ import pytest
 
 from tests.s3_faults import fault_proxy
 from tests.waiting import wait_until
+from trainjob.launch.processes import read_process
 from trainjob.storage.cache import heartbeat
 from trainjob.storage.cache.evict import make_room, removable
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.hold import keeping
+from trainjob.storage.cache.hold import keeping, release
 from trainjob.storage.cache.incoming import Incoming, abandoned
 from trainjob.storage.cache.owner import Owner
+from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.local import LocalStore
 from trainjob.storage.stage import stage_channel
 
@@ -127,3 +131,86 @@ def test_the_data_of_a_training_that_takes_weeks_stays(s3_place, cache, tmp_path
     of_another_container(lease.file)
 
     assert len(snapshot.users()) == 1
+
+
+@pytest.fixture
+def staged(s3_place, cache, tmp_path) -> Snapshot:
+    """A dataset that this process uses for the holder run.data."""
+    s3_place.put("file", b"1")
+    settings = s3_place.settings
+    stage_channel(s3_place.url, tmp_path / "data", settings, label="data", holder="run.data")
+    [snapshot] = cache.snapshots()
+    return snapshot
+
+
+@pytest.fixture
+def other_process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this machine that waits."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        yield process
+
+
+def owner_of(process: subprocess.Popen[bytes]) -> Owner:
+    found = read_process(process.pid)
+    assert found is not None
+    return replace(Owner.this(), pid=process.pid, start_ticks=found.start_ticks)
+
+
+def lease_of(snapshot: Snapshot, owner: Owner) -> Path:
+    lease = snapshot.root / "leases" / f"run.data@{owner}"
+    lease.touch()
+    return lease
+
+
+def test_a_process_that_ends_leaves_the_data_to_another_one_of_its_run(
+    staged, cache, other_process
+):
+    """A run that was delivered again, while its first process was still there."""
+    other = owner_of(other_process)
+    lease_of(staged, other)
+
+    assert release(cache, "run.data") == []
+    assert [user.owner for user in staged.users()] == [other]
+    assert not cache.evict(staged)
+
+    other_process.communicate()
+    assert release(cache, "run.data") == []
+    assert staged.leases() == []
+
+
+def test_what_no_other_run_may_take_stays_while_a_process_of_this_one_uses_it(
+    staged, cache, other_process
+):
+    lease_of(staged, owner_of(other_process))
+    (staged.root / "snapshot.json").write_text(replace(staged.header, is_reusable=False).text())
+
+    release(cache, "run.data")
+    while_in_use = cache.snapshots()
+    other_process.communicate()
+    release(cache, "run.data")
+
+    assert len(while_in_use) == 1
+    assert cache.snapshots() == []
+
+
+def test_a_process_in_another_container_keeps_what_it_touches(staged, cache):
+    training, gone = Owner("12345678", 1, 1, 1), Owner("12345678", 1, 2, 1)
+    lease_of(staged, training)
+    age(lease_of(staged, gone), 3600)
+
+    release(cache, "run.data")
+
+    assert [lease.owner for lease in staged.leases()] == [training]
+
+
+def test_nobody_touches_the_lease_of_another_process(staged, cache):
+    """Else what an earlier process of the run had would be in use for a week after the run."""
+    [own] = staged.leases()
+    gone = lease_of(staged, Owner("12345678", 1, 2, 1))
+    for file in (own.file, gone):
+        age(file, DAY_S)
+
+    with keeping(cache, ["run.data"]):
+        wait_until(lambda: age_s(own.file) < 60)
+
+    assert age_s(gone) > DAY_S - 60

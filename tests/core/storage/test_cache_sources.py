@@ -328,3 +328,23 @@ def test_a_private_copy_needs_nobody_to_keep_it(s3_place, stage, cache, tmp_path
 
     assert hold(cache, tmp_path / "inputs" / "job", "job")
     assert not hold(cache, Path(tmp_path / "inputs" / "nothing"), "job")
+
+
+def test_the_cached_half_of_a_private_copy_may_go_as_soon_as_the_copy_is_there(
+    s3_place, stage, cache, tmp_path, read_tree
+):
+    s3_place.put("file", b"1")
+    stage(s3_place.url, s3_place.settings, mode="copy")
+
+    [snapshot] = cache.snapshots()
+    assert cache.evict(snapshot)
+    assert read_tree(tmp_path / "inputs" / "job") == {"file": b"1"}
+
+
+def test_what_another_job_shares_stays_when_a_private_copy_is_made(s3_place, stage, cache):
+    s3_place.put("file", b"1")
+    stage(s3_place.url, s3_place.settings, name="shares")
+    stage(s3_place.url, s3_place.settings, mode="copy")
+
+    [snapshot] = cache.snapshots()
+    assert [user.holder for user in snapshot.users()] == ["shares"]

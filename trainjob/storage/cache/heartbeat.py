@@ -13,6 +13,8 @@ from pathlib import Path
 from trainjob.background import in_background
 
 INTERVAL_S = 60.0
+SILENCE_S = 600.0
+"""Who has not touched for so long what it touches is gone."""
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.heartbeat import touching
+from trainjob.storage.cache.heartbeat import SILENCE_S, touching
+from trainjob.storage.cache.owner import Owner
 from trainjob.storage.cache.snapshot import Lease, Snapshot
 from trainjob.storage.failures import local_failures
 
@@ -45,14 +46,17 @@ def keeping(cache: Cache, holders: Collection[str]) -> AbstractContextManager[No
         cache: Where the snapshots are.
         holders: For whom they were leased, in this process.
     """
-    files = [lease.file for _, own in _leased(cache, holders) for lease in own]
+    this = Owner.this()
+    leases = (lease for _, found in _leased(cache, holders) for lease in found)
+    files = [lease.file for lease in leases if lease.owner == this]
     return touching(lambda: files)
 
 
 def release(cache: Cache, holder: str) -> list[str]:
-    """End all leases of `holder`; return what a person should know, one line a dataset.
+    """End the leases of `holder`; return what a person should know, one line a dataset.
 
-    A snapshot that was written to is thrown away, and so is one that no other job may take.
+    Another process of the same run keeps its own: a run that is delivered again may have two for a
+    while. A snapshot that was written to is thrown away, and so is one that no other job may take.
 
     Args:
         cache: Where the snapshots are.
@@ -66,24 +70,34 @@ def release(cache: Cache, holder: str) -> list[str]:
 
 
 def _released(cache: Cache, holder: str) -> Iterator[str]:
-    for snapshot, own in _leased(cache, [holder]):
+    for snapshot, leases in _leased(cache, [holder]):
+        ending = [lease for lease in leases if _is_ending(lease)]
+        if not ending:
+            continue
         differences = snapshot.differences()
         if differences:
             yield _note(snapshot, differences)
-        if differences or not snapshot.header.is_reusable:
+        is_of_no_use = not snapshot.header.is_reusable and len(ending) == len(leases)
+        if differences or is_of_no_use:
             # With its leases: if this is interrupted, they have the next job look at the files.
             cache.discard(snapshot)
             continue
-        for lease in own:
+        for lease in ending:
             with suppress(OSError):
                 lease.file.unlink()
 
 
+def _is_ending(lease: Lease) -> bool:
+    """Say whether it is this process's, or nobody's; who trains touches its lease every minute."""
+    return lease.owner == Owner.this() or not lease.owner.is_alive(lease.file, SILENCE_S)
+
+
 def _leased(cache: Cache, holders: Collection[str]) -> Iterator[tuple[Snapshot, list[Lease]]]:
+    """Yield what any process leased for `holders`."""
     for snapshot in cache.snapshots():
-        own = [lease for lease in snapshot.leases() if lease.holder in holders]
-        if own:
-            yield snapshot, own
+        leases = [lease for lease in snapshot.leases() if lease.holder in holders]
+        if leases:
+            yield snapshot, leases
 
 
 def _note(snapshot: Snapshot, differences: list[str]) -> str:

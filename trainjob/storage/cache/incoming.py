@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.heartbeat import SILENCE_S
 from trainjob.storage.cache.owner import Owner, boot_id
 from trainjob.storage.cache.removal import destroy, open_folders, protect, remove
 from trainjob.storage.cache.snapshot import FileLine, Header, Snapshot, write_manifest
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
-
-_FOREIGN_S = 600.0
-"""A process of another machine that has not touched its journal for so long counts as gone."""
 
 
 class Incoming:
@@ -186,7 +184,7 @@ def abandoned(cache: Cache, source: str = "") -> list[Path]:
     with suppress(FileNotFoundError):
         for folder in cache.incoming.glob(f"{source}*-*-*"):
             owner = Owner.parse(folder.name.split("-")[1])
-            if owner is None or not owner.is_alive(folder / "journal", _FOREIGN_S):
+            if owner is None or not owner.is_alive(folder / "journal", SILENCE_S):
                 found.append(folder)
     return sorted(found, key=written_at, reverse=True)
 
