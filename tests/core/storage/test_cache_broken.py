@@ -11,6 +11,7 @@ import pytest
 
 from trainjob.errors import StoreError, StoreUnavailable
 from trainjob.storage.cache import folder
+from trainjob.storage.cache import snapshot as snapshot_module
 from trainjob.storage.cache.evict import removable, remove_unused
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import hold, release
@@ -223,6 +224,34 @@ def test_nobody_waits_for_a_lock_beyond_the_deadline(stage, cache):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with ending_at(Deadline(0.1)), pytest.raises(StoreUnavailable, match="in the time that"):
             stage("second")
+
+
+def test_machines_that_take_turns_look_at_every_file_once_each(stage, monkeypatch):
+    """On a disk that they share; with a million files each look takes minutes."""
+    looks, look = [], Snapshot.differences
+
+    def note(snapshot: Snapshot) -> list[str]:
+        looks.append(boot)
+        return look(snapshot)
+
+    monkeypatch.setattr(Snapshot, "differences", note)
+
+    for number, boot in enumerate(["one", "two", "one", "two", "one", "two started again", "two"]):
+        monkeypatch.setattr(snapshot_module, "boot_id", lambda boot=boot: boot)
+        stage(f"{number}")
+
+    assert looks == ["two", "two started again"]
+
+
+def test_who_took_a_snapshot_is_remembered_of_so_many_machines(stage, monkeypatch):
+    """So that its file does not grow for ever."""
+    monkeypatch.setattr(snapshot_module, "_MAX_BOOTS", 2)
+
+    for boot in ("one", "two", "three"):
+        monkeypatch.setattr(snapshot_module, "boot_id", lambda boot=boot: boot)
+        found = stage(boot)
+
+    assert (found.root / "used").read_text().split() == ["two", "three"]
 
 
 def test_the_lock_of_the_leases_is_free_while_files_are_looked_at(stage, cache, monkeypatch):

@@ -5,7 +5,7 @@
     <cache>/v1/<key>/data/            the files, read-only
                      snapshot.json    where they came from, how many, and their fingerprint
                      files.json       every file: path, size, version, sha256, mtime
-                     used             touched when a job takes it; holds the boot of the machine
+                     used             touched when a job takes it; holds the boots of machines
                      leases/          one empty file a job that uses it now
 
 A folder of this machine is used where it lies: its snapshot has a manifest and no data.
@@ -32,6 +32,7 @@ tells of them, or of one or more only the size, of the version that was listed."
 
 _HEADER, _FILES, _USED = "snapshot.json", "files.json", "used"
 _FOREIGN_LEASE_S = 7 * 24 * 3600.0
+_MAX_BOOTS = 256  # machines that share one disk; who is forgotten looks once more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,8 @@ class Snapshot:
         Its files are looked at only if a job ended without looking, or the machine fell.
         """
         gone = [lease for lease in self.leases() if not lease.is_alive()]
-        is_same_boot = self._boot() == boot_id()
+        boots = self._boots()
+        is_same_boot = boot_id() in boots
         if (gone or not is_same_boot) and self.header.place is None and self.differences():
             return False
         for lease in gone:
@@ -180,7 +182,8 @@ class Snapshot:
             if is_same_boot:
                 os.utime(self.root / _USED)
             else:
-                (self.root / _USED).write_text(boot_id())
+                known = [*boots, boot_id()][-_MAX_BOOTS:]
+                (self.root / _USED).write_text("\n".join(known))
         return True
 
     def leases(self) -> list[Lease]:
@@ -230,12 +233,12 @@ class Snapshot:
             return
         yield from ((e.path, e.version) for e in list_folder(self.header.place).files)
 
-    def _boot(self) -> str:
-        """Return during which boot of the machine a job last took it; empty if that is unknown."""
+    def _boots(self) -> list[str]:
+        """Return during which boots of machines a job took it after its files were looked at."""
         try:
-            return (self.root / _USED).read_text()
+            return (self.root / _USED).read_text().splitlines()
         except (OSError, ValueError):
-            return ""
+            return []
 
     def _lease_of(self, holder: str) -> Path:
         if "/" in holder:
