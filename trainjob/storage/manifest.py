@@ -1,10 +1,13 @@
 """The files of a tree by content: what a fingerprint and a receipt are made of."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Literal
+
+from trainjob.storage.own_files import RECEIPT, SUCCESS
 
 Proof = Literal["", "etag", "read back"]
 """How it was proved that a store holds these bytes: by the digest that it tells of them (the ETag
@@ -35,8 +38,15 @@ OnFile = Callable[[FileRecord], None]
 
 
 def fingerprint(files: Iterable[FileRecord]) -> str:
-    """Return ``sha256:…`` over paths, sizes and digests; the order of `files` does not matter."""
+    """Return ``sha256:…`` over paths, sizes and digests; the order of `files` does not matter.
+
+    A receipt and the empty ``_SUCCESS`` beside it do not count, so that a tree that was uploaded
+    has the fingerprint that it had before, and its receipt, which tells the time, no part in it.
+    """
     rows = sorted((file.path, file.size_bytes, file.sha256) for file in files)
+    at = bisect_left(rows, RECEIPT, key=lambda row: row[0])
+    if rows[at : at + 1] and rows[at][0] == RECEIPT:
+        rows = [row for row in rows if row[0] != RECEIPT and row[:2] != (SUCCESS, 0)]
     digest = hashlib.sha256()
     for path, size_bytes, sha256 in rows:
         # JSON, which escapes what a path may hold, so that no two trees give the same lines; made

@@ -175,6 +175,21 @@ def test_an_archive_has_the_fingerprint_of_its_folder(stage, write_tree, tmp_pat
     assert stage(str(tmp_path / "data.zip")).fingerprint == stage(str(folder)).fingerprint
 
 
+@pytest.mark.parametrize("mode", ["link", "copy"])
+def test_a_dataset_that_our_own_upload_brought_keeps_its_fingerprint(
+    place, stage, write_tree, tmp_path, mode
+):
+    folder = write_tree(tmp_path / "source", TREE)
+    before = stage(str(folder), name="before")
+    for name in ("one", "two"):  # whose receipts say when they were written
+        url = f"{place.url}/{name}"
+        upload_tree(folder, url, place.settings, run_id=name, facts={}, label="data")
+
+        staged = stage(url, place.settings, name=name, mode=mode, expect=before.fingerprint)
+
+        assert staged.fingerprint == before.fingerprint
+
+
 def test_a_url_may_name_the_archive_itself(place, stage, tmp_path, read_tree):
     place.put("data.zip", zipped(TREE))
     place.put("data.zip.md5", b"beside it")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from trainjob.errors import UnsafeKey
 from trainjob.storage.manifest import FileRecord, fingerprint
+from trainjob.storage.own_files import RECEIPT, SUCCESS
 from trainjob.storage.paths import check_paths
 
 
@@ -93,3 +94,26 @@ def test_a_fingerprint_depends_on_every_part_and_not_on_the_order():
     assert fingerprint([two, one]) == fingerprint([one, two])
     assert len(prints) == 7
     assert all(value.startswith("sha256:") for value in prints)
+
+
+def test_a_fingerprint_leaves_out_what_an_upload_of_ours_writes_itself():
+    data = FileRecord("a", 1, "00")
+    receipt, success = FileRecord(RECEIPT, 9, "22"), FileRecord(SUCCESS, 0, "33")
+
+    assert fingerprint([data, receipt, success]) == fingerprint([data])
+    assert fingerprint([data, receipt]) == fingerprint([data])
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [FileRecord(SUCCESS, 0, "33")],  # Hadoop writes it, too
+        [FileRecord(RECEIPT, 9, "22"), FileRecord(SUCCESS, 1, "33")],
+        [FileRecord(RECEIPT, 9, "22"), FileRecord("_trainjob/other", 1, "33")],
+        [FileRecord(RECEIPT, 9, "22"), FileRecord(f"deeper/{RECEIPT}", 1, "33")],
+    ],
+)
+def test_a_fingerprint_leaves_out_nothing_else(others):
+    data = FileRecord("a", 1, "00")
+
+    assert fingerprint([data, *others]) != fingerprint([data])

@@ -14,7 +14,7 @@ from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, engine_of, open_store
 from trainjob.storage.unpack import is_dataset_archive
 
-_FORM = 1
+_FORM = 2
 
 
 @dataclass(frozen=True, slots=True)
