@@ -10,7 +10,7 @@ import pytest
 from tests import prefect_homes
 from tests.scheduling import Scheduling
 
-pytest_plugins = ["tests.s3_server", "tests.prefect_server"]
+pytest_plugins = ["tests.s3_server", "tests.prefect_server", "tests.digits"]
 
 _FOREIGN = re.compile(
     r"(?:AWS|PREFECT|SLURM|TRAINJOB|TORCHELASTIC|PMI|OMPI)_.*"
@@ -65,21 +65,26 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def no_process_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    ours = os.fsencode(tmp_path_factory.getbasetemp())
-    before = _marked_processes(ours)
+    before = _processes()
     yield
-    left = _marked_processes(ours) - before
+    # Only those that are new: to read what is known of all would take longer than many a test.
+    left = _marked(_processes() - before, os.fsencode(tmp_path_factory.getbasetemp()))
     assert not left, f"processes of a run are left: {left}"
 
 
-def _marked_processes(ours: bytes) -> set[int]:
+def _processes() -> set[str]:
+    with os.scandir("/proc") as folders:
+        return {folder.name for folder in folders if folder.name.isdecimal()}
+
+
+def _marked(pids: set[str], ours: bytes) -> set[str]:
     """Return the processes of runs that work in this session's folders."""
     found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
+    for folder in (Path("/proc", pid) for pid in pids):
         try:
             if _RUN_MARK in (folder / "environ").read_bytes():
                 place = (folder / "cmdline").read_bytes() + os.fsencode((folder / "cwd").readlink())
-                found |= {int(folder.name)} if ours in place else set()
+                found |= {folder.name} if ours in place else set()
         except OSError:
             continue
     return found

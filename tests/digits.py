@@ -1,12 +1,18 @@
-"""The dataset that the example names, in a folder of the checkout that all test processes share."""
+"""The datasets that `examples/make_dataset.py` makes, which several test processes share."""
 
 import fcntl
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / ".demo" / "datasets" / "digits"
+"""The one that the example names, in a folder of the checkout."""
 
 
 @contextmanager
@@ -16,3 +22,29 @@ def making_digits() -> Iterator[bool]:
     with (ROOT / ".demo" / "digits.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield not DIGITS.exists()
+
+
+@pytest.fixture(scope="session")
+def digits_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a form, such as ``zip``, to a folder for tests that only read it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(form: str) -> Path:
+        folder, unfinished = shared / f"digits-{form}", shared / f"digits-{form}.unfinished"
+        with (shared / "digits.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                make = [sys.executable, str(ROOT / "examples" / "make_dataset.py")]
+                command = [*make, str(unfinished), "--as", form]
+                subprocess.run(command, check=True, capture_output=True)
+                unfinished.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def digits_dataset(digits_in: Callable[[str], Path]) -> Path:
+    """The four IDX files, for tests that only read them."""
+    return digits_in("idx")

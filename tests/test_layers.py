@@ -1,6 +1,7 @@
 """Imports go one way, and the heavy packages stay where they belong."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -18,16 +19,11 @@ FILES = sorted(file for layer in LAYERS for file in (ROOT / layer).rglob("*.py")
 
 
 def imports_of(file: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
-    return found
+    return {module.partition(".")[0] for module in modules_of(file)}
 
 
-def modules_of(file: Path) -> set[str]:
+@functools.cache
+def modules_of(file: Path) -> frozenset[str]:
     """Return the modules that a file imports, in full: `from a import b` may mean a or a.b."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -35,7 +31,7 @@ def modules_of(file: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
 def is_for_user_scripts(file: Path) -> bool:
@@ -46,32 +42,37 @@ def name_of(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_imports_go_down_only(file: Path) -> None:
-    layer = file.relative_to(ROOT).parts[0]
-    above = set(LAYERS[: LAYERS.index(layer)])
+def test_imports_go_down_only() -> None:
+    found = {}
+    for file in FILES:
+        layer = LAYERS.index(file.relative_to(ROOT).parts[0])
+        found[name_of(file)] = imports_of(file) & set(LAYERS[:layer])
 
-    assert not imports_of(file) & above
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "trainjob").rglob("*.py")), ids=name_of)
-def test_the_core_imports_neither_prefect_nor_torch_nor_mpi(file: Path) -> None:
-    if "learn" in file.parts:
-        return
-
-    # bootstrap.py finalises what the script itself imported, through sys.modules.
-    allowed = {"torch"} if is_for_user_scripts(file) else set()
-    assert not imports_of(file) & {"prefect", "torch", "mpi4py"} - allowed
+    assert_none(found)
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_the_flow_process_never_imports_torch(file: Path) -> None:
-    if is_for_user_scripts(file):
-        return
+def test_the_core_imports_neither_prefect_nor_torch_nor_mpi() -> None:
+    found = {}
+    for file in (ROOT / "trainjob").rglob("*.py"):
+        # bootstrap.py finalises what the script itself imported, through sys.modules.
+        allowed = {"torch"} if is_for_user_scripts(file) else set()
+        found[name_of(file)] = imports_of(file) & {"prefect", "torch", "mpi4py"} - allowed
 
-    assert not imports_of(file) & {"torch", "mpi4py"}
-    modules = {f"trainjob.{Path(name).stem}" for name in FOR_USER_SCRIPTS}
-    assert not modules_of(file) & modules
+    assert_none(found)
+
+
+def test_the_flow_process_never_imports_torch() -> None:
+    heavy = {"torch", "mpi4py"}
+    heavy |= {f"trainjob.{Path(name).stem}" for name in FOR_USER_SCRIPTS}
+    of_flows = [file for file in FILES if not is_for_user_scripts(file)]
+
+    assert_none({name_of(f): (imports_of(f) | modules_of(f)) & heavy for f in of_flows})
+
+
+def assert_none(found: dict[str, set[str]]) -> None:
+    """See that at least one file was looked at, and that nothing was found in any."""
+    assert found
+    assert {file: modules for file, modules in found.items() if modules} == {}
 
 
 def test_saving_needs_torch_and_the_standard_library_only() -> None:
