@@ -1,6 +1,8 @@
 """The flow: from a job to verified outputs, or to a reason."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -18,6 +20,7 @@ from tests.jobs import make_job
 from trainjob.errors import JobError, TrainingFailed
 from trainjob.events import Event, StageFailed, listening
 from trainjob.job import TrainingJob
+from trainjob.report import RunReport
 from trainjob.storage.receipt import verify_receipt
 from trainjob.workspace import Workspace
 
@@ -35,11 +38,41 @@ def artifact_of(run_id: str, job: str = "copy", kind: str = "job") -> str:
     return str(artifact.data)
 
 
-def test_a_completed_run_has_its_outputs_in_the_store_with_a_receipt(tmp_path: Path) -> None:
-    state = run(make_job(tmp_path))
+@contextmanager
+def environment_in(folder: Path) -> Iterator[None]:
+    """As tests have it, for a run that several of them look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
+        patch.setenv("TRAINJOB_REGISTRY", str(folder / "registry"))
+        yield
 
-    assert state.is_completed(), state.message
-    out = tmp_path / "out"
+
+@pytest.fixture(scope="module")
+def completed(
+    prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, RunReport]:
+    """The folder of a run that ended well, and what the flow returned."""
+    folder = tmp_path_factory.mktemp("completed")
+    job = make_job(folder, name="completed", tags=["night", "digits"])
+    with environment_in(folder):
+        return folder, training_job(TrainingJob.parse(job))
+
+
+@pytest.fixture(scope="module")
+def failed(
+    prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, State[Any]]:
+    """The folder of a run whose script raises, and the state of the run."""
+    folder = tmp_path_factory.mktemp("failed")
+    script = "def model():\n    raise ValueError('no such layer')\nmodel()\n"
+    with environment_in(folder):
+        return folder, run(make_job(folder, script, name="failed"))
+
+
+def test_a_completed_run_has_its_outputs_in_the_store_with_a_receipt(
+    completed: tuple[Path, RunReport],
+) -> None:
+    out = completed[0] / "out"
     assert json.loads((out / "result.json").read_text()) == 42
     assert (out / "_SUCCESS").read_bytes() == b""
     receipt = json.loads((out / "_trainjob" / "receipt.json").read_text())
@@ -55,74 +88,81 @@ def test_a_completed_run_has_its_outputs_in_the_store_with_a_receipt(tmp_path: P
     assert verify_receipt(str(out), None).problems == ()
 
 
-def test_the_flow_returns_its_report(tmp_path: Path) -> None:
-    report = training_job(TrainingJob.parse(make_job(tmp_path)))
+def test_the_flow_returns_its_report(completed: tuple[Path, RunReport]) -> None:
+    folder, report = completed
 
     assert report.state == "Completed"
-    assert report.outputs[0].url == str(tmp_path / "out")
+    assert report.outputs[0].url == str(folder / "out")
     assert [stage.name for stage in report.stages][-1] == "upload_outputs"
 
 
-def test_the_run_is_named_and_tagged_after_its_job(tmp_path: Path) -> None:
-    report = training_job(TrainingJob.parse(make_job(tmp_path, tags=["night", "digits"])))
-
+def test_the_run_is_named_and_tagged_after_its_job(completed: tuple[Path, RunReport]) -> None:
     with get_client(sync_client=True) as client:
-        known = client.read_flow_run(UUID(report.run_id))
-    assert known.name.startswith("copy-20")
+        known = client.read_flow_run(UUID(completed[1].run_id))
+
+    assert known.state is not None
+    assert known.state.is_completed()
+    assert known.name.startswith("completed-20")
     assert {"night", "digits"} <= set(known.tags)
 
 
-def test_the_page_of_a_run_says_which_run_of_its_job_it_is(tmp_path: Path) -> None:
-    report = training_job(TrainingJob.parse(make_job(tmp_path, name="counted")))
+def test_the_page_of_a_run_says_which_run_of_its_job_it_is(
+    completed: tuple[Path, RunReport],
+) -> None:
+    report = completed[1]
 
     assert report.number == 1
-    assert "| version | run 1 of the job counted |" in artifact_of(report.run_id, "counted")
+    page = artifact_of(report.run_id, "completed")
+    assert "| version | run 1 of the job completed |" in page
 
 
-def test_the_page_of_a_run_says_what_ran_and_where_the_outputs_are(tmp_path: Path) -> None:
-    report = training_job(TrainingJob.parse(make_job(tmp_path)))
+def test_the_page_of_a_run_says_what_ran_and_where_the_outputs_are(
+    completed: tuple[Path, RunReport],
+) -> None:
+    folder, report = completed
 
-    page = artifact_of(report.run_id)
-    assert "# copy: Completed" in page
-    assert str(tmp_path / "out") in page
+    page = artifact_of(report.run_id, "completed")
+    assert "# completed: Completed" in page
+    assert str(folder / "out") in page
     assert "| train |" in page
     assert "--scale 2" in page
-    links = artifact_of(report.run_id, kind="outputs")
-    assert (
-        f"| receipt of train_url | `{tmp_path / 'out' / '_trainjob' / 'receipt.json'}` |" in links
-    )
+    links = artifact_of(report.run_id, "completed", kind="outputs")
+    receipt = folder / "out" / "_trainjob" / "receipt.json"
+    assert f"| receipt of train_url | `{receipt}` |" in links
     assert f"python -m flows download {report.run_id} FOLDER" in links
 
 
-def test_copies_are_removed_after_a_completed_run_and_logs_stay(tmp_path: Path) -> None:
-    report = training_job(TrainingJob.parse(make_job(tmp_path)))
+def test_copies_are_removed_after_a_completed_run_and_logs_stay(
+    completed: tuple[Path, RunReport],
+) -> None:
+    folder, report = completed
+    with environment_in(folder):
+        workspace = Workspace.of_run(report.run_id)
 
-    workspace = Workspace.of_run(report.run_id)
     left = sorted(path.name for path in workspace.root.iterdir())
     assert left == ["attempts.json", "lock", "logs", "params.json"]
     assert "result 42" in (workspace.attempt_logs(0) / "rank-0.log").read_text()
 
 
-def test_a_failing_script_fails_the_run_with_its_cause(tmp_path: Path) -> None:
-    script = "def model():\n    raise ValueError('no such layer')\nmodel()\n"
-
-    state = run(make_job(tmp_path, script))
+def test_a_failing_script_fails_the_run_with_its_cause(failed: tuple[Path, State[Any]]) -> None:
+    folder, state = failed
 
     assert state.is_failed()
     assert "ValueError: no such layer" in (state.message or "")
     with pytest.raises(TrainingFailed):
         state.result()
-    assert not (tmp_path / "out").exists()
-    page = artifact_of(str(state.state_details.flow_run_id))
-    assert "# copy: Failed" in page
+    assert not (folder / "out").exists()
+    page = artifact_of(str(state.state_details.flow_run_id), "failed")
+    assert "# failed: Failed" in page
     assert "ValueError: no such layer" in page
     assert "| stage_inputs |" in page
 
 
-def test_a_failed_run_keeps_its_workspace_for_a_retry(tmp_path: Path) -> None:
-    state = run(make_job(tmp_path, "raise SystemExit(3)"))
+def test_a_failed_run_keeps_its_workspace_for_a_retry(failed: tuple[Path, State[Any]]) -> None:
+    folder, state = failed
+    with environment_in(folder):
+        workspace = Workspace.of_run(str(state.state_details.flow_run_id))
 
-    workspace = Workspace.of_run(str(state.state_details.flow_run_id))
     assert workspace.code.is_dir()
     assert workspace.input_dir("data_url").is_dir()
 
@@ -162,9 +202,13 @@ def test_a_job_given_as_plain_values_is_explained_like_a_file() -> None:
     assert "# plain: Failed" in artifact_of(run_id, "plain")
 
 
-def test_the_page_of_a_failed_run_names_the_stage_that_failed(tmp_path: Path) -> None:
+def test_a_script_that_writes_nothing_to_its_output_fails_the_run_in_the_stage_of_outputs(
+    tmp_path: Path,
+) -> None:
     state = run(make_job(tmp_path, "print('done')"))
 
+    assert state.is_failed()
+    assert "train_url" in (state.message or "")
     page = artifact_of(str(state.state_details.flow_run_id))
     stages = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| upload")]
     assert stages == ["| upload_outputs"]
@@ -207,29 +251,6 @@ def test_a_store_that_is_gone_for_a_moment_does_not_refuse_the_job(
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == 8
 
 
-def test_a_script_that_writes_nothing_to_its_output_fails_the_run(tmp_path: Path) -> None:
-    state = run(make_job(tmp_path, "print('done')"))
-
-    assert state.is_failed()
-    assert "train_url" in (state.message or "")
-
-
-def test_auto_stop_uploads_what_is_there_and_says_so(tmp_path: Path) -> None:
-    script = (
-        "import pathlib, sys, time\n"
-        "out = pathlib.Path(sys.argv[sys.argv.index('--train_url') + 1])\n"
-        "(out / 'half.txt').write_text('half')\n"
-        "time.sleep(60)\n"
-    )
-
-    state = run(make_job(tmp_path, script, limits={"auto_stop": "10s", "grace": "2s"}))
-
-    assert state.is_completed(), state.message
-    assert state.name == "AutoStopped"
-    assert (tmp_path / "out" / "half.txt").read_text() == "half"
-    assert (tmp_path / "out" / "_SUCCESS").exists()
-
-
 def test_an_output_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     (tmp_path / "out").mkdir()
@@ -244,11 +265,10 @@ def test_an_output_folder_with_something_in_it_is_refused(tmp_path: Path) -> Non
 
 def test_the_run_id_in_an_output_url_keeps_runs_apart(tmp_path: Path) -> None:
     outputs = [{"name": "train_url", "url": str(tmp_path / "out" / "{run_id}")}]
-    job = TrainingJob.parse(make_job(tmp_path, outputs=outputs))
 
-    first, second = training_job(job), training_job(job)
+    report = training_job(TrainingJob.parse(make_job(tmp_path, outputs=outputs)))
 
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {first.run_id, second.run_id}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [report.run_id]
 
 
 def test_a_job_on_s3_runs_from_bucket_to_bucket(
