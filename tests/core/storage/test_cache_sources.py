@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,10 @@ from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import hold, release
 from trainjob.storage.cache.incoming import Incoming
 from trainjob.storage.cache.source import Unpacking
+from trainjob.storage.listing import Entry
 from trainjob.storage.local import LocalStore
+from trainjob.storage.manifest import FileRecord
+from trainjob.storage.meter import Meter
 from trainjob.storage.own_files import RECEIPT, SUCCESS
 from trainjob.storage.stage import stage_channel
 from trainjob.storage.unpack import unpack_dataset
@@ -69,6 +72,39 @@ def test_a_folder_of_this_machine_is_read_once(stage, write_tree, tmp_path, monk
     second = stage(str(source), name="second")
 
     assert second.fingerprint == first.fingerprint
+
+
+def test_only_what_changed_in_a_folder_of_this_machine_is_read_again(
+    stage, write_tree, tmp_path, monkeypatch
+):
+    """One that grows by a file a day may have a terabyte."""
+    source, read, digest = write_tree(tmp_path / "source", TREE), [], LocalStore.digest
+
+    def note(store: LocalStore, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
+        read.extend(entry.path for entry in files)
+        return digest(store, files, meter)
+
+    monkeypatch.setattr(LocalStore, "digest", note)
+    stage(str(source))
+    read.clear()
+    (source / "a.txt").write_bytes(b"33")
+    (source / "added").write_bytes(b"4")
+
+    staged = stage(str(source), name="second")
+
+    other = write_tree(tmp_path / "other", {**TREE, "a.txt": b"33", "added": b"4"})
+    assert sorted(read) == ["a.txt", "added"]
+    assert staged.fingerprint == stage(str(other), name="other").fingerprint
+
+
+def test_a_folder_whose_earlier_manifest_was_spoiled_is_read(stage, cache, write_tree, tmp_path):
+    source = write_tree(tmp_path / "source", TREE)
+    stage(str(source))
+    [first] = cache.snapshots()
+    (first.root / "files.json").write_bytes(b"")
+    (source / "added").write_bytes(b"3")
+
+    assert stage(str(source), name="second").num_files == 3
 
 
 def test_a_folder_that_changes_while_it_is_read_is_not_taken(

@@ -162,12 +162,25 @@ class _Build:
     def _read_in_place(self, place: Path) -> tuple[Header, list[FileRecord]]:
         listing = self._source.listing
         with LocalStore(place) as store:
-            records = store.digest(listing.files, Meter(self._label, listing.files))
+            known = self._known_in_place()
+            rest = _without(listing.files, known)
+            records = known + store.digest(rest, Meter(self._label, rest))
             if store.list_files() != listing:
                 found, do = "it changed while it was read", "run again when nothing writes to it"
                 raise failure(TreeChanged, self._source.url, found, do)
         proof = self._compared(records, place)
         return replace(self._header(records, proof), place=place), records
+
+    def _known_in_place(self) -> list[FileRecord]:
+        """Return what was read of the files for an earlier snapshot, and did not change since."""
+        versions = {(entry.path, entry.version) for entry in self._source.listing.files}
+        found = {}
+        for older in self._cache.of_source(self._source.id):
+            with suppress(CorruptData):
+                for line in older.files():
+                    if (line.path, line.version) in versions:
+                        found[line.path] = line.record()
+        return list(found.values())
 
     def _fetch(self, part: Literal["data", "archive"]) -> list[FileRecord]:
         """Bring the files that are not there yet; return all of them, verified by the store."""
@@ -198,9 +211,7 @@ class _Build:
             if line and entry.version and line.version == entry.version:
                 with suppress(OSError):
                     _link(older.data / entry.path, target / entry.path, line)
-                    record = FileRecord(
-                        line.path, line.size_bytes, line.sha256, verified=line.proof
-                    )
+                    record = line.record()
                     self._incoming.note(record)
                     linked.append(record)
         return linked

@@ -94,6 +94,10 @@ class FileLine(NamedTuple):
     mtime_ns: int
     proof: manifest.Proof = ""
 
+    def record(self) -> manifest.FileRecord:
+        """Return what was verified of it."""
+        return manifest.FileRecord(self.path, self.size_bytes, self.sha256, verified=self.proof)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
