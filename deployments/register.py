@@ -18,7 +18,12 @@ from deployments.changes import Change
 from deployments.flow_deployments import deploy_all
 from deployments.quotas import Quota, ensure_quotas, quotas_of_machine
 from deployments.stale_forms import stale_forms
-from deployments.starter_blocks import check_store, register_blocks, register_store
+from deployments.starter_blocks import (
+    check_store,
+    register_blocks,
+    register_store,
+    write_starter_flavors,
+)
 from deployments.webhooks import OFF, check_url, register_webhook
 from deployments.work_pools import KINDS, POOLS, PoolSpec, ensure_pool
 from deployments.work_queues import ensure_queues, other_pools
@@ -38,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         webhook = _webhook(arguments.webhook)
         quotas = quotas_of_machine()
         with configured_server() as client:
+            if arguments.starter_flavors:
+                _say(write_starter_flavors())
             changes = register(
                 client,
                 pools,
@@ -47,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 webhook=webhook,
             )
             for change in changes:
-                sys.stdout.write(f"{change}\n")
-                sys.stdout.flush()
+                _say(change)
     except TrainjobError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -99,6 +105,11 @@ def register(
     yield from stale_forms(client)
 
 
+def _say(change: Change) -> None:
+    sys.stdout.write(f"{change}\n")
+    sys.stdout.flush()
+
+
 def _pools(named: Sequence[PoolSpec], image: str | None) -> list[PoolSpec]:
     """Return what the pools are to be; the image is for those that are named, or for all."""
     for first, second in combinations(named, 2):
@@ -141,6 +152,11 @@ def _parser() -> argparse.ArgumentParser:
         type=_block_name,
         metavar="NAME",
         help="save the store of the AWS_* variables by this name, unless one has it",
+    )
+    parser.add_argument(
+        "--starter-flavors",
+        action="store_true",
+        help="begin with the flavors of examples/flavors.yaml if this machine has none",
     )
     parser.add_argument(
         "--webhook",

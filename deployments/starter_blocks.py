@@ -3,9 +3,11 @@
 These are the flavors of its ``flavors.yaml`` and, if asked for, a store of its AWS_* variables.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient
@@ -17,11 +19,14 @@ from blocks.flavor import FlavorBlock, block_name, flavor_line, flavor_values
 from blocks.object_store import ObjectStore
 from blocks.saved_versions import all_of_type, create_block
 from deployments.changes import Change
+from deployments.flow_deployments import HOME
 from trainjob.errors import JobError, TrainjobError
 from trainjob.flavor_catalogue import flavors_of
-from trainjob.registry.folder import registry_of_machine
+from trainjob.registry.folder import flavors_file, registry_of_machine
+from trainjob.storage.failures import local_failures
 from trainjob.storage.settings import StoreSettings
 
+_EXAMPLE = HOME / "examples" / "flavors.yaml"
 _KEYS = {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}
 
 
@@ -66,6 +71,27 @@ def register_blocks(client: SyncPrefectClient, *, force: bool) -> Iterator[Chang
         else:
             why = f"block {document.name!r} says something else than flavors.yaml"
             yield Change("left", what, f"{why}; --force replaces it")
+
+
+def write_starter_flavors() -> Change:
+    """Give a machine without ``flavors.yaml`` that of the examples, to begin with.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    file = flavors_file()
+    what = repr(str(file))
+    with local_failures(str(file)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{uuid4().hex}.part")
+        try:
+            shutil.copyfile(_EXAMPLE, part)
+            file.hardlink_to(part)
+        except FileExistsError:
+            return Change("left", what)
+        finally:
+            part.unlink(missing_ok=True)
+    return Change("created", what, "change its prices, and register again")
 
 
 def register_store(client: SyncPrefectClient, name: str, *, force: bool) -> Change:

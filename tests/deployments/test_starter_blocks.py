@@ -11,13 +11,15 @@ from prefect.client.schemas.objects import BlockDocument
 
 from blocks.flavor import FlavorBlock
 from blocks.saved_versions import BlockPlace, create_block
-from deployments.starter_blocks import register_blocks
+from deployments.register import _parser
+from deployments.starter_blocks import register_blocks, write_starter_flavors
 from flows.__main__ import main
 from tests.jobs import make_job
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob
 from trainjob.registry.registry import Registry
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "flavors.yaml"
 FLAVORS = "2c4g: {price_per_hour: 0}\nLab A100: {size: 32c256g A100*4, price_per_hour: 40}\n"
 
 
@@ -102,6 +104,27 @@ def test_a_job_finds_the_flavors_of_the_server(client: SyncPrefectClient, tmp_pa
     [problem] = raised.value.problems
     assert problem.found == "'lab-b200', and only 2c4g, Lab A100 there"
     assert "'the blocks of Prefect of the type Flavor'" in problem.asked
+
+
+def test_a_new_platform_begins_with_the_flavors_of_the_example(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path / "new" / "registry"))
+    file = tmp_path / "new" / "registry" / "flavors.yaml"
+    assert _parser().parse_args(["--starter-flavors"]).starter_flavors
+
+    first, lines = str(write_starter_flavors()), registered(client)
+
+    assert first == f"created  {str(file)!r}: change its prices, and register again"
+    assert file.read_bytes() == EXAMPLE.read_bytes()
+    assert "created  flavor 2c4g" in lines
+    assert documents(client).keys() >= {"2c4g", "lab-a100", "small"}
+
+
+def test_the_flavors_of_a_platform_are_not_replaced_by_those_of_the_example(flavors: Path) -> None:
+    assert str(write_starter_flavors()) == f"left     {str(flavors)!r}"
+
+    assert flavors.read_text() == FLAVORS
 
 
 def test_any_two_names_become_two_blocks(client: SyncPrefectClient, flavors: Path) -> None:

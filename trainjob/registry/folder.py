@@ -145,6 +145,11 @@ def registry_folder() -> Path:
     return Path(str(chosen)).absolute() if is_folder else Path.home() / ".trainjob" / "registry"
 
 
+def flavors_file() -> Path:
+    """Return the file with the flavors of the platform on this machine; it need not exist."""
+    return registry_folder() / _FLAVORS
+
+
 def registry_of_machine() -> Registry:
     """Return the registry in `registry_folder`."""
     return Registry(FolderPlace(registry_folder()))
