@@ -11,7 +11,6 @@ from trainjob.launch import mpi
 from trainjob.launch.failure import RankFailed
 from trainjob.launch.training import run_training
 
-LAUNCHERS = ["torchrun", pytest.param("mpi", marks=pytest.mark.mpi)]
 RANK_1 = """
     import ctypes, os, signal, sys, time
     if os.environ["RANK"] != "1":
@@ -28,31 +27,27 @@ def failure(launch) -> RankFailed:
     return caught.value
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+OS_EXIT = ("os._exit(3)", "failed first with exit code 3", 3, None)
+SIGSEGV = (
+    "ctypes.string_at(0)",
+    "was killed first by SIGSEGV (invalid memory access in native code)",
+    None,
+    "SIGSEGV",
+)
+
+
 @pytest.mark.parametrize(
-    ("failing", "first_line", "code", "signal"),
+    ("launcher", "failing", "first_line", "code", "signal"),
     [
-        ("raise ValueError('x')", "failed first: ValueError: x (exit code 1)", 1, None),
-        ("sys.exit(3)", "failed first: sys.exit (exit code 3)", 3, None),
-        ("os._exit(3)", "failed first with exit code 3", 3, None),
-        (
-            "os.kill(os.getpid(), signal.SIGKILL)",
-            "was killed first by SIGKILL (often out of memory)",
-            None,
-            "SIGKILL",
-        ),
-        (
-            "ctypes.string_at(0)",
-            "was killed first by SIGSEGV (invalid memory access in native code)",
-            None,
-            "SIGSEGV",
-        ),
+        pytest.param("torchrun", *OS_EXIT, id="os-exit-torchrun"),
+        pytest.param("mpi", *OS_EXIT, id="os-exit-mpi", marks=pytest.mark.mpi),
+        pytest.param("mpi", *SIGSEGV, id="sigsegv-mpi", marks=pytest.mark.mpi),
     ],
-    ids=["raise", "exit", "os-exit", "sigkill", "sigsegv"],
 )
 def test_the_rank_that_fails_is_named_and_the_others_end(
     make_launch, launcher, failing, first_line, code, signal
 ):
+    """Other failures, and each under both launchers, are had by the runs of `test_fault_matrix`."""
     script = RANK_1.format(failing=failing)
     started = time.monotonic()
 

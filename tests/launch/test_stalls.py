@@ -10,7 +10,7 @@ from trainjob.launch.failure import TrainingStalled
 from trainjob.launch.launch import Launch
 from trainjob.launch.training import run_training
 
-BUSY = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass\n"
+BUSY = "import time\nend = time.monotonic() + 2.2\nwhile time.monotonic() < end: pass\n"
 
 
 def stall_of(launch: Launch) -> Any:
@@ -118,13 +118,13 @@ def test_a_rank_that_spins_in_a_collective_does_not_count_as_alive(make_launch):
 
 @pytest.mark.mpi
 def test_ranks_that_wait_for_one_that_computes_are_alive(make_launch):
-    computing = "end = time.monotonic() + 6\n        while time.monotonic() < end: pass"
+    computing = "end = time.monotonic() + 4\n        while time.monotonic() < end: pass"
     script = SPINNING.format(meanwhile=computing)
 
-    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=2.0))
+    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=1.5))
 
     assert result.reason == "finished"
-    assert result.seconds > 6
+    assert result.seconds > 4
 
 
 @pytest.mark.mpi
@@ -132,14 +132,14 @@ def test_ranks_that_do_little_but_communicate_are_alive(make_launch):
     script = """
         import time
         from mpi4py import MPI
-        end = MPI.COMM_WORLD.allreduce(time.monotonic() + 6)
+        end = MPI.COMM_WORLD.allreduce(time.monotonic() + 4)
         now = 0
         while now < end:
             sum(range(20_000))
             now = MPI.COMM_WORLD.allreduce(time.monotonic())
     """
 
-    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=2.0))
+    result = run_training(make_launch(script, launcher="mpi", world_size=2, stall_s=1.5))
 
     assert result.reason == "finished"
 
@@ -177,7 +177,7 @@ def test_a_rank_that_mostly_waits_and_computes_a_little_in_between_goes_on(make_
             time.sleep(0.25)
         def waits_for_the_disk():
             time.sleep(0.25)
-        end = time.monotonic() + 9
+        end = time.monotonic() + 6
         while time.monotonic() < end:
             waits_for_the_device()
             sum(range(300_000))

@@ -185,9 +185,9 @@ def test_a_program_below_a_command_has_time_to_save(make_launch, run_until):
     assert launch.rank_log(0).read_text().splitlines() == ["ready", "saved"]
 
 
-@pytest.mark.parametrize(("launcher", "world_size"), HOW)
-def test_auto_stop_ends_the_run_and_is_no_failure(make_launch, launcher, world_size):
-    launch = make_launch(WAIT, launcher=launcher, world_size=world_size, auto_stop_s=0.5)
+def test_auto_stop_ends_the_run_and_is_no_failure(make_launch):
+    """Under each launcher, runs of `test_stopping_runs` have it."""
+    launch = make_launch(WAIT, auto_stop_s=0.5)
 
     result = run_training(launch)
 
@@ -213,8 +213,16 @@ def test_a_rank_that_fails_is_a_failure_even_if_the_others_use_up_the_time(make_
         run_training(launch)
 
 
-@pytest.mark.parametrize(("launcher", "world_size"), HOW)
-@pytest.mark.parametrize("what", ["supervisor", "caller"])
+@pytest.mark.parametrize(
+    ("launcher", "world_size", "what"),
+    [
+        pytest.param("single", 1, "caller", id="single-caller"),
+        pytest.param("torchrun", 2, "caller", id="torchrun-caller"),
+        pytest.param("mpi", 2, "caller", id="mpi-caller", marks=pytest.mark.mpi),
+        pytest.param("single", 1, "supervisor", id="single-supervisor"),
+        pytest.param("mpi", 2, "supervisor", id="mpi-supervisor", marks=pytest.mark.mpi),
+    ],
+)
 def test_nothing_outlives_a_killed_caller(make_launch, launcher, world_size, what):
     """Nor one whose supervisor is killed at the same time."""
     launch = make_launch(WAIT, launcher=launcher, world_size=world_size)
@@ -248,10 +256,7 @@ def test_a_killed_supervisor_is_told_and_leaves_nothing(
     assert not marked_processes(launch)
 
 
-@pytest.mark.parametrize(("launcher", "world_size"), HOW[:2])  # mpirun may kill the stubs first
-def test_a_daemon_that_hides_does_not_outlive_a_killed_supervisor(
-    make_launch, run_until, launcher, world_size
-):
+def test_a_daemon_that_hides_does_not_outlive_a_killed_supervisor(make_launch, run_until):
     script = """
         import os, time
         read, write = os.pipe()
@@ -262,22 +267,18 @@ def test_a_daemon_that_hides_does_not_outlive_a_killed_supervisor(
                 # Nothing of the run is in its environment.
                 os.execve("/bin/sleep", ["sleep", "60"], {})
             os._exit(0)
-        name = "daemon-" + os.environ["RANK"]
-        with open(name + ".part", "wb") as file:
+        with open("daemon", "wb") as file:
             file.write(os.read(read, 20))
-        os.rename(name + ".part", name)
         print("ready", flush=True)
         time.sleep(60)
     """
-    launch = make_launch(script, launcher=launcher, world_size=world_size)
+    launch = make_launch(script)
 
     with pytest.raises(TrainingFailed, match="the supervisor of the run died"):
         run_until(launch, "ready", lambda: os.kill(pid_of(launch, "supervisor.py"), signal.SIGKILL))
 
-    # The supervisor may be killed before the other rank has one.
-    daemons = [Path("/proc", file.read_text()) for file in launch.code_dir.glob("daemon-?")]
-    assert daemons
-    wait_until(lambda: not any(daemon.exists() for daemon in daemons))
+    daemon = Path("/proc", (launch.code_dir / "daemon").read_text())
+    wait_until(lambda: not daemon.exists())
 
 
 @pytest.mark.parametrize(("launcher", "world_size"), HOW)
