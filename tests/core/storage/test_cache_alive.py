@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_the_data_of_a_training_that_takes_weeks_stays(s3_place, cache, tmp_path
 
 
 @pytest.fixture
-def staged(s3_place, cache, tmp_path) -> Snapshot:
+def staged(s3_place: Any, cache: Cache, tmp_path: Path) -> Snapshot:
     """A dataset that this process uses for the holder run.data."""
     s3_place.put("file", b"1")
     settings = s3_place.settings
