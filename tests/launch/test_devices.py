@@ -46,6 +46,7 @@ def test_a_machine_without_accelerators_has_none(tmp_path, monkeypatch):
 
     assert num_devices("cuda", {}) == 0
     assert num_devices("npu", {"ASCEND_RT_VISIBLE_DEVICES": "0"}) == 0
+    assert num_devices("cuda", {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}) == 0
 
 
 @pytest.mark.usefixtures("machine")
@@ -61,6 +62,8 @@ def test_a_machine_without_accelerators_has_none(tmp_path, monkeypatch):
         ("0,9,1", 1),
         ("GPU-8932f937,GPU-46abccd6", 2),
         ("MIG-b3a1", 1),
+        ("NoDevFiles", 0),  # what Slurm writes for a job without GPUs
+        ("0,none,1", 1),
         ("0,1,2,3", 4),
     ],
 )

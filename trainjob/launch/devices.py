@@ -14,6 +14,7 @@ _NVIDIA_DIR = Path("/proc/driver/nvidia/gpus")
 _FILES = {"cuda": re.compile(r"nvidia(\d+)"), "npu": re.compile(r"davinci(\d+)")}
 _MINOR = re.compile(r"^Device Minor:\s*(\d+)$", re.MULTILINE)
 _UUID = re.compile(r"^GPU UUID:\s*(\S+)$", re.MULTILINE)
+_BEGINS_UUID: dict[Device, tuple[str, ...]] = {"cuda": ("GPU-", "MIG-"), "npu": ()}
 VISIBLE_VARIABLES: dict[Device, str] = {
     "cuda": "CUDA_VISIBLE_DEVICES",
     "npu": "ASCEND_RT_VISIBLE_DEVICES",
@@ -81,13 +82,11 @@ def _chosen(device: Device, words: str, present: tuple[Card, ...]) -> Iterator[C
     https://docs.nvidia.com/cuda/cuda-programming-guide, CUDA_VISIBLE_DEVICES
     """
     for word in (part.strip() for part in words.split(",")):
-        if not word.lstrip("-").isdigit():
-            if not word:
-                return
+        if present and word.startswith(_BEGINS_UUID[device]):
             yield Card(_name_of(device, word), word)
-        elif 0 <= int(word) < len(present):
+        elif word.isdecimal() and int(word) < len(present):
             yield present[int(word)]
-        else:
+        else:  # also what others write for "no device": none, NoDevFiles
             return
 
 
