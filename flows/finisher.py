@@ -13,10 +13,12 @@ import logging
 import os
 import select
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -28,9 +30,10 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed, Failed
 
 from blocks.object_store import load_settings
-from flows.delivery import is_begun_again
+from flows.delivery import AWAITING_RESTART, is_begun_again
 from flows.guarding import STOPPED_BY_SIGTERM, Order, order_file_of
 from tasks.report import write_report
+from trainjob.background import in_background
 from trainjob.errors import StoreUnavailable
 from trainjob.events import MetricsSummarised, Noted, listening
 from trainjob.failure import Failure
@@ -58,7 +61,11 @@ INTERRUPTED = "Interrupted"
 """Name of the Crashed state of a run whose process was killed, once what it left is saved."""
 
 _CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
-_KILLED = "its process was killed by SIGKILL, often for want of memory"
+# Only the worker is told its exit status: of who is no child, the kernel tells that it is gone.
+_VANISHED = (
+    "its process ended without a word, killed (often for want of memory) or crashed; "
+    "its worker's log has the exit status"
+)
 _WORKER_STOPPED = "its worker was stopped, which kills its runs at once"
 
 
@@ -117,6 +124,8 @@ class _Finish:
         self._run_id = UUID(order.run_id)
         self._root = record.workspace.root
         self._why = _why(call)
+        self._word: str | None = None
+        """What the state of a run that had failed says while it is saved."""
 
     def run(self) -> None:
         """Save, report, and see to the state; nothing of that if the run is another process's."""
@@ -131,13 +140,37 @@ class _Finish:
                 self._see_crash_told()
                 return
         state: OutputState = "Cancelled" if is_cancelled or self._call.is_asked else "Crashed"
-        state = "Failed" if self._order.state == "Failed" else state
-        self._save(lambda: self._save_all(state))
-        report = self._report(is_cancelled=self._is_cancelled())
-        _patiently(lambda: write_report(report, self._order.job))
+        state = "Failed" if self._has_failed else state
+        with self._keeping_it_failed():
+            self._save(lambda: self._save_all(state))
+            report = self._report(is_cancelled=self._is_cancelled())
+            _patiently(lambda: write_report(report, self._order.job))
         order_file_of(self._root).unlink(missing_ok=True)  # the flow may end, and
         os.close(self._call.lock)  # a new process of the run may begin
         self._explain(report)
+
+    @contextmanager
+    def _keeping_it_failed(self) -> Iterator[None]:
+        """See that a run which had failed is Failed in this block, and nothing else for long.
+
+        Its worker calls it Crashed, by which a run that had asked for that is started again within
+        half a minute, and trained to the same end.
+        """
+        if not self._has_failed:
+            yield
+            return
+        text = stopped_text(self._why, self._order.report.error)
+        self._word = f"what it left is being saved; {text}"
+        ended = threading.Event()
+        with in_background(partial(self._keep_explained, self._word, ended), "explain", ended):
+            yield
+
+    def _keep_explained(self, text: str, ended: threading.Event) -> None:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            while not ended.is_set():
+                with suppress(HTTPError):  # a server that is away starts nothing either
+                    self._explain_once(text)
+                ended.wait(_STATE_POLL_S)
 
     def _ask_once(self) -> tuple[bool, bool]:
         """Return whether another process has begun the run, and whether it is cancelled.
@@ -193,7 +226,7 @@ class _Finish:
 
     def _report(self, *, is_cancelled: bool) -> RunReport:
         """Return what the flow knew of the run, with what has become of it."""
-        told, has_failed = self._order.report, self._order.state == "Failed"
+        told, has_failed = self._order.report, self._has_failed
         otherwise = "Failed" if has_failed else "Crashed"
         found = self._record.report("Cancelled" if is_cancelled else otherwise, self._why)
         notes = tuple(dict.fromkeys((*told.notes, *found.notes)))
@@ -215,7 +248,7 @@ class _Finish:
 
     def _explain(self, report: RunReport) -> None:
         """Put what was saved into the state of the run, and again after its worker's own word."""
-        failure = report.error if self._order.state == "Failed" else None
+        failure = report.error if self._has_failed else None
         text = with_saved(stopped_text(self._why, failure), (*report.saved, *report.notes))
         _patiently(lambda: self._explain_once(text))
         deadline = time.monotonic() + _STATE_TIMEOUT_S
@@ -245,7 +278,7 @@ class _Finish:
             state = _state(client, self._run_id)
             if self._is_begun_again(client):
                 return True
-            if state.type == StateType.RUNNING and self._is_nobody_left:
+            if state.type == StateType.RUNNING and self._is_nobody_left and not self._has_failed:
                 # By this event, it is started again if it has asked for that, and watchers hear.
                 state = Crashed(message=self._why)
                 client.set_flow_run_state(self._run_id, state, force=True)
@@ -258,12 +291,26 @@ class _Finish:
         """Return the state of the run with its reason; None: that is for others to say."""
         if state.type == StateType.CANCELLED:
             return Cancelled(message=text)
+        if self._has_failed:
+            return Failed(message=text) if self._is_to_be_failed(state) else None
         is_last_word = state.type == StateType.CRASHED and not self._order.is_restartable
         if self._call.is_asked or not is_last_word:
             return None
         # Not Crashed again: a second event of that name is what has a run started again.
-        is_failed = self._order.state == "Failed"
-        return Failed(message=text) if is_failed else Crashed(name=INTERRUPTED, message=text)
+        return Crashed(name=INTERRUPTED, message=text)
+
+    def _is_to_be_failed(self, state: State[Any]) -> bool:
+        """Tell whether it is from here that a run in this state, which had failed, is told so."""
+        if state.type == StateType.FAILED:
+            return state.message == self._word
+        if state.type == StateType.RUNNING:
+            return self._is_nobody_left
+        return state.type == StateType.CRASHED or state.name == AWAITING_RESTART
+
+    @property
+    def _has_failed(self) -> bool:
+        """Whether the run had failed by itself before it was stopped."""
+        return self._order.state == "Failed"
 
     @property
     def _is_nobody_left(self) -> bool:
@@ -277,7 +324,7 @@ def _why(call: Call) -> str:
         return STOPPED_BY_SIGTERM
     # A worker kills its flows before it ends: one that had ended first has not.
     is_of_worker = call.worker is not None and call.is_worker_gone
-    return _WORKER_STOPPED if is_of_worker else _KILLED
+    return _WORKER_STOPPED if is_of_worker else _VANISHED
 
 
 def _metrics_of(workspace: Workspace) -> tuple[MetricSummary, ...]:

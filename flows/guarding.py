@@ -49,7 +49,7 @@ class Order(BaseModel):
     num_starts: int
     """How many processes the run had, that of the flow included."""
     is_restartable: bool
-    """Whether another process of the run goes on if that of the flow is killed."""
+    """Whether another process of the run goes on if this one is killed; not if it had failed."""
     secrets: list[str]
     """What the ranks were given and nobody may find in the logs."""
 
@@ -66,7 +66,8 @@ class Finisher:
         failure: Why the run failed, if it had when it was stopped.
         process: The process; None until it is started.
         num_starts: How many processes the run had, this one included.
-        is_restartable: Whether another process of the run goes on if this one is killed.
+        is_restartable: Whether another process of the run goes on if this one is killed before the
+            run has failed.
     """
 
     def __init__(self, record: RunRecord, secrets: Collection[str] = ()) -> None:
@@ -139,7 +140,7 @@ class Finisher:
             has_trained=self._record.has_trained,
             flow_pid=os.getpid(),
             num_starts=self.num_starts,
-            is_restartable=self.is_restartable,
+            is_restartable=self.is_restartable and self.failure is None,
             secrets=sorted(self._secrets),
         )
 

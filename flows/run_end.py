@@ -112,10 +112,14 @@ class RunEnd:
         return self._ended(Failed, "Failed", str(error), error)
 
     def _note_failure(self, error: TrainjobError) -> None:
-        """Keep why the run failed, whatever stops it from here on."""
+        """Keep why the run failed and tell it, whatever stops it from here on."""
+        self.keep_failure(error)
+        self._tell_ahead("Failed", error)
+
+    def keep_failure(self, error: TrainjobError) -> None:
+        """Keep why the run failed, and that it is not to be started again, for who finishes it."""
         self._failure = self.finisher.failure = error
         self.finisher.keep()
-        self._tell_ahead("Failed", error)
 
     def _stopped(self, error: KeyboardInterrupt) -> RunReport:
         """Save what a run left that a person stopped, unless that is stopped as well."""

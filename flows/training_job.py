@@ -32,7 +32,7 @@ from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
 from trainjob.attempts import Earlier
-from trainjob.errors import JobError, RunCancelled, RunLost
+from trainjob.errors import JobError, RunCancelled, RunLost, TrainjobError
 from trainjob.events import AttemptEnded, AttemptStarted, Event, Noted, StageFailed, listening
 from trainjob.handover import handing_over_to
 from trainjob.job import TrainingJob
@@ -138,6 +138,8 @@ class _Run:
         if isinstance(event, AttemptStarted | StageFailed):
             self.end.finisher.keep()  # of secrets, too: the ranks are given them now
         if isinstance(event, AttemptEnded):
+            if isinstance(event.error, TrainjobError) and not event.will_restart:
+                self.end.keep_failure(event.error)  # what it leaves may take long to save
             tell_attempt(self.record.run_id, event, self._tally.num_restarts)
 
     def _prepare(self, given: TrainingJob | dict[str, Any]) -> None:

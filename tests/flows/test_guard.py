@@ -21,6 +21,7 @@ from prefect.states import Running
 from flows import guarding
 from flows.guarding import Finisher, Order, home_that_stays
 from flows.training_job import training_job
+from tests.e2e.watched_runs import page_of
 from tests.jobs import make_job
 from tests.processes import marked_processes
 from tests.waiting import wait_until
@@ -147,6 +148,19 @@ def test_what_a_killed_flow_left_is_saved_as_it_said_last(tmp_path: Path, begin:
     wait_until(lambda: num_artifacts(record))
     assert read_receipt(str(tmp_path / "out"), None).state == "Crashed"
     assert (tmp_path / "kept" / "state.txt").read_text() == "state"
+
+
+def test_how_a_flow_has_ended_that_is_gone_is_not_made_up(begin: Begin) -> None:
+    """It may have been killed, have crashed in native code, or have ended itself."""
+    record, finisher = begin()
+    finisher.keep()
+
+    vanish(finisher)
+
+    wait_until(lambda: num_artifacts(record))
+    page = page_of(record.run_id, "copy")
+    assert "its process ended without a word" in page
+    assert "SIGKILL" not in page
 
 
 def test_a_killed_flow_whose_run_another_process_has_begun_touches_nothing_of_it(
