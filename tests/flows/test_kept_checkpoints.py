@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 # The file is where the folder was: as of a store that refuses what it took before.
 SAVE = """\
 import os, pathlib, shutil, time
-from trainjob.progress import should_stop
+from trainjob.progress import report, should_stop
 should_stop()
 if {writes}:
     (pathlib.Path(os.environ["TRAIN_URL"]) / "model.txt").write_text("weights")
@@ -27,27 +27,28 @@ while {is_refused} and not store.is_file():
         store.write_text("")
     except IsADirectoryError:
         pass
+report(1, done=1.0)
 while {waits} and not should_stop():
     time.sleep(0.01)
 """
 
 
 def job(
-    folder: Path, *, is_refused: bool, auto_stop: str | None = None, writes: bool = True
+    folder: Path, *, is_refused: bool, waits: bool = False, writes: bool = True
 ) -> dict[str, Any]:
-    store, waits = str(folder / "kept"), auto_stop is not None
+    store = str(folder / "kept")
     script = SAVE.format(store=store, is_refused=is_refused, waits=waits, writes=writes)
-    limits = {"auto_stop": auto_stop} if waits else {}
+    limits = {"target": {"metric": "done", "at_least": 1}, "grace": "60s"} if waits else {}
     return make_job(folder, script, checkpoints={"url": store}, limits=limits)
 
 
 @pytest.mark.parametrize(
-    ("auto_stop", "name"), [(None, "Completed"), ("2s", "AutoStopped")], ids=["ended", "stopped"]
+    ("waits", "name"), [(False, "Completed"), (True, "TargetReached")], ids=["ended", "stopped"]
 )
 def test_checkpoints_that_got_to_no_store_stay_on_the_machine_and_the_state_says_so(
-    tmp_path: Path, auto_stop: str | None, name: str
+    tmp_path: Path, waits: bool, name: str
 ) -> None:
-    ended = run(job(tmp_path, is_refused=True, auto_stop=auto_stop))
+    ended = run(job(tmp_path, is_refused=True, waits=waits))
 
     workspace = Workspace.of_run(ended.run_id)
     assert ended.state.name == name
