@@ -84,6 +84,13 @@ class Incoming:
         self._write_journal()
         return [record for _, record in kept.values()]
 
+    def link(self, file: Path) -> None:
+        """Have nothing but a link to a file of this machine."""
+        self.keep((), "data")
+        data = self.folder / "data"
+        (data / file.name).symlink_to(file)
+        data.chmod(0o555)
+
     def note(self, record: FileRecord) -> None:
         """Take down that a file is there, complete and verified."""
         version = self._versions[record.path]
@@ -112,8 +119,11 @@ class Incoming:
             versions: Of the files that have one.
         """
         self._close()
-        times = _times(header.place, files) if header.place else protect(self.folder / "data")
-        lines = [
+        if header.place is None:
+            times = protect(self.folder / "data")
+        else:
+            times = _times(header.place.parent if header.is_one_file else header.place, files)
+        lines = (
             FileLine(
                 file.path,
                 file.size_bytes,
@@ -123,7 +133,7 @@ class Incoming:
                 file.verified,
             )
             for file in files
-        ]
+        )
         write_manifest(self.folder, header, lines)
         target = self._cache.published / key
         try:

@@ -8,7 +8,8 @@
                      used             touched when a job takes it; holds the boots of machines
                      leases/          one empty file a job that uses it now
 
-A folder of this machine is used where it lies: its snapshot has a manifest and no data.
+A folder of this machine is used where it lies: its snapshot has a manifest and no data. So is one
+file, to which there is a link in ``data``.
 """
 
 import json
@@ -49,7 +50,10 @@ class Header:
     """Digest of the url, of the endpoint of its store, and of how archives are unpacked."""
 
     place: Path | None = None
-    """The folder that is used where it lies; absent: the files are in the snapshot."""
+    """The folder or file that is used where it lies; absent: the files are in the snapshot."""
+
+    is_one_file: bool = False
+    """Whether `place` is a file."""
 
     num_files: int
     size_bytes: int
@@ -133,7 +137,8 @@ class Snapshot:
     @property
     def data(self) -> Path:
         """The folder with the files."""
-        return self.header.place or self.root / "data"
+        place = self.header.place
+        return self.root / "data" if place is None or self.header.is_one_file else place
 
     @property
     def stored_bytes(self) -> int:
@@ -178,7 +183,8 @@ class Snapshot:
         gone = [lease for lease in self.leases() if not lease.is_alive()]
         boots = self._boots()
         is_same_boot = boot_id() in boots
-        if (gone or not is_same_boot) and self.header.place is None and self.differences():
+        is_own = self.data != self.header.place
+        if (gone or not is_same_boot) and is_own and self.differences():
             return False
         for lease in gone:
             lease.file.unlink(missing_ok=True)
@@ -235,7 +241,7 @@ class Snapshot:
         if self.header.place is None:
             yield from sizes_and_times(self.data)
             return
-        yield from ((e.path, e.version) for e in list_folder(self.header.place).files)
+        yield from ((e.path, e.version) for e in list_folder(self.data).files)
 
     def _boots(self) -> list[str]:
         """Return during which boots of machines a job took it after its files were looked at."""
@@ -298,8 +304,8 @@ def write_manifest(root: Path, header: Header, files: Iterable[FileLine]) -> Non
     """
     (root / "leases").mkdir(exist_ok=True)
     (root / _USED).write_text(boot_id())
-    _write_to_disk(root / _FILES, json.dumps(list(files)))
-    _write_to_disk(root / _HEADER, header.text())
+    _write_to_disk(root / _FILES, _json_lines(files))
+    _write_to_disk(root / _HEADER, [header.text()])
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -307,9 +313,18 @@ def write_manifest(root: Path, header: Header, files: Iterable[FileLine]) -> Non
         os.close(folder)
 
 
-def _write_to_disk(file: Path, text: str) -> None:
+def _json_lines(rows: Iterable[object]) -> Iterator[str]:
+    """Yield the text of a list piece by piece, since together with it as a whole rows take more."""
+    before = "["
+    for row in rows:
+        yield f"{before}{json.dumps(row)}"
+        before = ",\n"
+    yield "]" if before != "[" else "[]"
+
+
+def _write_to_disk(file: Path, text: Iterable[str]) -> None:
     with file.open("w") as opened:
-        opened.write(text)
+        opened.writelines(text)
         opened.flush()
         os.fsync(opened.fileno())
 

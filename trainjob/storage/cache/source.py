@@ -3,6 +3,8 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring_ascii as _quoted
+from operator import attrgetter
 from pathlib import Path
 
 from trainjob.errors import StoreNotFound
@@ -15,6 +17,7 @@ from trainjob.storage.store import Store, engine_of, open_store
 from trainjob.storage.unpack import is_dataset_archive
 
 _FORM = 2
+_DIGEST_CHARS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +66,24 @@ class Source:
 
     @property
     def place(self) -> Path | None:
-        """The folder that is used where it lies: on this machine, all of it, nothing to unpack."""
-        is_used = self.unpacks is None and not self.is_one_file
-        return self.folder if is_used else None
+        """The folder, or the one file, that is used where it lies: here, and not to be unpacked."""
+        if self.folder is None or self.unpacks is not None:
+            return None
+        return self.folder / self.listing.files[0].path if self.is_one_file else self.folder
 
     @property
     def key(self) -> str:
         """Text that is the same for this version only."""
-        files = sorted((e.path, e.size_bytes, e.version) for e in self.listing.files)
-        return _digest([_FORM, self._identity, files, sorted(self.listing.folders)])
+        digest = hashlib.sha256(f"[{_FORM}, {json.dumps(self._identity)}, [".encode())
+        # File by file: the text of all is as large as the listing. Made here, since `json.dumps`
+        # takes four times as long.
+        before = ""
+        for file in sorted(self.listing.files, key=attrgetter("path")):
+            row = f"[{_quoted(file.path)}, {file.size_bytes}, {_quoted(file.version)}]"
+            digest.update(f"{before}{row}".encode())
+            before = ", "
+        digest.update(f"], {json.dumps(sorted(self.listing.folders))}]".encode())
+        return digest.hexdigest()[:_DIGEST_CHARS]
 
     @property
     def _identity(self) -> list[str | None]:
@@ -145,4 +157,4 @@ def _archive_in(listing: Listing) -> Entry | None:
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:_DIGEST_CHARS]

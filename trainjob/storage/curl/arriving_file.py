@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,10 @@ class ArrivingFile:
         self._of_etag = hashlib.md5(usedforsecurity=False)
         self._missing_bytes = entry.size_bytes
 
-    def parts(self) -> list["Part"]:
-        """Return what to ask for; one part is the whole object."""
-        starts = range(0, self.entry.size_bytes, PART_BYTES)
-        return [Part(self, at, min(at + PART_BYTES, self.entry.size_bytes)) for at in starts]
+    def parts(self) -> Iterator["Part"]:
+        """Yield what to ask for; one part is the whole object."""
+        for start in range(0, self.entry.size_bytes, PART_BYTES):
+            yield Part(self, start, min(start + PART_BYTES, self.entry.size_bytes))
 
     def complete(self, part: "Part", md5: str) -> bool:
         """Take note of a part that is there as a whole; say whether it was the last.
