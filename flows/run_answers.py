@@ -14,6 +14,7 @@ from rich.console import Console
 
 from blocks.object_store import load_settings
 from flows.algorithm_deployment import deploy_algorithm, device_of
+from flows.algorithm_forms import takes
 from flows.cache_command import Answer
 from flows.job_variables import merged, read_variables
 from flows.kept_variables import kept_variables
@@ -122,7 +123,7 @@ def _rerun(arguments: argparse.Namespace, say: Say) -> Answer:
         before = _resources_of(old)
         goes_there = before is not None and _machine(before) == _machine(job.resources)
         deployment = None if arguments.pool else deployment_of(client, old)
-        if deployment is None or not goes_there:
+        if deployment is None or not goes_there or not takes(deployment, job):
             deployment = deployment_for(client, job, arguments.pool)
         elif old.work_queue_name:  # its priority
             deployment = deployment.model_copy(update={"work_queue_name": old.work_queue_name})

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from flows.algorithm_forms import as_taken
 from flows.cache_command import Answer
 from flows.job_variables import merged, read_variables
 from flows.new_versions import job_on_versions_of
@@ -59,7 +60,7 @@ def schedule(arguments: argparse.Namespace, say: Say) -> Answer:
         size = size_variables(pool, job.resources.flavor)
         variables = merged(base.job_variables, size, read_variables(arguments.job_variables, pool))
         base = base.model_copy(update={"job_variables": variables})
-        data = job_of_schedule(arguments.what, job)
+        data = as_taken(base, job, job_of_schedule(arguments.what, job))
         if times is None:
             dataset = arguments.on_dataset
             data = job_on_versions_of(arguments.what, data, dataset)

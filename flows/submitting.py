@@ -14,6 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 from prefect.types import BANNED_CHARACTERS
 
+from flows.algorithm_forms import as_taken
 from flows.job_variables import environment_of, merged
 from flows.local_places import place_warnings
 from flows.pool_sizes import size_variables
@@ -60,13 +61,17 @@ def submit(
         data: What the run is given as the job, as somebody wrote it; absent: the whole job.
         rerun_of: The run whose job it is, with changes; absent: none.
         variables: Job variables, which go before the size that the flavor says.
+
+    Raises:
+        TrainjobError: If the deployment takes no job of this algorithm.
     """
+    given = as_taken(deployment, job, job.model_dump(mode="json") if data is None else data)
     now = datetime.now(UTC)
     pool = pool_of(client, deployment)
     variables = merged(size_variables(pool, job.resources.flavor), variables)
     run = client.create_flow_run_from_deployment(
         deployment.id,
-        parameters={"job": job.model_dump(mode="json") if data is None else data},
+        parameters={"job": given},
         state=Scheduled(scheduled_time=now),
         # As `flows.training_job` names it when it starts, which may be later.
         name=f"{job.name}-{now:%Y%m%d-%H%M%S}",
