@@ -6,7 +6,6 @@ terminal and programs know no difference.
 """
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -17,7 +16,9 @@ from flows.schedules import MADE_FROM_ALGORITHM, inherited_tags, kept_limit, sam
 from flows.submitting import find_deployment
 from trainjob.errors import TrainjobError
 from trainjob.hyperparameter_rules import HyperparameterRule
+from trainjob.job import Environment, InputChannel, Logs
 from trainjob.launch.launch import Device
+from trainjob.limits import Limits
 from trainjob.registry.records import SavedAlgorithm
 
 _TYPES = {"string": "string", "integer": "integer", "float": "number", "boolean": "boolean"}
@@ -112,7 +113,11 @@ def device_of(algorithm: SavedAlgorithm, preferred: Device = "cpu") -> Device:
 
 
 def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, Any]:
-    """Return the job that fills the form: complete, since a partial one breaks it (3.8.8)."""
+    """Return the job that fills the form: complete, since a partial one breaks it (3.8.8).
+
+    Of the base it has what is not of its own script: the profile, the store, the sandbox, the
+    device, and where results and logs go. Which data it trains on, a person has to say.
+    """
     rules = algorithm.definition.hyperparameters
     resources = copy.deepcopy(base.get("resources") or {})
     return {
@@ -122,11 +127,12 @@ def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, An
         "tags": [],
         "algorithm": str(algorithm),
         "hyperparameters": {rule.name: rule.default for rule in rules if rule.default is not None},
-        "inputs": [_channel(base, "inputs", i.name) for i in algorithm.inputs or ()]
-        or copy.deepcopy(base.get("inputs", [])),
-        "outputs": _outputs(base, [o.name for o in algorithm.outputs or ()])
-        or copy.deepcopy(base.get("outputs", [])),
+        "inputs": _inputs(algorithm, base),
+        "outputs": _outputs(algorithm, base),
         "checkpoints": None,
+        "env": {},
+        "secrets": {},
+        "environment": Environment().model_dump(mode="json"),
         # What any script can be started with; those of the base are for its own.
         "resources": {
             **resources,
@@ -135,6 +141,9 @@ def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, An
             "processes_per_node": 1,
         },
         "launcher": "single",
+        "limits": Limits().model_dump(mode="json"),
+        "metrics": [],
+        "logs": _logs(algorithm, base),
     }
 
 
@@ -156,20 +165,44 @@ def _field(rule: HyperparameterRule, position: int) -> dict[str, Any]:
     return field | about | ({} if rule.default is None else {"default": rule.default})
 
 
-def _channel(base: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
-    """Return a channel of the algorithm with the values of the base's first one, where it has."""
-    pattern: dict[str, Any] = next(iter(base.get(kind) or ()), {})
-    return copy.deepcopy(pattern) | {"name": name}
+def _inputs(algorithm: SavedAlgorithm, base: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the inputs that the algorithm needs, or else those of the base, without their data."""
+    declared = algorithm.inputs
+    if declared is None:
+        names = [channel["name"] for channel in base.get("inputs") or ()]
+    else:
+        names = [channel.name for channel in declared if channel.required]
+    # A url that is missing is told when the run starts; that of the base is of other data.
+    empty = InputChannel(name="data_url", url=".").model_dump(mode="json")
+    return [empty | {"name": name, "url": ""} for name in names]
 
 
-def _outputs(base: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the outputs of the algorithm; several cannot share the place of the base's one."""
-    outputs = [_channel(base, "outputs", name) for name in names]
-    if len(outputs) > 1:
-        for output in outputs:
-            if url := output.get("url"):
-                output["url"] = f"{url.rstrip('/')}/{output['name']}/"
+def _outputs(algorithm: SavedAlgorithm, base: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the outputs of the algorithm, where those of the base go, but under its own name."""
+    of_base: list[dict[str, Any]] = base.get("outputs") or []
+    if algorithm.outputs is None:
+        outputs = copy.deepcopy(of_base)
+    else:
+        pattern = next(iter(of_base), {})
+        outputs = [pattern | {"name": output.name} for output in algorithm.outputs]
+    for output in outputs:
+        if output.get("url"):
+            output["url"] = _place(output["url"], algorithm, base)
+            if len(outputs) > 1 and algorithm.outputs is not None:  # they cannot share a place
+                output["url"] = f"{output['url'].rstrip('/')}/{output['name']}/"
     return outputs
+
+
+def _logs(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, Any]:
+    """Return where the output of the ranks goes: to a store if that of the base does."""
+    url = (base.get("logs") or {}).get("url")
+    own = Logs(url=_place(url, algorithm, base)) if url else Logs()
+    return own.model_dump(mode="json")
+
+
+def _place(url: str, algorithm: SavedAlgorithm, base: dict[str, Any]) -> str:
+    """Return a place of the base's job with the name of the algorithm for that of the job."""
+    return "/".join(algorithm.name if p == base.get("name") else p for p in url.split("/"))
 
 
 def _schedules_of(known: DeploymentResponse) -> list[DeploymentScheduleCreate]:

@@ -1,17 +1,21 @@
 """``python -m flows algorithm deploy``: the form and the deployment of a saved algorithm."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.__main__ import main
 from flows.schedules import MADE_FROM_ALGORITHM
 from tests.jobs import make_job
-from tests.submitting import cpu_deployment
+from tests.submitting import cpu_deployment, job_file
+from trainjob.errors import JobError
 from trainjob.job import TrainingJob
 
 ALGORITHM = """\
@@ -164,3 +168,114 @@ def test_the_untouched_form_of_an_algorithm_with_two_outputs_gives_each_its_plac
         "weights": "/results/{run_id}/weights/",
         "tables": "/results/{run_id}/tables/",
     }
+
+
+DIGITS = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())
+"""What the deployments of prefect.yaml are."""
+
+
+def test_the_form_of_an_algorithm_has_nothing_of_the_job_that_its_base_is_for(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    base = client.read_deployment_by_name("training-job/cpu")
+    [digits] = [d["parameters"] for d in DIGITS["deployments"] if d["name"] == "npu"]
+    own = {
+        "env": {"EPOCHS_SEEN": "3"},
+        "secrets": {"TOKEN": "of-digits"},
+        "metrics": [{"name": "loss", "regex": "loss ([0-9.]+)"}],
+        "environment": {"requirements": True},
+    }
+    given = digits["job"] | own
+    client.update_deployment(base.id, DeploymentUpdate(parameters={"job": given}))
+    make_job(tmp_path)
+    declared = "inputs: [{name: photos}, {name: more, required: false}]\n"
+    (tmp_path / "algorithm.yaml").write_text(ALGORITHM + declared)
+    assert main(["algorithm", "register", "resnet", str(tmp_path / "algorithm.yaml")]) == 0
+
+    assert main(["algorithm", "deploy", "resnet", "--pool", "cpu"]) == 0
+
+    made = client.read_deployment_by_name("training-job/resnet")
+    client.delete_deployment(made.id)
+    job = made.parameters["job"]
+    assert set(job) == set(given)
+    assert (set(job["limits"]), set(job["logs"])) == (set(given["limits"]), set(given["logs"]))
+    assert (job["limits"]["auto_stop"], job["limits"]["stall"]) == (None, None)
+    assert (job["env"], job["secrets"], job["metrics"]) == ({}, {}, [])
+    assert job["logs"] == {"url": ".demo/logs/resnet/{run_id}/", "ranks": "0"}
+    assert not job["environment"]["requirements"]
+    assert [(i["name"], i["url"], i["dataset"]) for i in job["inputs"]] == [("photos", "", None)]
+    assert [o["url"] for o in job["outputs"]] == [".demo/runs/resnet/{run_id}/"]
+    with pytest.raises(JobError) as asked:
+        TrainingJob.parse(job)
+    assert [problem.field for problem in asked.value.problems] == ["inputs[0].url"]
+
+
+@pytest.fixture
+def deployed(client: SyncPrefectClient, tmp_path: Path) -> Iterator[Path]:
+    """Give the folder of a job; version 1 of two of the algorithm forming has a deployment."""
+    make_job(tmp_path)
+    (tmp_path / "algorithm.yaml").write_text(ALGORITHM)
+    for _ in range(2):
+        assert main(["algorithm", "register", "forming", str(tmp_path / "algorithm.yaml")]) == 0
+    assert main(["algorithm", "deploy", "forming@1"]) == 0
+    yield tmp_path
+    client.delete_deployment(client.read_deployment_by_name("training-job/forming").id)
+
+
+def last_job(client: SyncPrefectClient) -> tuple[str, object]:
+    """Return by what deployment the newest run is started, and what it is given as algorithm."""
+    [run] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    assert run.deployment_id
+    return client.read_deployment(run.deployment_id).name, run.parameters["job"]["algorithm"]
+
+
+def test_a_job_file_is_submitted_to_the_deployment_of_its_algorithm(
+    client: SyncPrefectClient, deployed: Path
+) -> None:
+    file = job_file(deployed, algorithm="forming@1", hyperparameters={"lr": 0.5})
+
+    assert main(["submit", file, "--pool", "forming"]) == 0
+    submitted = last_job(client)
+    assert main(["schedule", file, "--pool", "forming", "--cron", "0 3 * * *"]) == 0
+    scheduled = client.read_deployment_by_name("training-job/relative")
+    assert main(["schedule", "delete", "relative"]) == 0
+
+    assert submitted == ("forming", "forming@1")
+    assert scheduled.parameters["job"]["algorithm"] == "forming@1"
+    assert scheduled.parameters["job"]["hyperparameters"] == {"lr": 0.5}
+
+
+@pytest.mark.parametrize("command", ["submit", "schedule"])
+def test_a_job_of_another_algorithm_is_not_sent_to_the_deployment_of_one(
+    deployed: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    other = job_file(deployed, algorithm="forming@2", hyperparameters={"lr": 0.5})
+    words = [command, other, "--pool", "forming"]
+
+    assert main(words + (["--cron", "0 3 * * *"] if command == "schedule" else [])) == 1
+    said = capsys.readouterr().err
+    own = job_file(deployed)
+    assert main(["submit", own, "--pool", "forming"]) == 1
+    of_own = capsys.readouterr().err
+
+    assert said == (
+        "asked for the deployment 'training-job/forming' to train with forming@2, found that it "
+        "trains with forming@1 alone; give --pool with another one, such as cpu\n"
+    )
+    assert "to train with an algorithm that is not saved, found that it" in of_own
+
+
+def test_a_rerun_with_another_algorithm_leaves_the_deployment_of_the_old_one(
+    client: SyncPrefectClient, deployed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = job_file(deployed, algorithm="forming@1", hyperparameters={"lr": 0.5})
+    assert main(["submit", file, "--pool", "forming", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["id"]
+
+    assert main(["rerun", run, "--set", "hyperparameters.lr=0.25"]) == 0
+    same = last_job(client)
+    assert main(["rerun", run, "--set", "algorithm=forming@2"]) == 0
+    other = last_job(client)
+
+    assert same == ("forming", "forming@1")
+    assert other == ("cpu", "forming@2")
