@@ -95,6 +95,8 @@ def _environment(url: str, port: str) -> dict[str, str]:
         "PREFECT_SERVER_API_PORT": port,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        # In a terminal, Prefect's server asks which profile should name it, and waits (3.8.8).
+        "PREFECT_CLI_PROMPT": "false",
         # A trigger that is overdue at the start of the server still counts: without this, a run
         # whose process died while the server was down is Running for ever (default 60 s).
         "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",

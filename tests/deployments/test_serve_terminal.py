@@ -1,4 +1,4 @@
-"""`make serve` whose terminal is closed: stopped as by Ctrl-C, unless nohup wants it to stay."""
+"""`make serve` in a terminal: asks nobody anything there, and is stopped when it is closed."""
 
 import fcntl
 import os
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+
+import pytest
 
 from tests.waiting import PATIENCE_S, wait_until
 from trainjob.launch.processes import descendants, read_process
@@ -56,9 +58,13 @@ def served_in_a_terminal(
         window.close()
 
 
-def test_a_closed_terminal_stops_it_as_ctrl_c_does(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_it_starts_in_a_terminal_and_stops_with_it_as_by_ctrl_c(tmp_path: Path) -> None:
     """Killed by SIGHUP, it would take server and worker with it at once, and leave jobs no word."""
     with served_in_a_terminal(tmp_path) as (process, window):
+        said = b""
+        while b"trainjob: ready" not in said:  # Prefect would ask there for a profile, and wait
+            said += window.read(4096)
         parts = descendants(process.pid)
 
         window.close()
