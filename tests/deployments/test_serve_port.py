@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.serve import _refuse_taken_port
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -59,14 +60,14 @@ def test_a_server_that_somebody_else_has_on_the_port_is_left_alone(
 
 
 @pytest.mark.parametrize("port", ["65536", "0", "4200.0"])
-def test_a_port_that_there_is_none_of_is_told(tmp_path: Path, port: str) -> None:
+def test_a_port_that_there_is_none_of_is_told(port: str) -> None:
     """Prefect takes all of these; 0 is any free one, which nobody would know."""
-    done = serve(tmp_path, port)
+    with pytest.raises(RuntimeError) as caught:
+        _refuse_taken_port(port)
 
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"trainjob: could not start: asked for the port {port!r} of 127.0.0.1, found no number "
-        "from 1 to 65535; choose one by PREFECT_SERVER_API_PORT\n"
+    assert str(caught.value) == (
+        f"asked for the port {port!r} of 127.0.0.1, found no number from 1 to 65535; choose one by "
+        "PREFECT_SERVER_API_PORT"
     )
 
 

@@ -1,9 +1,6 @@
 """The check as a person types it and as a run makes it: errors, warnings, what was not checked."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,29 +14,19 @@ from tests.jobs import COPY_SCRIPT, make_job, write_job
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob
 
-ROOT = Path(__file__).parent.parent.parent
 IGNORING = COPY_SCRIPT.replace("args = parser.parse_args()", "args, _ = parser.parse_known_args()")
 
 
-def check(file: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "flows", "check", *words, str(file)],
-        cwd=ROOT,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_errors_warnings_and_what_was_not_checked_are_three_parts(tmp_path: Path) -> None:
+def test_errors_warnings_and_what_was_not_checked_are_three_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write_job(tmp_path, hyperparameters={"scale": 1.5})
     (tmp_path / "code" / "requirements.txt").write_text("no-such-package\n")
 
-    done = check(file)
+    assert main(["check", str(file)]) == 2
 
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
     assert lines[0] == f"{file}: 1 problem"
     assert lines[1].startswith("  hyperparameters.scale: asked for '--scale 1.5', found that argp")
     assert lines[1].endswith(" [script-refuses-argument]")
@@ -48,21 +35,31 @@ def test_errors_warnings_and_what_was_not_checked_are_three_parts(tmp_path: Path
     assert lines[4].endswith(" [requirement-not-met]")
     assert lines[5] == "  not checked:"
     assert "    whether the training fits the memory" in lines[6:]
-    assert done.stdout == ""
+    assert said.out == ""
 
 
-def test_a_job_with_warnings_alone_may_run(tmp_path: Path) -> None:
-    done = check(write_job(tmp_path, IGNORING, hyperparameters={"momentum": 0.9}))
+def test_a_job_with_warnings_alone_may_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["check", str(write_job(tmp_path, IGNORING, hyperparameters={"momentum": 0.9}))]) == 0
+    )
 
-    assert done.returncode == 0
-    assert "  warnings:\n    hyperparameters.momentum: asked for --momentum" in done.stdout
-    assert "[script-ignores-argument]\n  not checked:\n" in done.stdout
+    said = capsys.readouterr().out
+    assert "  warnings:\n    hyperparameters.momentum: asked for --momentum" in said
+    assert "[script-ignores-argument]\n  not checked:\n" in said
 
 
-def test_for_machines_every_problem_has_its_id_and_level(tmp_path: Path) -> None:
-    good = json.loads(check(write_job(tmp_path, IGNORING), "--json").stdout)
-    bad = json.loads(check(write_job(tmp_path, hyperparameters={"speed": 1}), "--json").stdout)
-    unread = json.loads(check(write_job(tmp_path, sise=1), "--json").stdout)
+def test_for_machines_every_problem_has_its_id_and_level(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(file: Path) -> Any:
+        main(["check", "--json", str(file)])
+        return json.loads(capsys.readouterr().out)
+
+    good = check(write_job(tmp_path, IGNORING))
+    bad = check(write_job(tmp_path, hyperparameters={"speed": 1}))
+    unread = check(write_job(tmp_path, sise=1))
 
     assert good["problems"] == []
     assert good["command"].startswith("python train.py")
