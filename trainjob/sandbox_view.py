@@ -1,11 +1,12 @@
 """What the ranks of a job in a sandbox see of their run, beside the folders of its profile.
 
-A pure function of the job and its workspace; `trainjob.launch.sandbox` shows it, with programs and
-devices of the machine.
+A function of the job and its workspace as it was staged; `trainjob.launch.sandbox` shows it, with
+programs and devices of the machine.
 """
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from trainjob.job import TrainingJob
 from trainjob.launch.launch import Mount
@@ -42,5 +43,11 @@ def _private(workspace: Workspace) -> Iterator[Mount]:
 def _inputs(job: TrainingJob, workspace: Workspace) -> Iterator[Mount]:
     for channel in job.inputs:
         folder = workspace.input_dir(channel.name)
-        if not channel.is_streamed:
-            yield Mount(str(folder), folder, is_read_only=channel.mode == "link")
+        if channel.is_streamed:
+            continue
+        yield Mount(str(folder), folder, is_read_only=channel.mode == "link")
+        # One file of this machine is staged as a link to it.
+        file = Path(channel.url.removeprefix("file://"))
+        link = folder / file.name
+        if link.is_symlink() and link.readlink() == file and file.exists():
+            yield Mount(str(file), file, is_read_only=True)

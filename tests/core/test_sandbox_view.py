@@ -57,6 +57,20 @@ def test_a_copy_may_be_written_and_a_stream_is_no_folder(tmp_path: Path) -> None
     assert not [target for target in seen if "remote" in target or "example" in target]
 
 
+def test_a_file_that_is_used_where_it_lies_is_shown_there(tmp_path: Path) -> None:
+    """The folder of its channel has a link to it; nothing beside it is shown."""
+    file, folder = tmp_path / "data.parquet", tmp_path / "run" / "inputs" / "one"
+    file.write_bytes(b"rows")
+    folder.mkdir(parents=True)
+    (folder / "data.parquet").symlink_to(file)
+    asked: dict[str, Any] = {"sandbox": True, "inputs": [{"name": "one", "url": f"file://{file}"}]}
+
+    assert shown(tmp_path, **asked)[str(file)] == (str(file), "read")
+
+    file.unlink()
+    assert str(file) not in shown(tmp_path, **asked)
+
+
 def test_the_code_of_a_profile_is_to_read_only(tmp_path: Path) -> None:
     code = "/home/ma-user/modelarts/user-job-dir/code"
     asked: dict[str, Any] = {"profile": "modelarts", "outputs": []}

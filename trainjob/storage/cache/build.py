@@ -110,7 +110,7 @@ class _Build:
 
     def _made(self) -> tuple[Header, list[FileRecord]]:
         if self._source.place:
-            return self._read_in_place(self._source.place)
+            return self._read_in_place(self._source.place, is_one_file=self._source.is_one_file)
         if self._source.unpacks is not None:
             return self._unpack(self._source.unpacks)
         return self._download()
@@ -159,17 +159,24 @@ class _Build:
             reserve=Reservation(self._cache).more,
         )
 
-    def _read_in_place(self, place: Path) -> tuple[Header, list[FileRecord]]:
+    def _read_in_place(self, place: Path, *, is_one_file: bool) -> tuple[Header, list[FileRecord]]:
         listing = self._source.listing
-        with LocalStore(place) as store:
+        with LocalStore(place.parent if is_one_file else place) as store:
             known = self._known_in_place()
             rest = _without(listing.files, known)
             records = known + store.digest(rest, Meter(self._label, rest))
-            if store.list_files() != listing:
+            is_same = (
+                store.find(place.name) == listing.files[0]
+                if is_one_file
+                else store.list_files() == listing
+            )
+            if not is_same:
                 found, do = "it changed while it was read", "run again when nothing writes to it"
                 raise failure(TreeChanged, self._source.url, found, do)
         proof = self._compared(records, place)
-        return replace(self._header(records, proof), place=place), records
+        if is_one_file:
+            self._incoming.link(place)
+        return replace(self._header(records, proof), place=place, is_one_file=is_one_file), records
 
     def _known_in_place(self) -> list[FileRecord]:
         """Return what was read of the files for an earlier snapshot, and did not change since."""
