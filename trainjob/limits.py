@@ -86,8 +86,9 @@ class Limits(Spec):
     lost process), or any failure, an exception of the script included."""
 
     # The schema would write the default in ISO 8601, which the form would send back to us.
-    grace: LimitedDuration = Field(timedelta(seconds=10), json_schema_extra={"default": "10s"})
-    """How long the ranks may take to leave after a stop request before they are killed."""
+    grace: LimitedDuration = Field(timedelta(seconds=60), json_schema_extra={"default": "1m"})
+    """How long the ranks may take to leave after a stop request before they are killed. Those that
+    listen (`should_stop`) have two thirds of it until SIGTERM, the others have SIGTERM at once."""
 
     wait_for_cards: OptionalDuration = Field(timedelta(days=1), json_schema_extra={"default": "1d"})
     """How long the run may wait for accelerators that other runs of the machine have; `off`: until

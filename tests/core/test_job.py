@@ -27,7 +27,7 @@ def test_a_name_and_an_algorithm_are_enough() -> None:
     assert job.world_size == 1
     assert job.algorithm.kind == "script"
     assert job.inputs == []
-    assert job.limits.grace == timedelta(seconds=10)
+    assert job.limits.grace == timedelta(seconds=60)
 
 
 def test_a_job_survives_the_trip_through_json() -> None:

@@ -150,8 +150,8 @@ def test_a_check_says_what_a_run_costs_at_most(
 ) -> None:
     file = write_job(tmp_path, resources={"flavor": "1c1g"}, limits={"auto_stop": "30m"})
     line = (
-        "0.40 an hour for 1 machine of 1c1g, 0.80 in 2 hours; at most 0.20 for the training, which "
-        "is stopped after 30m and then has 10s to save"
+        "0.40 an hour for 1 machine of 1c1g, 0.80 in 2 hours; at most 0.21 for the training, which "
+        "is stopped after 30m and then has 1m to save"
     )
 
     assert main(["check", str(file)]) == 0

@@ -103,8 +103,8 @@ def test_a_check_has_the_engine_and_the_cost(tmp_path: Path) -> None:
 
     assert [problem.id for problem in findings.errors] == ["engine-missing"]
     assert findings.cost == (
-        "0.50 an hour for 1 machine of 1c1g, 1.00 in 2 hours; at most 0.50 for the training, which "
-        "is stopped after 1h and then has 10s to save"
+        "0.50 an hour for 1 machine of 1c1g, 1.00 in 2 hours; at most 0.51 for the training, which "
+        "is stopped after 1h and then has 1m to save"
     )
 
 
