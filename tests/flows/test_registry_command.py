@@ -135,7 +135,7 @@ def test_the_plan_of_a_job_names_the_versions(tmp_path, capsys) -> None:
     assert "\n  uses    algorithm copy@1, dataset numbers@1\n" in capsys.readouterr().out
 
 
-def test_a_run_names_its_versions_and_its_output_becomes_a_model(
+def test_a_run_for_machines_names_its_versions_and_its_output_becomes_a_model(
     tmp_path, capsys, prefect_server
 ) -> None:
     # In a process of its own: the command changes what signals do to its process.
@@ -147,6 +147,9 @@ def test_a_run_names_its_versions_and_its_output_becomes_a_model(
     versions = ["algorithm copy@1", "dataset numbers@1"]
     report = json.loads(ran.stdout)
     assert report["used"] == versions
+    assert (report["state"], report["exit_code"]) == ("Completed", 0)
+    assert report["outputs"][0]["url"] == str(tmp_path / "out")
+    assert "[1/5] stage_inputs" in ran.stderr
     assert f"uses   {', '.join(versions)}" in ran.stderr
     capsys.readouterr()
     assert main(["model", "register", "net", str(tmp_path / "out")]) == 0
