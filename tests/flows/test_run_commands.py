@@ -8,16 +8,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Running, Scheduled
+from prefect.states import Completed, Crashed, Failed, Pending, Running, Scheduled
 
 from flows.__main__ import main
+from flows.runs import Chosen, list_runs
 from flows.training_job import training_job
 from tasks.fetch_code import fetch_code
+from tasks.report import report
 from tasks.stage_inputs import stage_inputs
 from tasks.train import train
 from tasks.upload_outputs import upload_outputs
@@ -50,12 +53,13 @@ def ended(
     """A run that completed and one that failed, as `show --json` tells them."""
     facts = {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, scale in (("mended", 2), ("mangled", -1)):
-            folder = tmp_path_factory.mktemp(name)
+        # Prefect's own names of runs have "man" in them now and then, and no numbers.
+        for key, name, scale in (("mended", "mended", 2), ("mangled", f"mangled-{uuid4()}", -1)):
+            folder = tmp_path_factory.mktemp(key)
             patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
             job = make_job(folder, SCRIPT, name=name, hyperparameters={"scale": scale})
             training_job(TrainingJob.parse(job), return_state=True)
-            facts[name] = shown(name)
+            facts[key] = shown(name)
     return facts
 
 
@@ -147,7 +151,7 @@ def test_show_for_programs_is_what_the_run_left(ended: dict[str, Any]) -> None:
 
 
 def test_show_of_a_failed_run_has_the_failure_card(ended: dict[str, Any], capsys) -> None:
-    assert main(["show", "mangled"]) == 0
+    assert main(["show", ended["mangled"]["job"]]) == 0
 
     text = capsys.readouterr().out
     assert f"{ended['mangled']['name']}: Failed" in text
@@ -157,14 +161,15 @@ def test_show_of_a_failed_run_has_the_failure_card(ended: dict[str, Any], capsys
 
 
 def test_list_shows_the_newest_first_by_state_and_name(ended: dict[str, Any], capsys) -> None:
-    assert main(["list", "--name", "man", "--json"]) == 0
+    job = ended["mangled"]["job"]
+    assert main(["list", "--name", job[3:-3], "--json"]) == 0
     named = json.loads(capsys.readouterr().out)["runs"]
     assert main(["list", "--state", "failed", "--json"]) == 0
     failed = json.loads(capsys.readouterr().out)["runs"]
     assert main(["list", "--limit", "1"]) == 0
     table = capsys.readouterr().out.splitlines()
 
-    assert [run["job"] for run in named] == ["mangled"]
+    assert [run["job"] for run in named] == [job]
     assert {run["state"] for run in failed} == {"Failed"}
     assert "mended" not in {run["job"] for run in failed}
     assert table[0].split()[:2] == ["NAME", "STATE"]
@@ -202,6 +207,42 @@ def test_a_run_that_goes_on_is_in_the_state_of_its_stage(
     assert (listed["name"], listed["state"]) == (name, word)
 
 
+@pytest.mark.parametrize("asked", ["AwaitingRetry", "AwaitingRestart"])
+def test_a_run_that_begins_again_is_not_at_the_last_stage_of_the_pass_before(
+    client: SyncPrefectClient, asked: str
+) -> None:
+    run = planned(client, f"after-{asked}")
+
+    def word(*states: State[Any]) -> str:
+        for state in states:
+            client.set_flow_run_state(run.id, state, force=True)
+        [(_, word)] = list_runs(client, Chosen(name=run.name), 1)
+        return word
+
+    word(Running())
+    client.create_task_run(report, run.id, dynamic_key="0", name=report.name, state=Completed())
+    at_its_end = word()
+    ended = Failed() if asked == "AwaitingRetry" else Crashed()
+    waiting = word(ended, Scheduled(name=asked))
+    taken = word(Pending())
+    begun = word(Running())
+    found = [listed.id for listed, _ in list_runs(client, Chosen(state="Initializing"), 50)]
+    client.create_task_run(train, run.id, dynamic_key="1", name=train.name, state=Running())
+    in_training = word()
+    # As of a process that takes its run back; the pass is the same.
+    taken_back = word(Crashed(), Running(message="its process lives"))
+
+    assert [at_its_end, waiting, taken, begun] == [
+        "Uploading",
+        asked,
+        "Initializing",
+        "Initializing",
+    ]
+    assert run.id in found
+    assert [in_training, taken_back] == ["Running", "Running"]
+    assert [run.name for run, _ in list_runs(client, Chosen(state=asked), 50)] == []
+
+
 def test_logs_are_what_the_run_said(ended: dict[str, Any], capsys) -> None:
     wait_until(lambda: main(["logs", "mended"]) == 0 and "scaled by 2" in capsys.readouterr().out)
     assert main(["logs", "mended", "--json"]) == 0
@@ -212,7 +253,7 @@ def test_logs_are_what_the_run_said(ended: dict[str, Any], capsys) -> None:
 
 
 def test_following_the_log_of_a_run_ends_with_it(ended: dict[str, Any], capsys) -> None:
-    assert main(["logs", "-f", "mangled"]) == 0
+    assert main(["logs", "-f", ended["mangled"]["job"]]) == 0
 
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.endswith("[rank 0] scaled by -1") for line in lines) == 1
