@@ -263,7 +263,7 @@ def test_a_card_of_a_killed_flow_is_free_once_its_ranks_have_ended(
 ) -> None:
     """The ranks may still compute on it for their grace, which they use up here."""
     launch = make_launch(
-        "import signal; signal.signal(15, signal.SIG_IGN); print(1); signal.pause()", grace_s=30.0
+        "import signal; signal.signal(15, signal.SIG_IGN); print(1); signal.pause()", grace_s=6.0
     )
     names = ("run_id", "launcher", "world_size", "program", "is_script", "env", "grace_s")
     about = {name: getattr(launch, name) for name in names}
