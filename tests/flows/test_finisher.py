@@ -107,10 +107,11 @@ def test_a_failed_run_keeps_its_reason_when_another_process_finishes_it(
     assert read_receipt(out, None).state == "Failed"
 
 
-@pytest.mark.parametrize("line", [b"k", b"f"])
-@pytest.mark.parametrize("place", ["before", "within", "after"])
+@pytest.mark.parametrize(
+    ("place", "line"), [("within", b"k"), ("within", b"f"), ("before", b"f"), ("after", b"k")]
+)
 def test_a_start_that_is_interrupted_starts_no_second_process(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch, line: bytes, place: str
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, place: str, line: bytes
 ) -> None:
     """As by a second SIGTERM, at whatever moment it comes."""
     record, finisher = begin(Cancelling())
