@@ -18,19 +18,12 @@ from prefect.settings.legacy import _get_valid_setting_names
 
 from deployments import drain, leave, register
 from deployments.serve import _WORKER
+from tests.operations_page import BLOCKS, ENV_FILES, PAGE
 from trainjob.registry.folder import IN_PREFECT
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
-_BLOCK = re.compile(r"^```(\w+)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS: list[tuple[str, str, str]] = _BLOCK.findall(PAGE)
 UNITS = [text for language, mark, text in BLOCKS if (language, mark) == ("ini", "unit")]
-ENV_FILES = {
-    path: dict(line.split("=", 1) for line in text.splitlines())
-    for language, mark, text in reversed(BLOCKS)  # of server.env more is shown below
-    if language == "ini" and (path := mark.removeprefix("file=")) != mark
-}
 [CPU, *_] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 [INSTALLATION] = [text for language, mark, text in BLOCKS if mark == "install"]
 PARSERS: dict[str, Callable[[list[str]], object]] = {

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 _ONE_AT_A_TIME = threading.Lock()
+_ON_SQLITE = {
+    # As docs/operations.md has it: a busy SQLite loses no event, and so no restart.
+    "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
+}
 
 
 class Machine:
@@ -30,27 +36,33 @@ class Machine:
     Args:
         folder: Where everything of it is: the home of Prefect, the runs, what the processes say.
         env: What its processes have in their environment.
+        server_env: What they have of settings of the server.
 
     Attributes:
         env: The whole environment of its processes, and of who sits in front of it.
     """
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, env: dict[str, str], server_env: Mapping[str, str] = _ON_SQLITE
+    ) -> None:
         port = free_port()
         self.folder = folder
+        home = folder / "prefect"
+        if server_env is _ON_SQLITE:
+            fill_home(home)
+        else:
+            home.mkdir(parents=True)
         self.api_url = f"http://127.0.0.1:{port}/api"
         self.env = {
             **os.environ,
             **env,
-            "PREFECT_HOME": str(fill_home(folder / "prefect")),
+            **server_env,
+            "PREFECT_HOME": str(home),
             "PREFECT_API_URL": self.api_url,
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_CLIENT_MAX_RETRIES": "7",
-            # As docs/operations.md has it: a busy SQLite loses no event, and so no restart.
-            "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
-            "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "TRAINJOB_HOME": str(ROOT),
             "TRAINJOB_WORKDIR": str(folder / "runs"),
