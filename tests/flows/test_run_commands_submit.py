@@ -105,12 +105,12 @@ def test_what_a_run_costs_is_said_by_whatever_starts_it(
     facts = json.loads(capsys.readouterr().out)
 
     assert (
-        "\ncost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; at most 3.00 for"
+        "\ncost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; at most 3.02 for"
         in submitted_text
     )
     assert "\ncost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; with" in rerun_text
     assert (
-        "cost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; at most 3.00 for"
+        "cost: 1.50 an hour for 1 machine of 2c4g, 3.00 in 2 hours; at most 3.02 for"
         in schedule_text
     )
     assert "; so much for every run\n" in schedule_text
