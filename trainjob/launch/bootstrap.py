@@ -28,12 +28,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STACKS = signal.SIGRTMAX - 5  # as `stacks` asks for them; SIGUSR2 may be the script's, or Java's
 _WATCHED: set[int] = {
-    _STACKS,
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGHUP,
+    *(_STACKS, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP),
     signal.SIGCHLD,
 }
 
@@ -68,6 +63,9 @@ def main() -> NoReturn:
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _redirect_output(Path(order["log_dir"], f"rank-{records.rank}.log"), records)
+    if order["rank_cores"]:
+        with contextlib.suppress(OSError):  # it may compute anywhere, only not as fast
+            os.sched_setaffinity(0, order["rank_cores"][records.rank])
     _run(order["program"], records, is_script=order["is_script"])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainjob.launch.devices import VISIBLE_VARIABLES
 from trainjob.launch.launch import Device, Launch
 from trainjob.launch.machine import num_cores
+from trainjob.launch.numa import threads_of_rank
 from trainjob.launch.sandbox import shows
 
 _INHERITED = re.compile(
@@ -68,7 +69,8 @@ def rank_environment(
         inherited["TMPDIR"] = "/tmp"  # noqa: S108 - that of the sandbox
     if launch.python is not None:
         inherited["VIRTUAL_ENV"] = str(launch.python.parent.parent)
-    cores = launch.cores or num_cores()
+    shared = (launch.cores or num_cores()) // launch.world_size
+    threads = threads_of_rank(launch.rank_cores) if launch.rank_cores else max(1, shared)
     defaults = {
         # One node: without it gloo asks what the host name resolves to, and may not like it.
         "GLOO_SOCKET_IFNAME": "lo",
@@ -76,7 +78,7 @@ def rank_environment(
         **inherited,
         "PATH": search_path(base, launch.python),
         # torchrun's default of 1 wastes the other cores.
-        "OMP_NUM_THREADS": str(max(1, cores // launch.world_size)),
+        "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
     }
     if launch.device != "npu":

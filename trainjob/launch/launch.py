@@ -95,6 +95,7 @@ class Launch:
         python: The Python of the ranks and their launcher; None: that of this process.
         lease: The cards of the ranks; None: they have those that the environment leaves visible.
         core_lease: The cores that they compute on; None: any of the machine.
+        rank_cores: Those of each rank (`trainjob.launch.numa`); None: all that the ranks have.
         memory_bytes: The most memory that they may take together; None: that of the machine.
         memory_group: The cgroup that holds them to it; None: the supervisor watches.
         is_restartable: Whether another process of the run goes on if that of its flow dies; then
@@ -121,6 +122,7 @@ class Launch:
     python: Path | None = None
     lease: Lease | None = None
     core_lease: CoreLease | None = None
+    rank_cores: tuple[tuple[int, ...], ...] | None = None
     memory_bytes: int | None = None
     memory_group: Path | None = None
     is_restartable: bool = False

@@ -27,6 +27,7 @@ from trainjob.launch.liveness import CARDS_SIGN
 from trainjob.launch.memory_group import memory_group
 from trainjob.launch.mounts import mounted
 from trainjob.launch.mpi import Mpirun, NoMpirun, find_mpirun
+from trainjob.launch.numa import cores_of_ranks, told_cores
 from trainjob.launch.output import following_output
 from trainjob.launch.over_memory import read_over_memory
 from trainjob.launch.records import RankRecords, read_records
@@ -80,9 +81,12 @@ def run_training(
     if not launch.code_dir.is_dir():
         raise LaunchError(f"asked to run in {str(launch.code_dir)!r}, found no such folder")
     with memory_group(launch.memory_bytes, launch.run_id) as group:
-        limited = replace(launch, memory_group=group)
+        near = cores_of_ranks(launch, os.environ)
+        limited = replace(launch, memory_group=group, rank_cores=near)
         if applied := applied_limits(limited):
             emit(Noted(applied))
+        if near:
+            emit(Noted(told_cores(near)))
         return _run_limited(limited, control or Control(), credentials or {})
 
 
@@ -190,6 +194,7 @@ def _write_order(launch: Launch, argv: list[str]) -> None:
         "stop_file": str(launch.stop_file.absolute()),
         "claims": launch.claims,
         "cores": launch.core_lease.cores if launch.core_lease else None,
+        "rank_cores": launch.rank_cores,
         "memory_bytes": launch.memory_bytes,
         "memory_group": str(launch.memory_group) if launch.memory_group else None,
     }
