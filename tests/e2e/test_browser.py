@@ -209,6 +209,32 @@ def test_the_old_ui_submits_the_form_as_it_is_and_cancels_the_run_that_waits(
     assert run.state.is_cancelled(), run.state.message
 
 
+@pytest.mark.usefixtures("no_run_begins")
+def test_the_old_ui_submits_an_input_and_an_output_more(
+    person: Callable[[Version], Person], client: SyncPrefectClient
+) -> None:
+    deployment = client.read_deployment_by_name("training-job/cpu")
+    form = person("v1")
+    form.open_form(deployment.id)
+    form.settle()
+
+    # The new ones are the second of the inputs, and after all of these the second output.
+    for title, name, url in (("Data · Inputs", 1, 2), ("Data · Outputs", 3, 4)):
+        form.add_item(title)
+        form.settle()  # the fields of the new one come one after the other
+        form.field("Name", name).fill("more")
+        form.field("URL", url).fill("somewhere/")
+    form.settle()
+    run = client.read_flow_run(UUID(form.submit()))
+
+    job, asked = run.parameters["job"], deployment.parameters["job"]
+    for channels in ("inputs", "outputs"):
+        [given, more] = job[channels]
+        assert given["name"] == asked[channels][0]["name"]
+        assert (more["name"], more["url"]) == ("more", "somewhere/")
+    client.delete_flow_run(run.id)
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_a_wrong_value_is_refused_at_its_field_and_no_run_is_made(
     person: Callable[[Version], Person], client: SyncPrefectClient, version: Version
