@@ -199,17 +199,30 @@ def _prepare(
 def _send(
     store: Store, tree: Sources, journal: Journal, listing: Listing, label: str
 ) -> list[FileRecord]:
-    """Send what was not sent yet, and return what was sent of all."""
+    """Send what was not sent yet, and return what was sent of all.
+
+    What was never sent goes first: the process may have little time left.
+    """
     present = {entry.path: entry.size_bytes for entry in listing.files}
+    new = {folder: unsent(files, journal, present) for folder, files in tree.by_folder.items()}
+    _send_all(store, new, journal, label)
+    differing = {}
     for folder, files in tree.by_folder.items():
-        new = {entry.path for entry in unsent(files, journal, present)}
-        before = [entry for entry in files if entry.path not in new]
-        forget_other_content(folder, before, journal, f"check {label}")
-    to_send = {folder: unsent(files, journal, present) for folder, files in tree.by_folder.items()}
-    meter = Meter(label, [entry for files in to_send.values() for entry in files])
-    for folder, files in to_send.items():
-        send(store, folder, files, journal, meter)
+        is_new = {entry.path for entry in new[folder]}
+        sent_ahead = [entry for entry in files if entry.path not in is_new]
+        forget_other_content(folder, sent_ahead, journal, f"check {label}")
+        differing[folder] = unsent(sent_ahead, journal, present)
+    _send_all(store, differing, journal, label)
     return [record for entry in tree.look.files.values() if (record := journal.record(entry))]
+
+
+def _send_all(
+    store: Store, files: Mapping[Path, Sequence[Entry]], journal: Journal, label: str
+) -> None:
+    """Send files of several folders."""
+    meter = Meter(label, [entry for chosen in files.values() for entry in chosen])
+    for folder, chosen in files.items():
+        send(store, folder, chosen, journal, meter)
 
 
 def _prove(
