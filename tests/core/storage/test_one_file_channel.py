@@ -93,7 +93,7 @@ def test_a_store_of_another_kind_has_it_too(stage, tmp_path, read_tree):
 
 
 @pytest.fixture
-def file(tmp_path) -> Path:
+def file(tmp_path: Path) -> Path:
     """A file of somebody on this machine, beside another one."""
     (tmp_path / "other").write_bytes(b"not asked for")
     (tmp_path / "train.parquet").write_bytes(b"rows")
