@@ -4,6 +4,7 @@ import filecmp
 import os
 import shutil
 import subprocess
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class Workload:
         num_files: How many files.
         size_bytes: Of each.
         way: How the store is reached.
+        is_archive: Whether the store has all of it as one tar, which a job unpacks.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Workload:
     num_files: int
     size_bytes: int
     way: str = "http"
+    is_archive: bool = False
 
     @property
     def tree(self) -> str:
@@ -68,16 +71,21 @@ class Runs:
         self._folder = folder
         self._bed = bed
         self._count = 0
+        self._prepared: set[str] = set()
 
     def prepare(self, workload: Workload) -> None:
         """Make the tree of a workload, here and in the store."""
         tree = self._tree(workload)
-        if tree.exists():
+        if not tree.exists():
+            _write_tree(tree, workload.num_files, workload.size_bytes)
+        sent = _tar_of(tree) if workload.is_archive else tree
+        url = self.url(workload)
+        if url in self._prepared:
             return
-        _write_tree(tree, workload.num_files, workload.size_bytes)
-        made = self.run(our_command("put", self.url(workload), tree), "http")
+        made = self.run(our_command("put", url, sent), "http")
         if made.problem:
             raise RuntimeError(made.problem)
+        self._prepared.add(url)
 
     def measure(self, workload: Workload, tool: Tool) -> Run:
         """Let a tool do the work in a place of its own."""
@@ -135,7 +143,7 @@ class Runs:
 
     def url(self, workload: Workload) -> str:
         """Return where the tree of a workload lies in the store."""
-        return f"{BUCKET}/{workload.tree}/"
+        return f"{BUCKET}/{workload.tree}{'.tar' if workload.is_archive else ''}/"
 
     def is_same(self, workload: Workload, folder: Path) -> bool:
         """Say whether a folder holds the tree of a workload, byte for byte."""
@@ -162,6 +170,17 @@ def _write_tree(tree: Path, num_files: int, size_bytes: int) -> None:
         with file.open("wb") as output:
             for start in range(0, size_bytes, 1 << 20):
                 output.write(os.urandom(min(1 << 20, size_bytes - start)))
+
+
+def _tar_of(tree: Path) -> Path:
+    """Return a folder that holds nothing but a tar of what is in `tree`; it is made if need be."""
+    folder = tree.with_name(f"{tree.name}.tar")
+    if not folder.exists():
+        folder.mkdir()
+        with tarfile.open(folder / "data.tar", "w") as tar:
+            for child in sorted(tree.iterdir()):
+                tar.add(child, arcname=child.name)
+    return folder
 
 
 def _differences(expected: Path, found: Path) -> list[str]:
