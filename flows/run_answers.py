@@ -21,8 +21,9 @@ from flows.kept_variables import kept_variables
 from flows.registry_place import chosen_registry
 from flows.run_facts import all_facts, places_of, run_facts
 from flows.run_logs import LogTail, Say, follow, log_line
+from flows.run_states import state_words
 from flows.run_text import list_text, show_text
-from flows.runs import Chosen, find_run, is_over, job_data, list_runs, state_words
+from flows.runs import Chosen, find_run, is_over, job_data, list_runs
 from flows.schedule_answers import schedule
 from flows.server_client import configured_server
 from flows.submitting import (

@@ -9,6 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import Artifact, FlowRun
 from pydantic import TypeAdapter, ValidationError
 
+from flows.run_states import stages_of, state_words
 from flows.runs import (
     RERUN_OF_LABEL,
     artifacts_of,
@@ -16,8 +17,6 @@ from flows.runs import (
     job_name,
     number_of,
     result_of,
-    stages_of,
-    state_words,
 )
 from flows.submitting import deployment_of
 from flows.tally import RESTARTS_LABEL

@@ -28,33 +28,23 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import Artifact, FlowRun, StateType, TaskRun
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
+from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 
 from flows.delivery import RESTART_PENDING, began_at
+from flows.run_states import GOING_ON, INITIALIZING, PHASES, state_words
 from tasks.report import RESULT_TYPE
 from trainjob.errors import TrainjobError
 
 FLOW = "training-job"
 RERUN_OF_LABEL = "trainjob.rerun-of"
 """Label of a run with the id of the run whose job it was made from."""
-INITIALIZING, STAGING, RUNNING, UPLOADING = "Initializing", "Staging", "Running", "Uploading"
-"""What a run does that is going on."""
 
-_PHASES = {
-    "stage_inputs": STAGING,
-    "fetch_code": STAGING,
-    "install_requirements": STAGING,
-    "inject_hyperparameters": STAGING,
-    "train": RUNNING,
-    "upload_outputs": UPLOADING,
-    "report": UPLOADING,
-}
-_GOING_ON = (StateType.PENDING, StateType.RUNNING)
 _NAMES_OF_STATES = (
     "Scheduled",
     "Late",
     "AwaitingRestart",
+    "AwaitingRetry",
     "Cancelling",
     "Completed",
     "AutoStopped",
@@ -160,25 +150,6 @@ def list_runs(client: SyncPrefectClient, chosen: Chosen, limit: int) -> list[tup
     return found[:limit]
 
 
-def state_words(client: SyncPrefectClient, runs: Sequence[FlowRun]) -> dict[UUID, str]:
-    """Return the state of each run by id: what it does while it goes on, then how it ended."""
-    going_on = [run.id for run in runs if run.state and run.state.type in _GOING_ON]
-    latest = {task.flow_run_id: task.name for task in _task_runs(client, going_on)}
-    words = {}
-    for run in runs:
-        words[run.id] = run.state.name or run.state.type.value if run.state else "Scheduled"
-        if run.id in going_on:
-            words[run.id] = _PHASES.get(latest.get(run.id, ""), INITIALIZING)
-    return words
-
-
-def stages_of(client: SyncPrefectClient, run: FlowRun) -> list[TaskRun]:
-    """Return the latest try of each stage of a run, in the order in which they began."""
-    latest = {task.name: task for task in _task_runs(client, [run.id]) if task.name in _PHASES}
-    latest.pop("report", None)  # says what the others did
-    return sorted(latest.values(), key=_begun)
-
-
 def artifacts_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, Artifact]:
     """Return the latest artifact by type: of the report's values, ``progress``, ``table``.
 
@@ -273,7 +244,7 @@ def _not_found(text: str, known: Sequence[str]) -> str:
 
 
 def _known_state(text: str) -> str:
-    phases = dict.fromkeys(_PHASES.values())
+    phases = dict.fromkeys(PHASES.values())
     known = {name.lower(): name for name in (INITIALIZING, *phases, *_NAMES_OF_STATES)}
     if text.lower() in known:
         return known[text.lower()]
@@ -285,7 +256,7 @@ def _known_state(text: str) -> str:
 def _state_filter(word: str) -> FlowRunFilterState:
     if word in _NAMES_OF_STATES:
         return FlowRunFilterState(name=FlowRunFilterStateName(any_=[word]))
-    return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_GOING_ON)))
+    return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(GOING_ON)))
 
 
 def _is_called(run: FlowRun, part: str) -> bool:
@@ -318,23 +289,3 @@ def _read(client: SyncPrefectClient, where: FlowRunFilter, offset: int = 0) -> l
         limit=_PAGE,
         offset=offset,
     )
-
-
-def _task_runs(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> list[TaskRun]:
-    """Return the task runs of these runs, those that began last at the end."""
-    found: list[TaskRun] = []
-    while run_ids:
-        page = client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids))),
-            sort=TaskRunSort.EXPECTED_START_TIME_DESC,
-            limit=_PAGE,
-            offset=len(found),
-        )
-        found += page
-        if len(page) < _PAGE:
-            break
-    return sorted(found, key=_begun)
-
-
-def _begun(task: TaskRun) -> datetime:
-    return task.start_time or task.expected_start_time or datetime.min.replace(tzinfo=UTC)

@@ -222,7 +222,7 @@ def test_a_run_that_begins_again_is_not_at_the_last_stage_of_the_pass_before(
     word(Running())
     client.create_task_run(report, run.id, dynamic_key="0", name=report.name, state=Completed())
     at_its_end = word()
-    ended = Failed() if asked == "AwaitingRetry" else Crashed()
+    ended: State[Any] = Failed() if asked == "AwaitingRetry" else Crashed()
     waiting = word(ended, Scheduled(name=asked))
     taken = word(Pending())
     begun = word(Running())
