@@ -108,6 +108,15 @@ def test_the_installation_names_what_there_is_in_the_checkout() -> None:
     assert CPU["parameters"]["job"]["inputs"][0]["url"].rstrip("/") in words
 
 
+def test_an_upgrade_does_again_what_the_installation_did_with_the_code() -> None:
+    """Who serves may not write to the code: what is not compiled then, each process compiles."""
+    [upgrade] = re.findall(r"^\*\*Upgrade\.\*\*(.*?)\n\n", PAGE, re.MULTILINE | re.DOTALL)
+    done = set(re.findall(r"^\.venv/bin/python -m (\w+)", INSTALLATION, re.MULTILINE))
+
+    assert done == {"pip", "compileall"}
+    assert [module for module in done if f"`{module}" not in upgrade] == []
+
+
 def test_a_worker_is_told_where_runs_work_and_where_saved_versions_are() -> None:
     [worker] = [unit for unit in UNITS if "worker start" in unit]
     files = [Path(path).name for path in service_of(worker)["EnvironmentFile"].splitlines()]
