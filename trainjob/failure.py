@@ -57,7 +57,9 @@ class Failure:
     @property
     def who(self) -> str:
         """Return whose lines and exit code these are."""
-        return "the launcher" if self.rank is None else f"rank {self.rank}"
+        if self.rank is None and self.stall is None:
+            return "the launcher"
+        return f"rank {self.rank or 0}"
 
     @property
     def message(self) -> str:

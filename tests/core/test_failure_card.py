@@ -177,6 +177,16 @@ def test_a_stall_shows_every_rank_and_its_stack():
     assert "**Another try** can help, since this may pass" in page
 
 
+def test_a_stall_of_which_nobody_is_known_to_be_behind_is_laid_on_no_rank():
+    stall = Stall(quiet_s=600.0, behind=None, ranks=())
+    known = failure(ended="stalled", rank=None, stall=stall, last_lines=("waiting",))
+
+    page = card_markdown(known)
+
+    assert "| rank |" not in page
+    assert "The last 1 line of rank 0:" in page
+
+
 def test_a_stall_in_the_terminal_is_a_line_a_rank():
     text = card_text(stalled(), 100)
 

@@ -296,6 +296,15 @@ def stall_in(launch, said: object) -> Failure:
     return found.failure
 
 
+def test_a_stall_without_a_rank_that_is_behind_blames_none(make_launch):
+    launch = make_launch(world_size=3)
+
+    found = stall_in(launch, STALLED | {"behind": None})
+
+    assert found.rank is None
+    assert found.log_file == launch.rank_log(0)
+
+
 def test_a_stall_names_the_rank_that_is_behind(make_launch):
     found = stall_in(make_launch(world_size=3), STALLED)
 

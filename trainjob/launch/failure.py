@@ -272,10 +272,12 @@ def _left_when_told(rank: RankRecords) -> bool:
 def _stalled(told: Explainer) -> Failure:
     stall_s = told.launch.stall_s or 0.0
     stall = read_stall(told.launch.records_dir) or Stall(quiet_s=stall_s, behind=None, ranks=())
-    rank = stall.behind or 0
-    log_file = told.launch.rank_log(rank)
+    # Who is not known to be behind is not blamed, but rank 0 may have said something.
+    log_file = told.launch.rank_log(stall.behind or 0)
     ended: Ending = "left" if stall.left_early else "stalled"
-    return told.failure(stall.headline, ended, (), rank=rank, log_file=log_file, stall=stall)
+    return told.failure(
+        stall.headline, ended, (), rank=stall.behind, log_file=log_file, stall=stall
+    )
 
 
 def _over_memory(told: Explainer) -> Failure:
