@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from trainjob.launch.rank_files import open_rank_file
 from trainjob.metrics.event_writer import (
     event_file_name,
     is_ours,
@@ -134,8 +135,8 @@ class _GrowingFile:
         target = path.open("xb")
         try:
             with target:
-                if begin_with is not None and begin_with.exists():
-                    with begin_with.open("rb") as source:
+                if begin_with is not None:
+                    with suppress(FileNotFoundError), open_rank_file(begin_with) as source:
                         shutil.copyfileobj(source, target, 2**20)
             if path.name == LINES:
                 _drop_half_line(path)

@@ -1,6 +1,7 @@
 """The files of the metrics of one attempt, on disks that are full and when they are interrupted."""
 
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,3 +134,19 @@ def test_what_comes_after_the_end_is_left_out(tmp_path):
     files.add([reading(2, 0)])
 
     assert steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_a_script_puts_in_the_place_of_earlier_metrics_is_not_read(tmp_path, kind):
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "secret").write_text("secret\n")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "earlier" / LINES)
+    else:
+        (tmp_path / "earlier" / LINES).symlink_to(tmp_path / "secret")
+    files = MetricFiles(tmp_path / "now", tmp_path / "earlier", 1, None)
+
+    files.add([reading(1, 1)])
+    files.close()
+
+    assert steps(tmp_path / "now") == [1]
