@@ -4,10 +4,7 @@ How a run ends that is cancelled by way of a server is told by `test_worker_faul
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -16,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.__main__ import main
 from tests.e2e.watched_runs import (
     LAUNCHERS,
-    ROOT,
     Ended,
     local_steps,
     page_of,
@@ -183,42 +180,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def test_what_is_wrong_with_a_job_is_one_message_each(
-    stories: dict[str, "Future[list[Ended]]"], folder: Path, tmp_path: Path, prefect_server: str
+    stories: dict[str, "Future[list[Ended]]"],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stories["auto_stopped-mpi"].result()
     checkpoints = {"url": str(folder / "auto_stopped-mpi" / "checkpoints")}
-    jobs = {
-        name: stoppable(tmp_path / name.replace(" ", "-"), checkpoints=checkpoints, **changes)
-        for name, (changes, _) in BAD.items()
-    }
+    calls = [*(("check", name) for name in BAD), ("run", list(BAD)[-1])]
+    for command, name in calls:
+        changes, field = BAD[name]
+        job = stoppable(tmp_path / name.replace(" ", "-"), checkpoints=checkpoints, **changes)
+        file = tmp_path / "job.yaml"
+        file.write_text(yaml.safe_dump(job))
 
-    last = list(jobs)[-1]
-    calls = [*(("check", name) for name in jobs), ("run", last)]
+        code = main([command, str(file)])
 
-    with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(
-            lambda call: flows(call[0], tmp_path, jobs[call[1]], prefect_server), calls
-        )
-
-    for call, done in zip(calls, ended, strict=True):
-        assert done.returncode == 2, (call, done.stderr)
-        assert "1 problem\n" in done.stderr, (call, done.stderr)
-        assert f"  {BAD[call[1]][1]}: asked for" in done.stderr
-        assert "Traceback" not in done.stderr
+        said = capsys.readouterr().err
+        assert code == 2, (command, name, said)
+        assert "1 problem\n" in said, (command, name, said)
+        assert f"  {field}: asked for" in said
     assert not (tmp_path / "runs").exists()
-
-
-def flows(
-    command: str, folder: Path, job: dict[str, Any], api_url: str
-) -> "subprocess.CompletedProcess[str]":
-    file = folder / f"{hash(str(job))}.yaml"
-    file.write_text(yaml.safe_dump(job))
-    return subprocess.run(
-        [sys.executable, "-m", "flows", command, str(file)],
-        cwd=ROOT,
-        env=os.environ | {"PREFECT_API_URL": api_url},
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
