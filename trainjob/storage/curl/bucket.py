@@ -77,7 +77,7 @@ class Bucket:
             head.append("Expect:")  # else libcurl waits for an answer 100 before large bodies
         url = f"{address.origin}{path}{'?' if query else ''}{query}"
         handle.prepare(request, url, head, tries)
-        handle.keys = signer.latest_keys
+        handle.keys = signer.keys
 
     def move_to(self, region: str) -> bool:
         """Ask this region from now on, if the settings leave it open; say if they do."""

@@ -41,12 +41,16 @@ class Signer:
         credentials: Where the keys come from.
         region: What the signature is for.
         host: The value of the ``Host`` header.
+
+    Attributes:
+        keys: What the latest request was signed with; None if nothing was.
     """
 
     def __init__(self, credentials: Credentials, region: str, host: str) -> None:
         self._credentials = credentials
         self._region = region
         self._host = host
+        self.keys: Keys | None = None
         # Replaced as a whole: a signal handler may raise between any two lines.
         self._latest: _Moment | None = None
 
@@ -108,13 +112,9 @@ class Signer:
             key = latest.key
         else:
             key = _signing_key(keys.secret_key, day, self._region)
+        self.keys = keys
         self._latest = _Moment(now, text, day, keys, key)
         return self._latest
-
-    @property
-    def latest_keys(self) -> Keys | None:
-        """What the latest request was signed with."""
-        return self._latest.keys if self._latest is not None else None
 
     def renew(self, old: Keys | None) -> bool:
         """Look for other keys than `old`, which the store says are over; say if there are any."""
