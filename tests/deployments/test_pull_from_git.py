@@ -1,5 +1,6 @@
 """Runs whose code comes from git, by the pull step of docs/operations.md."""
 
+import json
 import os
 import re
 import shutil
@@ -19,15 +20,29 @@ PAGE = (ROOT / "docs" / "operations.md").read_text()
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.com")
 
 
-def repository_of_checkout(folder: Path) -> str:
-    """Make a repository of the files of this checkout, as they are now, and return its url."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    code = ["blocks", "flows", "tasks", "trainjob"]
-    names = subprocess.run([*listed, *code], cwd=ROOT, capture_output=True, text=True, check=True)
+PACKAGES = ("blocks", "flows", "tasks", "trainjob")
+TELLS = """
+import json, sys
+with open({notes!r}, "a") as notes:
+    notes.write(json.dumps([__name__, sys.orig_argv]) + "\\n")
+"""
+"""What only the packages of the repository do: say who imports them."""
+
+
+def repository_of_checkout(folder: Path, notes: Path) -> str:
+    """Make a repository of the files of this checkout, as they are now, and return its url.
+
+    Each process that imports one of its packages says so in `notes`.
+    """
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in names.stdout.splitlines():
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    for package in PACKAGES:
+        with (folder / package / "__init__.py").open("a") as file:
+            file.write(TELLS.format(notes=str(notes)))
     for words in (["init", "--initial-branch", "main"], ["add", "."], ["commit", "-m", "all"]):
         subprocess.run([*GIT, *words], cwd=folder, check=True, capture_output=True)
     return f"file://{folder}"
@@ -44,7 +59,8 @@ def pull_steps(repository: str) -> list[dict[str, Any]]:
 def test_a_run_uses_the_code_of_the_repository_and_no_checkout(
     tmp_path: Path, prefect_server: str
 ) -> None:
-    url = repository_of_checkout(tmp_path / "repository")
+    """The venv has the same packages, of this checkout: by them alone it would run as well."""
+    url = repository_of_checkout(tmp_path / "repository", tmp_path / "notes")
     (tmp_path / "work").mkdir()
     with get_client(sync_client=True) as client:
         deployment = client.create_deployment(
@@ -66,3 +82,7 @@ def test_a_run_uses_the_code_of_the_repository_and_no_checkout(
     assert state is not None
     assert state.is_completed(), state.message
     assert (tmp_path / "job" / "out" / "result.json").read_text() == "42"
+    told = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+    assert {package for package, words in told if "prefect.engine" in words} == set(PACKAGES)
+    started = {Path(word).name for package, words in told for word in words if "/trainjob/" in word}
+    assert started == {"supervisor.py", "bootstrap.py"}
