@@ -1,8 +1,7 @@
 """One dataset in three forms: as a folder, as one zip, and as many small objects."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures
 
 
 @pytest.fixture
-def datasets(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def datasets(
+    digits_in: Callable[[str], Path], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
     """Put the three forms into one bucket; return their urls."""
     for variable, value in s3.env.items():
         monkeypatch.setenv(variable, value)
     bucket = s3.new_bucket()
     for form in FORMS:
-        folder = tmp_path / form
-        make = [sys.executable, str(ROOT / "examples" / "make_dataset.py"), str(folder)]
-        subprocess.run([*make, "--as", form], check=True, capture_output=True)
+        folder = digits_in(form)
         for file in folder.rglob("*.*"):
             s3.put(bucket, f"{form}/{file.relative_to(folder)}", file.read_bytes())
     urls = {form: f"s3://{bucket}/{form}/" for form in FORMS}

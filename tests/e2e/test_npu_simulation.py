@@ -6,8 +6,6 @@ example, unchanged.
 """
 
 import json
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,15 +65,15 @@ def npus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("npus")
-def test_the_digits_example_runs_unchanged_on_two_simulated_npus(tmp_path: Path) -> None:
-    dataset, out = tmp_path / "digits", tmp_path / "out"
-    make_dataset = str(ROOT / "examples" / "make_dataset.py")
-    subprocess.run([sys.executable, make_dataset, str(dataset)], check=True, capture_output=True)
+def test_the_digits_example_runs_unchanged_on_two_simulated_npus(
+    digits_dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
     example = TrainingJob.load(ROOT / "examples" / "digits" / "job.yaml")
     [data], [results] = example.inputs, example.outputs
     job = example.model_copy(
         update={
-            "inputs": [data.model_copy(update={"url": str(dataset)})],
+            "inputs": [data.model_copy(update={"url": str(digits_dataset)})],
             "outputs": [results.model_copy(update={"url": str(out)})],
             "checkpoints": Checkpoints(url=str(tmp_path / "checkpoints")),
             "logs": Logs(url=str(tmp_path / "logs")),

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures
 class Place:
     """A bucket in which people of the walkthroughs put their things, and find the results."""
 
-    def __init__(self, s3: Any, folder: Path) -> None:
+    def __init__(self, s3: Any, digits_in: Callable[[str], Path]) -> None:
         self.name = s3.new_bucket()
         self._s3 = s3
-        self._folder = folder
+        self._digits_in = digits_in
 
     def put(self, key: str, content: str | bytes) -> None:
         self._s3.put(self.name, key, content.encode() if isinstance(content, str) else content)
 
     def put_dataset(self, form: str, prefix: str) -> None:
         """Put the handwritten digits, as a folder of IDX files or as a zip."""
-        folder = self._folder / form
-        make = [sys.executable, str(ROOT / "examples" / "make_dataset.py"), str(folder)]
-        subprocess.run([*make, "--as", form], check=True, capture_output=True)
-        for file in folder.iterdir():
+        for file in self._digits_in(form).iterdir():
             self.put(prefix if form == "zip" else f"{prefix}/{file.name}", file.read_bytes())
 
     def results(self, prefix: str) -> dict[str, bytes]:
@@ -54,10 +52,10 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(digits_in: Callable[[str], Path], s3: Any, monkeypatch: pytest.MonkeyPatch) -> Place:
     for variable, value in s3.env.items():
         monkeypatch.setenv(variable, value)
-    return Place(s3, tmp_path / "data")
+    return Place(s3, digits_in)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,6 @@ def losses(out: Path) -> list[float]:
     return [epoch["loss"] for epoch in metrics(out)["history"]]
 
 
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dataset")
-    run([sys.executable, EXAMPLES / "make_dataset.py", folder])
-    return folder
-
-
 @pytest.fixture
 def mpi() -> None:
     pytest.importorskip("mpi4py", reason="the extra mpi is not installed")
@@ -71,30 +64,31 @@ def mpi() -> None:
         pytest.skip("mpirun is not on PATH")
 
 
-def test_the_dataset_is_the_same_bytes_every_time(dataset: Path, tmp_path: Path) -> None:
+def test_the_dataset_is_the_same_bytes_every_time(digits_dataset: Path, tmp_path: Path) -> None:
     again = tmp_path / "not there yet"
 
     printed = run([sys.executable, EXAMPLES / "make_dataset.py", again])
 
-    names = sorted(path.name for path in dataset.iterdir())
+    names = sorted(path.name for path in digits_dataset.iterdir())
     assert names == [
         "t10k-images-idx3-ubyte.gz",
         "t10k-labels-idx1-ubyte.gz",
         "train-images-idx3-ubyte.gz",
         "train-labels-idx1-ubyte.gz",
     ]
-    assert all((again / name).read_bytes() == (dataset / name).read_bytes() for name in names)
+    assert all(
+        (again / name).read_bytes() == (digits_dataset / name).read_bytes() for name in names
+    )
     assert sorted(path.name for path in again.iterdir()) == names
     assert "train-images-idx3-ubyte.gz: 1437 x 8 x 8 bytes" in printed
 
 
-def test_the_same_digits_come_as_one_zip_and_as_pictures(dataset: Path, tmp_path: Path) -> None:
-    for form in ("zip", "pictures"):
-        run([sys.executable, EXAMPLES / "make_dataset.py", tmp_path / form, "--as", form])
-
-    with zipfile.ZipFile(tmp_path / "zip" / "digits.zip") as archive:
+def test_the_same_digits_come_as_one_zip_and_as_pictures(
+    digits_dataset: Path, digits_in: Callable[[str], Path]
+) -> None:
+    with zipfile.ZipFile(digits_in("zip") / "digits.zip") as archive:
         packed = {name: archive.read(name) for name in archive.namelist()}
-    assert packed == {path.name: path.read_bytes() for path in dataset.iterdir()}
+    assert packed == {path.name: path.read_bytes() for path in digits_dataset.iterdir()}
     read = "digits.load_digits(pathlib.Path(sys.argv[i]))[{}].{}".format
     same = " and ".join(
         f"torch.equal(*[{read(part, field)} for i in (1, 2)])"
@@ -102,15 +96,15 @@ def test_the_same_digits_come_as_one_zip_and_as_pictures(dataset: Path, tmp_path
         for field in ("images", "labels")
     )
     code = f"import digits, pathlib, sys, torch; print({same})"
-    argv: list[str | Path] = [sys.executable, "-c", code, dataset, tmp_path / "pictures"]
+    argv: list[str | Path] = [sys.executable, "-c", code, digits_dataset, digits_in("pictures")]
     assert run(argv, env={"PYTHONPATH": str(DIGITS)}) == "True\n"
 
 
 @pytest.fixture(scope="module")
-def by_torchrun(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_torchrun(digits_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two torchrun ranks write in as few epochs as show that they learn."""
     out = tmp_path_factory.mktemp("torchrun")
-    channels = ("--data_url", dataset, "--train_url", out)
+    channels = ("--data_url", digits_dataset, "--train_url", out)
     run([*TORCHRUN, DIGITS / "train.py", *channels, "--epochs", "2", "--of_the_platform", "1"])
     return out
 
@@ -124,11 +118,11 @@ def test_two_torchrun_ranks_learn_and_save_the_weights(by_torchrun: Path) -> Non
     assert names == ["checkpoints", "metrics.json", "model.pt"]
 
 
-def test_the_script_runs_without_a_launcher(dataset: Path, tmp_path: Path) -> None:
+def test_the_script_runs_without_a_launcher(digits_dataset: Path, tmp_path: Path) -> None:
     printed = run(
         [
             *(sys.executable, DIGITS / "train.py", "--epochs", "1"),
-            *("--data_url", dataset, "--train_url", tmp_path / "made by the script"),
+            *("--data_url", digits_dataset, "--train_url", tmp_path / "made by the script"),
         ]
     )
 
@@ -138,9 +132,9 @@ def test_the_script_runs_without_a_launcher(dataset: Path, tmp_path: Path) -> No
 
 @pytest.mark.mpi
 def test_two_mpi_ranks_learn_the_digits_as_torchrun_does(
-    mpi: None, dataset: Path, by_torchrun: Path, tmp_path: Path
+    mpi: None, digits_dataset: Path, by_torchrun: Path, tmp_path: Path
 ) -> None:
-    channels = ("--data_url", dataset, "--train_url", tmp_path)
+    channels = ("--data_url", digits_dataset, "--train_url", tmp_path)
 
     mpirun(DIGITS / "train_mpi.py", *channels, "--epochs", "2")
 
@@ -190,17 +184,17 @@ assert torch.equal(weights.grad, mine + other)
     mpirun(script)
 
 
-def test_the_startup_command_learns_the_digits(dataset: Path, tmp_path: Path) -> None:
-    printed = run_startup_command(dataset, tmp_path, *TORCHRUN, "--no-python", epochs=3)
+def test_the_startup_command_learns_the_digits(digits_dataset: Path, tmp_path: Path) -> None:
+    printed = run_startup_command(digits_dataset, tmp_path, *TORCHRUN, "--no-python", epochs=3)
 
-    assert f"rank 0 of 2 reads {dataset} and writes {tmp_path}\n" in printed
+    assert f"rank 0 of 2 reads {digits_dataset} and writes {tmp_path}\n" in printed
     assert metrics(tmp_path)["test_accuracy"] >= 0.8
     assert torch.load(tmp_path / "model.pt", weights_only=True)
 
 
-def test_the_startup_command_runs_without_a_launcher(dataset: Path, tmp_path: Path) -> None:
+def test_the_startup_command_runs_without_a_launcher(digits_dataset: Path, tmp_path: Path) -> None:
     """On the real MNIST as it is, if it is here."""
-    data = REAL_MNIST if REAL_MNIST.is_dir() else dataset
+    data = REAL_MNIST if REAL_MNIST.is_dir() else digits_dataset
 
     printed = run_startup_command(data, tmp_path, epochs=1)
 
