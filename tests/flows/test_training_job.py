@@ -335,5 +335,5 @@ def test_a_run_of_a_priced_flavor_says_its_limits_and_what_it_cost(tmp_path: Pat
     assert f"| took | {report.spent} |" in page
     assert "| flavor | 1c1g |" in page
     rate = "3,600.00 an hour for 1 machine of 1c1g, 7,200.00 in 2 hours"
-    assert f"| costs | {rate}; at most 610.00 for the trai" in page
+    assert f"| costs | {rate}; at most 660.00 for the trai" in page
     assert "| stage | time | cost | what it did |" in page
