@@ -14,6 +14,7 @@ _OWN_SERVERS = (
     "tests/e2e/test_browser.py",
     "tests/e2e/test_secrets.py",
     "tests/e2e/test_events.py",
+    "tests/e2e/test_postgres.py",
 )
 # Folders whose files take longest first: a long file that begins last has the end for itself.
 _LONGEST_FIRST = ("tests/e2e/", "tests/test_", "tests/flows/", "tests/launch/", "tests/examples/")
