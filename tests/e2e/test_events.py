@@ -132,6 +132,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
             serve.process.wait(PATIENCE_S)
             listener.shutdown()
             listener.server_close()
+    assert serve.process.returncode == 0, serve.log.read_text()
+    assert not serve.answers()
 
 
 @pytest.fixture
