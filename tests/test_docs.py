@@ -60,6 +60,7 @@ def test_every_command_of_the_readme_does_what_the_readme_shows(
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "200",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     }
     run_id = ""
     for block in blocks():
