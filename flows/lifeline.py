@@ -15,9 +15,9 @@ _GRACE_S = 5
 
 def main() -> None:
     """Wait for the end of standard input, then end the process."""
-    process = os.pidfd_open(int(sys.argv[1]))
-    sys.stdin.buffer.read()
     with suppress(ProcessLookupError):
+        process = os.pidfd_open(int(sys.argv[1]))
+        sys.stdin.buffer.read()
         signal.pidfd_send_signal(process, signal.SIGTERM)
         if not select.select([process], [], [], _GRACE_S)[0]:
             signal.pidfd_send_signal(process, signal.SIGKILL)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
 from trainjob.errors import TrainjobError
 
@@ -41,7 +41,8 @@ def reach_server() -> None:
     (pthread_sigmask(3)); Prefect 3.8 ends it by SIGTERM.
 
     Raises:
-        TrainjobError: If a server is configured and does not answer, or refuses who asks.
+        TrainjobError: If a server is configured and does not answer, or refuses who asks; or if the
+            temporary one does not start in time.
     """
     with ThreadPoolExecutor(1, "start-server", _block_sigint) as thread:
         problem = thread.submit(copy_context().run, _problem).result()
@@ -107,6 +108,21 @@ def _block_sigint() -> None:
 
 
 def _problem() -> TrainjobError | None:
+    try:
+        return _problem_of_server()
+    except RuntimeError:  # Prefect's word for a temporary server that is not there in time
+        if PREFECT_API_URL.value():
+            raise
+        found_s = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+        return TrainjobError(
+            f"Prefect's temporary server did not start within {found_s} s; try again when this "
+            "machine is less busy, give it more time by "
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a server (`make serve`) "
+            "and set PREFECT_API_URL"
+        )
+
+
+def _problem_of_server() -> TrainjobError | None:
     with get_client(sync_client=True) as client:
         problem = client.api_healthcheck()
         if problem is not None:

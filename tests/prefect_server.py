@@ -1,6 +1,8 @@
 """One Prefect server for the whole session, for the tests of flows, tasks and blocks."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
 from unittest.mock import patch
 
 import pytest
@@ -22,8 +24,8 @@ from tests.prefect_homes import fill_home
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a server with an empty database and give its API url."""
     home = tmp_path_factory.mktemp("prefect-home")
-    database = fill_home(tmp_path_factory.mktemp("prefect-database"), "prefect-test.db")
-    # The folder that the harness makes for its database, and deletes at the end.
+    # The folder that the harness makes for its database, and deletes at the end of this process.
+    database = fill_home(Path(mkdtemp()), "prefect-test.db")
     place = patch("prefect.testing.utilities.mkdtemp", return_value=str(database))
     isolated = {
         PREFECT_HOME: home,

@@ -147,6 +147,19 @@ def test_nothing_is_left_when_the_flow_process_is_killed(tmp_path: Path) -> None
     wait_until(lambda: not _processes_with(mark))
 
 
+def test_a_temporary_server_that_does_not_start_in_time_is_one_clear_error(tmp_path: Path) -> None:
+    in_no_time = {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "1",
+    }
+
+    done = flows("run", str(write_job(tmp_path)), **in_no_time)
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "temporary server did not start within 1 s; try again" in done.stderr
+
+
 def test_many_ctrl_c_in_a_row_are_one_stop(tmp_path: Path, prefect_server: str) -> None:
     started = tmp_path / "started"
     script = (
