@@ -14,8 +14,8 @@ from collections.abc import Collection, Sequence
 from deployments.finishing import finishers_of
 from trainjob.launch.processes import descendants, signal_all
 
-LEAVE_TIMEOUT_S = 60.0
-"""How long running jobs may take to save and leave."""
+LEAVE_TIMEOUT_S = 150.0
+"""How long jobs may take to leave: the default of `limits.grace`, then uploads and the report."""
 
 _POLL_S = 0.1
 
@@ -33,9 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--timeout", type=float, default=LEAVE_TIMEOUT_S, metavar="SECONDS", help="how long to wait"
     )
     arguments = parser.parse_args(argv)
-    if not arguments.workers:  # as of a service that systemd stops since its worker has died
-        sys.stderr.write("named no worker, so no job is asked to leave\n")
-        return 0
+    if not arguments.workers:  # no success: whoever calls this goes on to stop a worker
+        sys.stderr.write(
+            "asked the jobs of workers to leave, found the id of none, so nobody was asked; name a "
+            "worker by its process id: `pgrep -af 'worker start'` shows those of this machine\n"
+        )
+        return 1
     try:
         left = let_jobs_leave(arguments.workers, arguments.timeout)
     except PermissionError:

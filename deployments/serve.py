@@ -20,7 +20,7 @@ from contextlib import suppress
 import httpx
 
 from deployments.flow_deployments import HOME
-from deployments.leave import let_jobs_leave
+from deployments.leave import LEAVE_TIMEOUT_S, let_jobs_leave
 from deployments.work_pools import PoolName
 from trainjob.launch.devices import num_devices
 from trainjob.launch.launch import Device
@@ -58,7 +58,7 @@ def main() -> int:
             time.sleep(0.5)
         _say("a part ended by itself; stopping the rest")
     except KeyboardInterrupt:
-        _say("stopping")
+        _say(f"stopping; jobs have up to {LEAVE_TIMEOUT_S:g} s to save and leave")
         return 0
     except (RuntimeError, subprocess.CalledProcessError) as error:
         _say(f"could not start: {error}")

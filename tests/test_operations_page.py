@@ -19,6 +19,7 @@ from prefect.settings.legacy import _get_valid_setting_names
 from deployments import drain, leave, register
 from deployments.serve import _WORKER
 from tests.operations_page import BLOCKS, ENV_FILES, PAGE
+from trainjob.limits import Limits
 from trainjob.registry.folder import IN_PREFECT
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +144,7 @@ def test_a_service_starts_modules_that_there_are_in_the_checkout_it_names(unit: 
 
     for key in ("ExecStart", "ExecStop"):
         if key in service:
-            python, flag, module = service[key].split()[:3]
+            python, flag, module = service[key].removeprefix("-").split()[:3]
             assert (python, flag) == (f"{service['WorkingDirectory']}/.venv/bin/python", "-m")
             folder = ROOT / module.replace(".", "/")
             assert module == "prefect" or folder.with_suffix(".py").exists()
@@ -155,6 +156,8 @@ def test_the_jobs_of_a_worker_are_found_however_it_was_started() -> None:
     [unit] = [service_of(unit)["ExecStart"] for unit in UNITS if "worker start" in unit]
     ours = [*readme, " ".join(["python", *_WORKER, "--pool", "cpu"]), unit.replace("%i", "cpu")]
     others = [line.replace("--pool cpu", "--pool cpu-2") for line in ours]
+    for lines, pool in ((ours, "cpu"), (others, "cpu-2")):
+        lines += [f"python -m prefect worker start {word}{pool}" for word in ("-p ", "--pool=")]
 
     with ExitStack() as held:
         started = [held.enter_context(process_of(line)) for line in (*ours, *others)]
@@ -179,14 +182,22 @@ def process_of(line: str) -> Iterator["subprocess.Popen[bytes]"]:
 def test_a_service_that_has_died_by_itself_has_nothing_to_do_before_it_stops(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """systemd runs ExecStop then, too, with MAINPID unset (systemd.service(5))."""
+    """systemd runs ExecStop then, too, with MAINPID unset; `-` forgives it (systemd.service(5))."""
     [stop] = [service_of(unit)["ExecStop"] for unit in UNITS if "ExecStop" in unit]
-    _, _, module, *arguments = stop.split()
+    python, _, module, *arguments = stop.split()
 
     code = leave.main([word for word in arguments if word != "$MAINPID"])
 
-    assert (module, code) == ("deployments.leave", 0)
-    assert capsys.readouterr().err == "named no worker, so no job is asked to leave\n"
+    assert (python[0], module, code) == ("-", "deployments.leave", 1)
+    assert "so nobody was asked" in capsys.readouterr().err
+
+
+def test_jobs_that_leave_have_the_time_that_their_grace_leaves_them_for_saving() -> None:
+    [worker] = [service_of(unit) for unit in UNITS if "ExecStop" in unit]
+    grace_s = Limits().grace.total_seconds()
+
+    assert 2 * grace_s < leave.LEAVE_TIMEOUT_S < float(worker["TimeoutStopSec"])
+    assert f"`--timeout`, {leave.LEAVE_TIMEOUT_S:g} s," in PAGE
 
 
 def test_the_backup_is_a_database_with_what_was_in_it(tmp_path: Path) -> None:

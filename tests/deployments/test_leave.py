@@ -109,3 +109,15 @@ def test_what_saves_the_results_of_a_job_that_has_left_is_waited_for(
 
     assert (code, later) == (1, 0)
     assert f"still there after 0.5 s: processes {saving.pid}" in capsys.readouterr().err
+
+
+def test_who_names_no_worker_is_told_that_nobody_was_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A script whose `pgrep` finds none would go on, and stop a worker that has jobs."""
+    assert main([]) == 1
+
+    assert capsys.readouterr().err == (
+        "asked the jobs of workers to leave, found the id of none, so nobody was asked; name a "
+        "worker by its process id: `pgrep -af 'worker start'` shows those of this machine\n"
+    )

@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
+from deployments.leave import LEAVE_TIMEOUT_S
 from deployments.work_pools import KINDS, POOLS, Kind, PoolName, base_job_template
 from flows.local_places import KEPT
 
@@ -75,6 +76,13 @@ def test_a_container_finds_saved_versions_on_the_server(kind: Kind, pool: PoolNa
     made = configured(BaseJobConfiguration, kind, pool)
 
     assert made.env["TRAINJOB_REGISTRY"] == "prefect"
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_pod_that_is_stopped_has_the_time_that_jobs_have_to_leave(pool: PoolName) -> None:
+    job = base_job_template("kubernetes", pool)["job_configuration"]["job_manifest"]["spec"]
+
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] >= LEAVE_TIMEOUT_S
 
 
 @pytest.mark.parametrize("pool", POOLS)
