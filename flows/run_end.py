@@ -26,6 +26,7 @@ from tasks.report import report, write_report
 from trainjob.errors import RunCancelled, StoreError, TrainjobError
 from trainjob.events import Noted, RunEnded, emit, listening
 from trainjob.job import url_of_run
+from trainjob.mirrors import unsent_checkpoints
 from trainjob.report import RunReport
 from trainjob.run_record import RunRecord, stopped_text, with_saved
 from trainjob.saving import PATIENCE_S, save_checkpoints_and_logs, save_outputs
@@ -167,13 +168,17 @@ class RunEnd:
     def _unsaved_checkpoints(self) -> str:
         """Say where checkpoints stay that may be in no store; empty if there are none.
 
-        A process that has not trained, since the one before it did, knows of none that they are.
+        A process that has not trained, since the one before it did, looks into what that one noted.
         """
         job, workspace = self._record.job, self._record.workspace
         if job is None or job.checkpoints is None or self._record.is_saved("checkpoints"):
             return ""
         if not workspace.has_checkpoints():
             return ""
+        with suppress(StoreError):
+            was_told = "checkpoints" in self._record.saved_labels
+            if not was_told and not unsent_checkpoints(job, workspace, self._record.run_id):
+                return ""
         url = url_of_run(job.checkpoints.url, self._record.run_id)
         return f"checkpoints stay in {workspace.checkpoints}: not all are known to be at {url}"
 

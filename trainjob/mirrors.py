@@ -38,18 +38,8 @@ def mirrors_of(
         secrets: What the ranks know beside the settings, and nobody may find in logs.
     """
     mirrors: list[Mirror] = []
-    if job.checkpoints:
-        url = url_of_run(job.checkpoints.url, run_id)
-        mirrors.append(
-            CheckpointMirror(
-                workspace.checkpoints,
-                url,
-                settings,
-                job=job.name,
-                run_id=run_id,
-                journal=checkpoint_journal(workspace),
-            )
-        )
+    if checkpoints := _checkpoint_mirror(job, workspace, settings, run_id):
+        mirrors.append(checkpoints)
     if job.logs.url is not None:
         url = url_of_run(job.logs.url, run_id)
         mirrors.append(
@@ -74,6 +64,41 @@ def mirrors_of(
         for channel in job.outputs
     )
     return mirrors
+
+
+def unsent_checkpoints(job: TrainingJob, workspace: Workspace, run_id: str) -> tuple[str, ...]:
+    """Return the checkpoints of a run that are not known to be in their store; none without one.
+
+    The journal tells it, so that no store is asked: also of what an earlier process has sent.
+
+    Args:
+        job: The job of the run.
+        workspace: Its folders; nobody writes checkpoints any more.
+        run_id: The run.
+
+    Raises:
+        StoreError: If the folder cannot be read.
+    """
+    mirror = _checkpoint_mirror(job, workspace, None, run_id)
+    if mirror is None:
+        return ()
+    mirror.look()
+    return mirror.known().missing
+
+
+def _checkpoint_mirror(
+    job: TrainingJob, workspace: Workspace, settings: StoreSettings | None, run_id: str
+) -> CheckpointMirror | None:
+    if job.checkpoints is None:
+        return None
+    return CheckpointMirror(
+        workspace.checkpoints,
+        url_of_run(job.checkpoints.url, run_id),
+        settings,
+        job=job.name,
+        run_id=run_id,
+        journal=checkpoint_journal(workspace),
+    )
 
 
 def saved_of(report: SyncReport) -> Saved:

@@ -81,3 +81,19 @@ def test_a_retry_that_trained_before_keeps_the_checkpoints_that_no_store_has(
     assert failed.state.is_failed()
     assert retried.name == "Completed"
     assert (workspace.checkpoints / "state.txt").read_text() == "state"
+
+
+def test_a_retry_that_trained_before_removes_the_checkpoints_that_the_store_has(
+    tmp_path: Path,
+) -> None:
+    failed = run(job(tmp_path, is_refused=False, writes=False))
+    workspace = Workspace.of_run(failed.run_id)
+    (workspace.output_dir("train_url") / "model.txt").write_text("weights")
+
+    retried = retry(failed.run_id)
+
+    assert failed.state.is_failed()
+    assert retried.name == "Completed"
+    assert "checkpoints stay" not in (retried.message or "")
+    assert (tmp_path / "kept" / "state.txt").read_text() == "state"
+    assert not workspace.checkpoints.exists()
