@@ -16,11 +16,12 @@ _OWN_SERVERS = (
     "tests/e2e/test_events.py",
     "tests/e2e/test_postgres.py",
 )
-# Folders whose files take longest first: a long file that begins last has the end for itself.
-_LONGEST_FIRST = ("tests/e2e/", "tests/test_", "tests/flows/", "tests/launch/", "tests/examples/")
+# Beside the servers first what needs one process, and what takes long before what does not: a long
+# file that begins last has the end for itself.
+_ORDER = ("tests/core/", "tests/e2e/", "tests/test_", "tests/flows/", "tests/launch/")
 
 
-class LongestFirst(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+class ServersFirst(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """Keeps the tests of a file together, and those of the files with servers of their own."""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -37,14 +38,14 @@ class Scheduling:
         items.sort(key=lambda item: _rank(item.nodeid.partition("::")[0]))
 
     @pytest.hookimpl
-    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> LongestFirst:
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> ServersFirst:
         """Distribute the tests in their order."""
         config.option.loadscopereorder = False
-        return LongestFirst(config, log)
+        return ServersFirst(config, log)
 
 
 def _rank(file: str) -> int:
     if file in _OWN_SERVERS:
         return _OWN_SERVERS.index(file) - len(_OWN_SERVERS)
-    folders = (rank for rank, start in enumerate(_LONGEST_FIRST) if file.startswith(start))
-    return next(folders, len(_LONGEST_FIRST))
+    folders = (rank for rank, start in enumerate(_ORDER) if file.startswith(start))
+    return next(folders, len(_ORDER))
