@@ -216,6 +216,26 @@ def test_no_run_takes_what_verify_found_wrong_while_another_uses_it(
     assert f"NOT what its manifest says; in use by {users}, the next run fetches it" in output
     assert while_in_use == wrong
     assert (tmp_path / "next" / "file").read_bytes() != wrong
+    assert (tmp_path / "used" / "file").read_bytes() == wrong
+
+
+def test_what_verify_found_wrong_is_replaced_when_its_last_run_has_ended(
+    cached, s3, tmp_path
+) -> None:
+    used = cached["used"]
+    flip(used)
+    main(["cache", "verify"])
+    stage_channel(used.header.url, tmp_path / "next", s3.settings, label="next", holder="run.next")
+
+    for lease in used.leases():
+        lease.file.unlink()
+    last = stage_channel(
+        used.header.url, tmp_path / "last", s3.settings, label="last", holder="run.last"
+    )
+
+    assert (tmp_path / "last").resolve() == used.data
+    assert (tmp_path / "last" / "file").samefile(tmp_path / "next" / "file")
+    assert last.verified == "etag"
 
 
 def test_verify_for_machines_names_the_problems(cached, capsys) -> None:

@@ -22,7 +22,14 @@ from trainjob.storage.cache.proof import (
     told_beside,
 )
 from trainjob.storage.cache.removal import destroy
-from trainjob.storage.cache.snapshot import FileLine, Header, Proof, Snapshot, now
+from trainjob.storage.cache.snapshot import (
+    FileLine,
+    Header,
+    Proof,
+    Snapshot,
+    is_taken_back,
+    now,
+)
 from trainjob.storage.cache.source import Source, Unpacking
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry, total_size
@@ -66,8 +73,7 @@ def provide(
         StoreError: For everything else that a store or the disk can do wrong.
     """
     cache.prepare()
-    # What has no versions is nobody else's: it cannot be told from what is there tomorrow.
-    key = source.key if source.has_versions else f"{source.key}-{holder}"
+    key = _key(cache, source, holder)
     with local_failures(str(cache.root)):
         if snapshot := cache.leased(key, holder):
             return Provided(snapshot, 0)
@@ -81,6 +87,17 @@ def provide(
                 return Provided(snapshot, build.moved_bytes)
     found = f"a spoiled copy that cannot be replaced ({str(cache.published / key)!r})"
     raise failure(StoreError, source.url, found, "remove it, as its owner, and run again")
+
+
+def _key(cache: Cache, source: Source, holder: str) -> str:
+    """Return the key of the snapshot that `holder` may have.
+
+    What has no versions is nobody else's: it cannot be told from what is there tomorrow. Nor is the
+    place of a snapshot free that was taken back while a job uses it.
+    """
+    key = source.key
+    is_common = source.has_versions and not is_taken_back(cache.published / key)
+    return key if is_common else f"{key}-{holder}"
 
 
 class _Build:

@@ -11,7 +11,7 @@ from trainjob.errors import StoreError
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.incoming import abandoned, written_at
 from trainjob.storage.cache.removal import remove
-from trainjob.storage.cache.snapshot import Snapshot, leases_in
+from trainjob.storage.cache.snapshot import Snapshot, is_used
 from trainjob.storage.failures import failure
 from trainjob.values import format_size
 
@@ -99,7 +99,7 @@ def unfinished(cache: Cache) -> dict[Path, int]:
 def removable(cache: Cache) -> Iterator[Removable]:
     """Yield what no job uses: first what is good for nothing, then the longest unused."""
     for root in cache.broken():
-        if not any(lease.is_alive() for lease in leases_in(root)):
+        if not is_used(root):
             yield from _rest(root, "a copy that cannot be read", 0.0)
     found: list[tuple[float, Path, Snapshot | None]] = [
         (snapshot.used_at(), snapshot.root, snapshot) for snapshot in cache.snapshots()

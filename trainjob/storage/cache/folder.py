@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trainjob.errors import StoreError
 from trainjob.storage.cache.removal import destroy, remove
-from trainjob.storage.cache.snapshot import Snapshot, is_broken
+from trainjob.storage.cache.snapshot import Snapshot, is_broken, is_taken_back
 from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure, local_failures
 from trainjob.values import parse_size
@@ -130,8 +130,12 @@ class Cache:
         return True
 
     def remove_broken(self, root: Path) -> bool:
-        """Remove what is in the place of a snapshot unless it is one; say whether that was done."""
-        return is_broken(root) and remove(root, self.trash)
+        """Remove what is in the place of a snapshot unless it is one, or was one that a job uses.
+
+        Returns:
+            Whether that was done.
+        """
+        return is_broken(root) and not is_taken_back(root) and remove(root, self.trash)
 
     def discard(self, snapshot: Snapshot) -> None:
         """Remove a snapshot that is not what it should be, and what shares spoiled files with it.

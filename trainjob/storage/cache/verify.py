@@ -41,7 +41,7 @@ def wrong_files(snapshot: Snapshot) -> list[str]:
 def take_back(cache: Cache, snapshot: Snapshot) -> bool:
     """Let no further job have a snapshot that is wrong; return whether its files are gone, too.
 
-    They stay as long as a job uses them.
+    They stay as long as a job uses them; meanwhile every other job has its own.
 
     Raises:
         StoreError: If this user may not remove it.
