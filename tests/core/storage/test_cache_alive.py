@@ -45,8 +45,11 @@ def age_s(file: Path) -> float:
 
 def of_another_container(folder: Path) -> Path:
     """Let a process of another container have made what this one made."""
-    own, there = str(Owner.this()), Owner("12345678", 1, 1, 1)
-    return folder.rename(folder.with_name(folder.name.replace(own, str(there))))
+    this, there = Owner.this(), Owner("12345678", 1, 1, 1)
+    name = folder.name.replace(str(this), str(there))
+    if this.machine:
+        name = name.replace(this.machine, "89abcdef")
+    return folder.rename(folder.with_name(name))
 
 
 def journal(cache: Cache) -> Path:
@@ -158,7 +161,7 @@ def owner_of(process: subprocess.Popen[bytes]) -> Owner:
 
 
 def lease_of(snapshot: Snapshot, owner: Owner) -> Path:
-    lease = snapshot.root / "leases" / f"run.data@{owner}"
+    lease = snapshot.root / "leases" / f"run.data@{owner.machine}@{owner}"
     lease.touch()
     return lease
 

@@ -90,7 +90,7 @@ def test_a_snapshot_is_on_the_disk_before_it_is_published(stage, cache, monkeypa
     stage("job")
 
     [folder_of_snapshot] = synced.keys() - {"files.json", "snapshot.json"}
-    assert folder_of_snapshot.count("-") == 2
+    assert folder_of_snapshot.count("-") == 3
     assert all(synced.values())
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,9 +15,10 @@ import pytest
 from trainjob.errors import StoreError
 from trainjob.storage.cache.evict import Reservation, make_room, removable
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.incoming import abandoned
+from trainjob.storage.cache.hold import release
+from trainjob.storage.cache.incoming import Incoming, abandoned
 from trainjob.storage.cache.owner import Owner, machine_id
-from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.cache.snapshot import Lease, Snapshot
 from trainjob.storage.stage import stage_channel
 
 
@@ -99,7 +101,7 @@ def test_the_lease_of_a_dead_process_keeps_nothing(add, cache):
     reused = Owner(own.boot, own.namespace, own.pid, own.start_ticks - 1)
 
     for owner in (dead, reused):
-        lease.file.rename(snapshot.root / "leases" / f"data@{owner}")
+        lease.file.rename(snapshot.root / "leases" / f"data@{owner.machine}@{owner}")
         [lease] = snapshot.leases()
         assert not lease.is_alive()
 
@@ -127,8 +129,8 @@ def test_what_a_process_used_before_its_machine_started_again_is_free_at_once(
     snapshot = add("data", 1, is_in_use=True)
     dead = replace(Owner.this(), boot="12345678")
     [lease] = snapshot.leases()
-    lease.file.rename(snapshot.root / "leases" / f"data@{dead}")
-    left = cache.incoming / f"{'0' * 32}-{dead}-{'1' * 32}"
+    lease.file.rename(snapshot.root / "leases" / f"data@0123abcd@{dead}")
+    left = cache.incoming / f"{'0' * 32}-{dead}-0123abcd-{'1' * 32}"
     left.mkdir()
     (left / "journal").touch()
 
@@ -142,11 +144,42 @@ def test_a_process_of_a_machine_is_believed(add, monkeypatch, machine):
     snapshot = add("data", 1, is_in_use=True)
     [lease] = snapshot.leases()
     other = Owner("12345678", 1, 1, 1, machine=machine)
-    lease.file.rename(snapshot.root / "leases" / f"data@{other}")
+    lease.file.rename(snapshot.root / "leases" / f"data@{machine}@{other}")
 
     for own in ("", "89abcdef"):
         monkeypatch.setattr("trainjob.storage.cache.owner.machine_id", lambda own=own: own)
         assert [user.owner for user in snapshot.users()] == [other]
+
+
+_TOKEN_OF_BEFORE = re.compile(r"[0-9a-f]{8}\.\d+\.\d+\.\d+")
+"""What trainjob knew as an owner before owners had a machine."""
+
+
+@pytest.mark.parametrize("machine", ["", "0123abcd"])
+def test_an_older_trainjob_sees_who_uses_something(add, cache, monkeypatch, machine):
+    """It may work with the same cache on a network disk, and evicts what nobody uses."""
+    monkeypatch.setattr("trainjob.storage.cache.owner.machine_id", lambda: machine)
+    snapshot = add("data", 1, is_in_use=True)
+    incoming = Incoming.taken_from(cache, "0" * 32)
+
+    [lease] = snapshot.leases()
+
+    assert lease.owner == Owner.this()
+    assert _TOKEN_OF_BEFORE.fullmatch(lease.file.name.rpartition("@")[2])
+    assert _TOKEN_OF_BEFORE.fullmatch(incoming.folder.name.split("-")[1])
+    assert abandoned(cache) == []
+
+
+def test_the_lease_of_an_older_trainjob_is_seen_and_ended_with_its_process(add, cache):
+    snapshot = add("data", 1, is_in_use=True)
+    [lease] = snapshot.leases()
+    other = Owner("12345678", 1, 1, 1)
+    file = lease.file.rename(snapshot.root / "leases" / f"data@{other}")
+
+    assert snapshot.leases() == [Lease(file, "data", other)]
+    os.utime(file, (0, 0))
+    release(cache, "data")
+    assert snapshot.leases() == []
 
 
 @pytest.mark.parametrize("content", [None, "", "uninitialized"])

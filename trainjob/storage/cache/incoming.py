@@ -2,9 +2,9 @@
 
 ::
 
-    <cache>/incoming/<source>-<owner>-<number>/data/     the files so far
-                                               archive/  or the archive that holds them
-                                               journal   one line a file that is complete
+    <cache>/incoming/<source>-<owner>-<machine>-<number>/data/     the files so far
+                                                         archive/  or the archive that holds them
+                                                         journal   one line a file that is complete
 
 Only files with a line are trusted, and only as the version that is listed now. A process takes over
 what another left by a rename, which only one of them can win.
@@ -193,7 +193,8 @@ def abandoned(cache: Cache, source: str = "") -> list[Path]:
     found = []
     with suppress(FileNotFoundError):
         for folder in cache.incoming.glob(f"{source}*-*-*"):
-            owner = Owner.parse(folder.name.split("-")[1])
+            _, token, *rest = folder.name.split("-")
+            owner = Owner.parse(token, rest[0] if len(rest) > 1 else "")  # none: an older trainjob
             if owner is None or not owner.is_alive(folder / "journal", SILENCE_S):
                 found.append(folder)
     return sorted(found, key=written_at, reverse=True)
@@ -208,7 +209,7 @@ def written_at(folder: Path) -> float:
 
 
 def _name(source: str, owner: Owner) -> str:
-    return f"{source}-{owner}-{uuid.uuid4().hex}"
+    return f"{source}-{owner}-{owner.machine}-{uuid.uuid4().hex}"
 
 
 def _line(version: str, record: FileRecord) -> str:

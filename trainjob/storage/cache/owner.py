@@ -1,6 +1,8 @@
 """Who uses something of the cache: a process that can be told from every other one.
 
-An owner stands in the name of a file or folder, so that a rename hands it over in one step.
+An owner stands in the name of a file or folder, so that a rename hands it over in one step. Its
+machine stands beside it there, and not in its text, so that a trainjob that knows owners without a
+machine sees who uses something, too: it may work with the same cache.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ from typing import Self
 
 from trainjob.launch.processes import read_process
 
-_TOKEN = re.compile(r"(?:([0-9a-f]{8})\.)?([0-9a-f]{8})\.(\d+)\.(\d+)\.(\d+)")
+_TOKEN = re.compile(r"([0-9a-f]{8})\.(\d+)\.(\d+)\.(\d+)")
 _MACHINE_ID = Path("/etc/machine-id")
 _MACHINE_ID_CHARS = 32
 
@@ -28,7 +30,7 @@ class Owner:
         namespace: Number of the namespace that its id belongs to; a container has its own.
         pid: Its id.
         start_ticks: When it began, in clock ticks since the machine did; ids are used again.
-        machine: Its machine, see `machine_id`.
+        machine: Its machine, see `machine_id`; empty if that is not known.
     """
 
     boot: str
@@ -51,12 +53,12 @@ class Owner:
         return cls("0" * 8, 0, 0, 0)
 
     @classmethod
-    def parse(cls, token: str) -> Self | None:
+    def parse(cls, token: str, machine: str = "") -> Self | None:
         """Return the owner that `str` wrote; None if it did not write this."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
-        return cls(match[2], int(match[3]), int(match[4]), int(match[5]), match[1] or "")
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), machine)
 
     def is_alive(self, seen: Path, patience_s: float) -> bool:
         """Say whether the process may still be there.
@@ -79,9 +81,8 @@ class Owner:
             return False
 
     def __str__(self) -> str:
-        """Return text for a file name."""
-        process = f"{self.boot}.{self.namespace}.{self.pid}.{self.start_ticks}"
-        return f"{self.machine}.{process}" if self.machine else process
+        """Return text for a file name, without the machine."""
+        return f"{self.boot}.{self.namespace}.{self.pid}.{self.start_ticks}"
 
 
 @cache

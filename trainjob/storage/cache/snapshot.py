@@ -6,7 +6,7 @@
                      snapshot.json    where they came from, how many, and their fingerprint
                      files.json       every file: path, size, version, sha256, mtime
                      used             touched when a job takes it; holds the boots of machines
-                     leases/          one empty file a job that uses it now
+                     leases/          one empty file a job that uses it now: HOLDER@MACHINE@OWNER
 
 A folder of this machine is used where it lies: its snapshot has a manifest and no data. So is one
 file, to which there is a link in ``data``.
@@ -32,6 +32,7 @@ Proof = Literal["receipt", "etag", "size"]
 tells of them, or of one or more only the size, of the version that was listed."""
 
 _HEADER, _FILES, _USED = "snapshot.json", "files.json", "used"
+_TAKEN_BACK = "taken-back.json"
 _FOREIGN_LEASE_S = 7 * 24 * 3600.0
 _MAX_BOOTS = 256  # machines that share one disk; who is forgotten looks once more
 
@@ -212,12 +213,13 @@ class Snapshot:
             return 0.0
 
     def invalidate(self) -> None:
-        """Let it be none any more: who uses it keeps the files, and the next job gets others.
+        """Let it be none any more: who uses it keeps the files, and other jobs get others.
 
         Raises:
             OSError: If this user may not.
         """
-        (self.root / _HEADER).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            (self.root / _HEADER).rename(self.root / _TAKEN_BACK)
 
     def differences(self) -> list[str]:
         """Return what is not as the manifest says, by size and time alone; nothing is read."""
@@ -253,7 +255,8 @@ class Snapshot:
     def _lease_of(self, holder: str) -> Path:
         if "/" in holder:
             raise ValueError(f"the holder of a dataset is {holder!r}; give a name without a slash")
-        return self.root / "leases" / f"{holder}@{Owner.this()}"
+        this = Owner.this()
+        return self.root / "leases" / f"{holder}@{this.machine}@{this}"
 
 
 def leases_in(root: Path) -> list[Lease]:
@@ -261,16 +264,29 @@ def leases_in(root: Path) -> list[Lease]:
     found = []
     with suppress(FileNotFoundError):
         for file in (root / "leases").iterdir():
-            holder, _, token = file.name.rpartition("@")
-            if owner := Owner.parse(token):
+            beside, _, token = file.name.rpartition("@")
+            is_old = "@" not in beside  # of a trainjob that did not name the machine
+            holder, _, machine = (f"{beside}@" if is_old else beside).rpartition("@")
+            if owner := Owner.parse(token, machine):
                 found.append(Lease(file, holder, owner))
     return found
+
+
+def is_used(root: Path) -> bool:
+    """Say whether somebody may still use the snapshot in a folder, whatever else is there."""
+    return any(lease.is_alive() for lease in leases_in(root))
+
+
+def is_taken_back(root: Path) -> bool:
+    """Say whether a folder is no snapshot any more, but has the files that somebody still uses."""
+    return (root / _TAKEN_BACK).exists() and is_used(root)
 
 
 def is_broken(root: Path) -> bool:
     """Say whether a folder is where a snapshot should be, and does not say what it is.
 
-    A power cut may leave such. What this user may not read is not broken.
+    A power cut may leave such, and `Snapshot.invalidate`. What this user may not read is not
+    broken.
     """
     try:
         (root / _HEADER).read_bytes()
