@@ -34,11 +34,17 @@ def finishers_of(workers: Collection[int]) -> dict[int, str]:
 
 
 def _finished_by(process: Path) -> Path | None:
-    """Return the workspace that a process finishes, which is its first argument."""
-    with suppress(OSError):
+    """Return the workspace that a process finishes: its first argument.
+
+    The second is the descriptor by which it holds that workspace until all is saved. Then it may
+    stay for a while and see to the last word on the run, which nobody has to wait for: a run that
+    is started again meanwhile could be given to the very worker that is about to be stopped.
+    """
+    with suppress(OSError, ValueError):
         words = (process / "cmdline").read_bytes().split(b"\0")
-        if _MODULE in words[:-1]:
-            return Path(os.fsdecode(words[words.index(_MODULE) + 1]))
+        root, lock = map(os.fsdecode, words[words.index(_MODULE) + 1 :][:2])
+        if (process / "fd" / lock).samefile(Path(root) / "lock"):
+            return Path(root)
     return None
 
 

@@ -18,6 +18,7 @@ from prefect.states import Completed, Running
 
 from deployments.drain import drain, main, resume
 from deployments.worker_process import stop_command
+from tests.processes import finisher_in
 from tests.waiting import PATIENCE_S, wait_until
 
 
@@ -129,12 +130,6 @@ def worker_of(pool: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([*waits, "worker", "start", "--pool", pool])
 
 
-def finisher_of(workspace: Path) -> "subprocess.Popen[bytes]":
-    """Start a process that has what is known of a finisher from outside."""
-    waits = [sys.executable, "-c", "import signal; signal.pause()"]
-    return subprocess.Popen([*waits, "flows.finisher", str(workspace), "3", "asked", "-1"])
-
-
 def test_a_worker_is_stopped_when_nothing_runs_any_more(
     pool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,8 +206,8 @@ def test_a_worker_is_not_stopped_while_the_results_of_a_run_are_being_saved(
 ) -> None:
     monkeypatch.setattr("deployments.drain._POLL_S", 0.05)
     monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path))
-    elsewhere = finisher_of(tmp_path / "of-another-worker" / "run-1")
-    saving = finisher_of(tmp_path / "run-2")
+    elsewhere = finisher_in(tmp_path / "of-another-worker" / "run-1")
+    saving = finisher_in(tmp_path / "run-2")
     worker = worker_of(pool)
     try:
         assert main([pool, "--stop", str(worker.pid), "--timeout", "0"]) == 1

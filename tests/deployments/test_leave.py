@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments.leave import main
+from tests.processes import finisher_in
 from tests.waiting import PATIENCE_S, wait_until
 
 WORKER = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
@@ -96,16 +97,16 @@ def test_what_saves_the_results_of_a_job_that_has_left_is_waited_for(
 ) -> None:
     monkeypatch.setenv("TRAINJOB_WORKDIR", str(tmp_path))
     waits = [sys.executable, "-c", "import signal; signal.pause()"]
-    finisher = [*waits, "flows.finisher", str(tmp_path / "run-1"), "3", "asked", "-1"]
-    with subprocess.Popen(waits) as worker, subprocess.Popen(finisher) as saving:
+    watching = finisher_in(tmp_path / "run-2", saves=False)
+    with subprocess.Popen(waits) as worker, finisher_in(tmp_path / "run-1") as saving, watching:
         try:
             code = main([str(worker.pid), "--timeout", "0.5"])
             saving.kill()
             saving.wait()
             later = main([str(worker.pid), "--timeout", "0.5"])
         finally:
-            saving.kill()
-            worker.kill()
+            for process in (saving, watching, worker):
+                process.kill()
 
     assert (code, later) == (1, 0)
     assert f"still there after 0.5 s: processes {saving.pid}" in capsys.readouterr().err
