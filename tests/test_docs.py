@@ -52,7 +52,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_every_command_of_the_readme_does_what_the_readme_shows(
     checkout: Path, tmp_path: Path, prefect_server: str
 ) -> None:

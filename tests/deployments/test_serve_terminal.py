@@ -58,7 +58,7 @@ def served_in_a_terminal(
         window.close()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_it_starts_in_a_terminal_and_stops_with_it_as_by_ctrl_c(tmp_path: Path) -> None:
     """Killed by SIGHUP, it would take server and worker with it at once, and leave jobs no word."""
     with served_in_a_terminal(tmp_path) as (process, window):

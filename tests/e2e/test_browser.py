@@ -54,7 +54,7 @@ algorithm:
     - {{name: optimizer, type: string, choices: [adam, sgd], default: adam,
        description: "What makes the steps"}}
 """
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from flows.training_job import training_job
 from tests.jobs import make_job
 from trainjob.job import TrainingJob
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500), pytest.mark.usefixtures("prefect_server")]
 
 FILES = {"value.txt": b"21", "notes.txt": b"first"}
 

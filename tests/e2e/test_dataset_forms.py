@@ -12,7 +12,7 @@ from trainjob.job import Checkpoints, InputChannel, TrainingJob
 
 ROOT = Path(__file__).parent.parent.parent
 FORMS = ("idx", "zip", "pictures")
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500), pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from trainjob.storage.settings import StoreSettings
 
 ROOT = Path(__file__).parent.parent.parent
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500), pytest.mark.usefixtures("prefect_server")]
 
 
 def example(name: str, source: str, target: str, **hyperparameters: int) -> TrainingJob:

@@ -49,7 +49,7 @@ if not mark.exists():
     mark.touch()
     time.sleep(600)
 """
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 class Listener(ThreadingHTTPServer):

@@ -38,7 +38,7 @@ LAUNCHERS = {
     "train_mpi.py": ["mpirun", "-n", "3", sys.executable, "-m", "mpi4py"],
 }
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ CAUSES = {
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.mpi,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
     pytest.mark.usefixtures("prefect_server"),
 ]
 

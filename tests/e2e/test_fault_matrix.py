@@ -43,7 +43,7 @@ STALL = {"stall": "10s", "grace": "2s"}  # torchrun leaves slowly on a busy mach
 LOSS = {"name": "loss", "regex": "loss = ([0-9.e+-]+)"}
 # Reached at the step of the fault, however long the launcher needs to get there.
 TARGET = {"target": {"metric": "loss", "at_most": 1 / FAULT_AT}, "grace": "1s"}
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500), pytest.mark.usefixtures("prefect_server")]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from trainjob.registry.folder import registry_of_machine
 from trainjob.registry.records import Reference, SavedModel
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 def job_file(folder: Path, example: str, **changes) -> Path:

@@ -31,7 +31,7 @@ LAST = 4
 STEP = 2  # where the first attempts stand until they are asked to leave
 RESTARTS = {"auto_restart": 1, "grace": "5s"}
 DEAF = SCRIPT.read_text().replace("should_stop()", "False")
-pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(1500)]
 
 
 @dataclass(frozen=True)

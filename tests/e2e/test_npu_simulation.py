@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.npu,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
     pytest.mark.usefixtures("prefect_server"),
 ]
 

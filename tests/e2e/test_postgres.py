@@ -26,7 +26,7 @@ OF_ITS_PLACE = {  # each machine of the tests has its own
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_platform_on_postgresql_runs_a_job_whose_store_is_busy_for_a_while(
     tmp_path: Path, s3: Any
 ) -> None:

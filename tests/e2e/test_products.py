@@ -26,7 +26,7 @@ from trainjob.launch.mounts import mount_problems
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = (ROOT / "examples" / "digits" / "digits.py").read_text()
 FOLDERS = ("/code", "/dataset", "/model", "/cache", "/home/ma-user", "/opt/ml")
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500), pytest.mark.usefixtures("prefect_server")]
 
 
 class Place:

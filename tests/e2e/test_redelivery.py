@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE_S, wait_until
 ROOT = Path(__file__).parent.parent.parent
 DEAD_AFTER_S = 32  # more than between two heartbeats, and than a restart takes
 HOLD_S = 10  # the shortest that Prefect allows
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 # Goes on from its checkpoint; waits to be killed until it starts from `last`, then finishes.
 SCRIPT = """\

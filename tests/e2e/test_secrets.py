@@ -32,7 +32,7 @@ from tests.e2e.planted import places_with
 from tests.jobs import make_job, write_job
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 PLANTED = {
     "key of the store": "admin-secret",  # the one that the store of the tests knows

@@ -53,7 +53,7 @@ while not args.go.exists():
 card = os.environ["ASCEND_RT_VISIBLE_DEVICES"]
 (args.train_url / "card.txt").write_text(f"{card} {begun} {time.time_ns()}")
 """
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

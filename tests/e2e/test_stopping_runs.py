@@ -32,7 +32,7 @@ MANY = {"steps": 1000, "step_s": 0.05}
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.mpi,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
     pytest.mark.usefixtures("prefect_server"),
 ]
 

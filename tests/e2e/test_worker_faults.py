@@ -37,7 +37,7 @@ MANY = {"steps": 5000, "step_s": 0.05}
 CANCELLED = ("cancelled-mpi", "cancelled-torchrun")
 DEAF = "deaf-torchrun"
 OUTLIVING = ("server-torchrun", "worker-mpi", "worker-torchrun")  # the server goes for all of them
-pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(1500)]
 
 
 @dataclass(frozen=True)

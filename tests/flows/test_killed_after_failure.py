@@ -24,7 +24,7 @@ from tests.jobs import make_job
 from tests.waiting import wait_until
 from trainjob.storage.receipt import read_receipt, verify_receipt
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 FAIL = """\
 import os, pathlib
