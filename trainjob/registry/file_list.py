@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from trainjob.registry.contents import ListedFile
 from trainjob.registry.records import RegistryError, SavedDataset, SavedModel
 from trainjob.registry.registry import Registry
-from trainjob.storage.manifest import FileRecord, fingerprint
+from trainjob.storage.manifest import FileRecord, has_fingerprint
 
 MAX_LISTED = 100_000
 """A list takes about 60 bytes a file; the blocks of Prefect's server hold it as a whole."""
@@ -52,8 +52,7 @@ def listed_files(registry: Registry, version: SavedDataset | SavedModel) -> list
         raise RegistryError(asked, found, do)
     try:
         files = [ListedFile(*json.loads(row)) for row in gzip.decompress(packed).splitlines()]
-        records = (FileRecord(*file) for file in files)
-        is_right = fingerprint(records) == version.fingerprint
+        is_right = has_fingerprint([FileRecord(*file) for file in files], version.fingerprint)
     except (OSError, EOFError, zlib.error, ValueError, TypeError):  # of gzip, JSON and other rows
         is_right = False
     if not is_right:

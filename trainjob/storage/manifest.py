@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Literal
@@ -47,6 +47,19 @@ def fingerprint(files: Iterable[FileRecord]) -> str:
     at = bisect_left(rows, RECEIPT, key=lambda row: row[0])
     if rows[at : at + 1] and rows[at][0] == RECEIPT:
         rows = [row for row in rows if row[0] != RECEIPT and row[:2] != (SUCCESS, 0)]
+    return _digest(rows)
+
+
+def has_fingerprint(files: Collection[FileRecord], asked: str) -> bool:
+    """Say whether `asked` is the fingerprint of these files, or was when a receipt counted.
+
+    Saved versions, schedules and job files may have it from a trainjob of that time.
+    """
+    rows = ((file.path, file.size_bytes, file.sha256) for file in files)
+    return fingerprint(files) == asked or _digest(sorted(rows)) == asked
+
+
+def _digest(rows: Iterable[tuple[str, int, str]]) -> str:
     digest = hashlib.sha256()
     for path, size_bytes, sha256 in rows:
         # JSON, which escapes what a path may hold, so that no two trees give the same lines; made

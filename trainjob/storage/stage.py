@@ -18,7 +18,7 @@ from trainjob.storage.cache.source import Unpacking, find_source
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Listing
 from trainjob.storage.local import LocalStore
-from trainjob.storage.manifest import FileRecord, fingerprint
+from trainjob.storage.manifest import FileRecord, fingerprint, has_fingerprint
 from trainjob.storage.meter import Meter
 from trainjob.storage.paths import check_case, check_paths, folds_case
 from trainjob.storage.replace import check_space, replace_by_link, replacing
@@ -183,7 +183,9 @@ def _copied(store: Store, listing: Listing, target: Path, label: str) -> list[Fi
 
 def _refuse_another(snapshot: Snapshot, expect: str | None) -> None:
     found = snapshot.header.fingerprint
-    if expect is not None and found != expect:
+    if expect is None or found == expect:
+        return
+    if not has_fingerprint([line.record() for line in snapshot.files()], expect):
         what = f"a dataset with the fingerprint {found}, not the expected {expect}"
         do = "put the expected version there, or write the new fingerprint into the job"
         raise failure(StoreError, snapshot.header.url, what, do)

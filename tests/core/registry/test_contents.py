@@ -1,6 +1,7 @@
 """What is in a version of data: a summary in it, and a list of its files beside it."""
 
 import gzip
+import hashlib
 import json
 import tarfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from trainjob.registry.records import RegistryError, SavedDataset
 from trainjob.registry.register import register_dataset, register_model
 from trainjob.registry.registry import Registry
 from trainjob.storage.manifest import FileRecord, fingerprint
+from trainjob.storage.own_files import RECEIPT
 
 
 @pytest.fixture
@@ -173,6 +175,20 @@ def test_a_list_that_was_changed_is_refused(registry, tmp_path, damage) -> None:
 
     with pytest.raises(RegistryError, match="found a list that is not that of sha256:"):
         listed_files(registry, saved)
+
+
+def test_the_list_of_a_version_in_whose_fingerprint_a_receipt_counts_is_right(
+    registry, tmp_path
+) -> None:
+    saved = registered(registry, folder_of(tmp_path, "a.txt"))
+    files = sorted(listed("a.txt", RECEIPT))
+    text = "".join(f"{json.dumps(file)}\n" for file in files)
+    of_before = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    keep_list(registry, of_before, files)
+
+    found = listed_files(registry, saved.model_copy(update={"fingerprint": of_before}))
+
+    assert found == files
 
 
 def test_data_that_was_not_read_has_no_list(registry, tmp_path) -> None:
