@@ -245,6 +245,17 @@ def test_what_cannot_be_read_goes_first(add, leave, cache):
     assert next(removable(cache)).path == broken.root
 
 
+def test_what_cannot_be_read_counts_for_the_limit(add, cache):
+    """Else what is removed of it is taken for room below the limit."""
+    old, broken = add("old", 9), add("broken", 1)
+    (broken.root / "snapshot.json").unlink()
+
+    make_room(cache, 2000, 0)
+
+    assert not broken.root.exists()
+    assert not old.root.exists()
+
+
 def test_a_disk_with_room_is_all_that_is_looked_at(add, cache, monkeypatch):
     """A compressed tar asks before each large member; a cache may hold millions of files."""
     add("data", 1)

@@ -1,6 +1,9 @@
 """Archives, private copies, and stores that tell no versions."""
 
+import hashlib
 import io
+import json
+import threading
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -9,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from trainjob.errors import TreeChanged
+from tests.web_server import WebServer
+from trainjob.errors import StoreError, TreeChanged
 from trainjob.events import Event, Transferred, listening
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import hold, release
 from trainjob.storage.cache.incoming import Incoming
-from trainjob.storage.cache.source import Unpacking
+from trainjob.storage.cache.source import Unpacking, find_source
 from trainjob.storage.local import LocalStore
-from trainjob.storage.own_files import RECEIPT, SUCCESS
+from trainjob.storage.own_files import OWN_FOLDER, RECEIPT, SUCCESS
 from trainjob.storage.stage import stage_channel
 from trainjob.storage.unpack import unpack_dataset
 from trainjob.storage.upload import upload_tree
@@ -105,6 +109,58 @@ def test_a_url_may_name_the_archive_itself(place, stage, tmp_path, read_tree):
 
     assert read_tree(tmp_path / "inputs" / "job") == TREE
     assert not staged.is_in_place
+
+
+def test_what_was_pinned_when_a_receipt_counted_is_still_the_same_data(
+    place, stage, cache, write_tree, tmp_path
+):
+    folder = write_tree(tmp_path / "source", TREE)
+    upload_tree(folder, place.url, place.settings, run_id="run", facts={}, label="data")
+    found = stage(place.url, place.settings)
+    [snapshot] = cache.snapshots()
+    rows = sorted([line.path, line.size_bytes, line.sha256] for line in snapshot.files())
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    of_before = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    staged = stage(place.url, place.settings, name="pinned", expect=of_before)
+
+    assert staged.fingerprint == found.fingerprint != of_before
+    with pytest.raises(StoreError, match="not the expected sha256:0"):
+        stage(place.url, place.settings, name="other", expect=f"sha256:{0:064}")
+
+
+@pytest.mark.parametrize("has_receipt", [False, True])
+def test_what_an_older_trainjob_cached_is_used_unless_a_receipt_counted_in_it(
+    s3_place, has_receipt
+):
+    for path in ("ü/a", "b", *([RECEIPT] if has_receipt else [])):
+        s3_place.put(path, b"1")
+    source = find_source(s3_place.url, s3_place.settings, Unpacking())
+    files = sorted((file.path, file.size_bytes, file.version) for file in source.listing.files)
+    identity = [source.url, source.endpoint, None]
+    of_before = hashlib.sha256(json.dumps([1, identity, files, []]).encode()).hexdigest()[:32]
+
+    assert (source.key == of_before) == (not has_receipt)
+
+
+@pytest.mark.parametrize("said", [b'{"error": "no such file"}', 400, 410, 500])
+def test_what_a_web_server_says_of_a_receipt_is_not_asked(stage, tmp_path, said, read_tree):
+    (tmp_path / "www" / OWN_FOLDER).mkdir(parents=True)
+    (tmp_path / "www" / "model.pt").write_bytes(b"weights")
+    with WebServer(tmp_path / "www") as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        if isinstance(said, bytes):
+            (tmp_path / "www" / RECEIPT).write_bytes(said)
+        else:
+            server.faults[f"GET /{RECEIPT}"] = [said] * 10
+        try:
+            stage(f"{server.url}/model.pt")
+        finally:
+            server.shutdown()
+            thread.join()
+
+    assert read_tree(tmp_path / "inputs" / "job") == {"model.pt": b"weights"}
 
 
 def test_an_archive_of_this_machine_is_not_copied(stage, tmp_path, monkeypatch, read_tree):

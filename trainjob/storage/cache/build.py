@@ -252,6 +252,10 @@ class _Build:
         Args:
             records: What arrived; nothing if it is on this machine, and read only if need be.
         """
+        # No upload of ours writes there, and what a web server says of a file that nobody asked for
+        # may be anything.
+        if self._source.folder_url.startswith(("http://", "https://")):
+            return _weakest(records)
         with open_store(self._source.folder_url, self._settings) as store:
             told = told_beside(store)
             if not told:

@@ -84,9 +84,10 @@ class Reservation:
 
 
 def stored_bytes(cache: Cache) -> int:
-    """Return what the cache takes of the disk at most, with what is not finished."""
+    """Return what the cache takes of the disk at most, with what is not finished or broken."""
     published = sum(snapshot.stored_bytes for snapshot in cache.snapshots())
-    return published + sum(unfinished(cache).values())
+    broken = sum(map(_size_of, cache.broken()))
+    return published + broken + sum(unfinished(cache).values())
 
 
 def unfinished(cache: Cache) -> dict[Path, int]:

@@ -16,7 +16,9 @@ from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, engine_of, open_store
 from trainjob.storage.unpack import is_dataset_archive
 
-_FORM = 2
+_FORM, _FORM_WITH_RECEIPT = 1, 2
+"""Snapshots of form 1 have a fingerprint in which a receipt counts."""
+
 _DIGEST_CHARS = 32
 
 
@@ -74,7 +76,9 @@ class Source:
     @property
     def key(self) -> str:
         """Text that is the same for this version only."""
-        digest = hashlib.sha256(f"[{_FORM}, {json.dumps(self._identity)}, [".encode())
+        has_receipt = any(file.path == RECEIPT for file in self.listing.files)
+        form = _FORM_WITH_RECEIPT if has_receipt else _FORM
+        digest = hashlib.sha256(f"[{form}, {json.dumps(self._identity)}, [".encode())
         # File by file: the text of all is as large as the listing. Made here, since `json.dumps`
         # takes four times as long.
         before = ""
