@@ -169,14 +169,28 @@ class Journal:
         """Take what a process has left; of one that was killed, up to a line that is not whole."""
         if self._file is None:
             return
-        with suppress(OSError, ValueError, TypeError), self._file.open() as lines:
-            if json.loads(lines.readline()) == self._head:
+        errors = (OSError, ValueError, TypeError, LookupError, AttributeError)
+        with suppress(*errors), self._file.open() as lines:
+            first = json.loads(lines.readline())
+            if first == self._head:
                 for line in lines:
                     self._take(json.loads(line))
+            elif isinstance(first, dict) and ["sent to", *first["whose"]] == self._head:
+                for line in _older_lines(first):
+                    self._take(line)
 
 
 def _sent_line(version: str, record: FileRecord) -> _Line:
     return ["sent", record.path, version, record.size_bytes, record.sha256, record.etag]
+
+
+def _older_lines(content: dict[str, Any]) -> Iterator[_Line]:
+    """Yield the lines for a journal that was one JSON object, as of a run that began before."""
+    for path, (version, size_bytes, sha256, *etag) in content["files"].items():
+        yield ["sent", path, version, size_bytes, sha256, *(etag or [""])]
+    for path, contents in content.get("announced", {}).items():
+        for sha256 in contents:
+            yield ["announced", path, sha256]
 
 
 def _write_lines(opened: TextIO, lines: Iterable[_Line]) -> None:

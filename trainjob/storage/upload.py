@@ -1,10 +1,10 @@
 """Takes the outputs of a run to a store: payload first, then the receipt, then ``_SUCCESS``.
 
 The folder is claimed before the first file is sent (`trainjob.storage.claim`). What a sync sent
-while the script ran is read again, and sent again if it differs; all is proved. What cannot be
-uploaded, such as a pipe or a link out of the folder, keeps nothing else from being uploaded: all of
-it is named at the end, in the receipt and in the error, and the tree is no finished result without
-it.
+while the script ran is read again for a result, and sent again if it differs; all is proved. What
+cannot be uploaded, such as a pipe or a link out of the folder, keeps nothing else from being
+uploaded: all of it is named at the end, in the receipt and in the error, and the tree is no
+finished result without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ def upload_tree(
             return _receipt(Sources(look), [], None, run_id, state, facts)
         claim, claimed = _prepare(store, tree.look, listing, own, run_id)
         journal_of_run = Journal(journal, url, run_id)
-        sent = _send(store, tree, journal_of_run, listing, label)
+        sent = _send(store, tree, journal_of_run, listing, label, state)
         store.make_folders(tree.look.empty_folders)
         held = store.list_files().files
         sent = _prove(store, sent, held, journal_of_run, label)
@@ -197,17 +197,24 @@ def _prepare(
 
 
 def _send(
-    store: Store, tree: Sources, journal: Journal, listing: Listing, label: str
+    store: Store,
+    tree: Sources,
+    journal: Journal,
+    listing: Listing,
+    label: str,
+    state: OutputState,
 ) -> list[FileRecord]:
     """Send what was not sent yet, and return what was sent of all.
 
-    What was never sent goes first: the process may have little time left.
+    What was never sent goes first: the process may have little time left. Who broke off has none to
+    read all of the rest, and what the receipt says of it is in the store; if the run goes on, its
+    result is read.
     """
     present = {entry.path: entry.size_bytes for entry in listing.files}
     new = {folder: unsent(files, journal, present) for folder, files in tree.by_folder.items()}
     _send_all(store, new, journal, label)
     differing = {}
-    for folder, files in tree.by_folder.items():
+    for folder, files in tree.by_folder.items() if state not in UNFINISHED_STATES else ():
         is_new = {entry.path for entry in new[folder]}
         sent_ahead = [entry for entry in files if entry.path not in is_new]
         forget_other_content(folder, sent_ahead, journal, f"check {label}")

@@ -12,7 +12,7 @@ from trainjob.errors import CorruptData, OutputNotEmpty
 from trainjob.storage.claim import CLAIM
 from trainjob.storage.output_mirror import OutputMirror
 from trainjob.storage.own_files import RECEIPT, SUCCESS
-from trainjob.storage.receipt import read_receipt, verify_receipt
+from trainjob.storage.receipt import UNFINISHED_STATES, read_receipt, verify_receipt
 from trainjob.storage.upload import upload_tree
 
 
@@ -154,6 +154,22 @@ def test_what_a_map_wrote_after_the_file_was_sent_is_in_the_result(sync, outputs
 
     assert sent_ahead == b"one"
     assert place.get(file.name)[:3] == b"two"
+    assert verify_receipt(place.url, place.settings).problems == ()
+
+
+@pytest.mark.parametrize("state", sorted(UNFINISHED_STATES))
+def test_who_broke_off_reads_nothing_again_before_it_has_its_receipt(
+    sync, outputs, place, journal, monkeypatch, state
+):
+    """It may have little time left, and there is no result that could have old bytes."""
+    file = outputs / "predictions.npy"
+    file.write_bytes(bytes(8192))
+    sync.push(is_final=True)
+    monkeypatch.setattr("trainjob.storage.send.copy_file", None)
+
+    receipt = upload(outputs, place, journal, state=state)
+
+    assert [sent.path for sent in receipt.files] == [file.name]
     assert verify_receipt(place.url, place.settings).problems == ()
 
 

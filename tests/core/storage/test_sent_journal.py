@@ -1,5 +1,6 @@
 """What was sent before, as a process finds it that comes after one that was killed."""
 
+import json
 import os
 from pathlib import Path
 
@@ -155,3 +156,19 @@ def test_a_disk_that_takes_no_journal_is_no_error_and_later_all_is_there(tmp_pat
     noted.save()
 
     assert [journal(file).knows(path) for path in "ab"] == [True, True]
+
+
+@pytest.mark.parametrize("run_id", ["run-1", "run-2"])
+def test_a_run_goes_on_from_the_journal_of_an_older_trainjob(file, run_id):
+    files = {"a": ["1", 1, "0" * 64, '"a"'], "older": ["1", 1, "0" * 64]}
+    content = {"whose": [URL, "run-1"], "files": files, "announced": {"b": ["1" * 64]}}
+    file.parent.mkdir()
+    file.write_text(json.dumps(content))
+
+    journal(file, run_id=run_id).save()
+
+    found, is_own = journal(file, run_id=run_id), run_id == "run-1"
+    assert [found.record(entry(path)) for path in ("a", "older")] == (
+        [record("a"), record("older")] if is_own else [None, None]
+    )
+    assert found.has_sent("b", "1" * 64) == is_own
