@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from trainjob.errors import StoreError
-from trainjob.storage.cache.evict import Reservation, make_room, removable
+from trainjob.storage.cache.evict import Reservation, make_room, removable, stored_bytes
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import release
 from trainjob.storage.cache.incoming import Incoming, abandoned
@@ -236,6 +236,23 @@ def test_what_is_not_finished_counts_for_the_limit(add, leave, cache):
     assert under_way.exists()
 
 
+def test_a_copy_that_is_under_way_counts_without_a_look_at_its_files(cache, monkeypatch):
+    """They may be millions, and whoever stages something small asks."""
+    cache.prepare()
+    incoming = Incoming.taken_from(cache, "0" * 32)
+    incoming.keep((), "data")
+    incoming.grow(2000)
+    incoming.grow(300)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.walk", None)
+        under_way = stored_bytes(cache)
+    incoming.folder.rename(cache.incoming / f"{'0' * 32}-{Owner.nobody()}-{'1' * 32}")
+
+    assert under_way == 2300
+    assert stored_bytes(cache) < 100
+
+
 def test_what_cannot_be_read_goes_first(add, leave, cache):
     add("old", 9)
     leave(9)
@@ -293,7 +310,7 @@ def test_many_large_members_do_not_have_the_cache_read_each(tmp_path, monkeypatc
 
 def test_a_member_that_does_not_fit_is_told_though_others_did(cache, monkeypatch):
     cache.prepare()
-    reservation = Reservation(cache)
+    reservation = Reservation(cache, lambda _: None)
     reservation.more(1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=999))
 

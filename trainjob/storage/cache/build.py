@@ -173,7 +173,7 @@ class _Build:
             how.names,
             Meter(f"unpack {self._label}"),
             any_ratio=how.any_ratio,
-            reserve=Reservation(self._cache).more,
+            reserve=Reservation(self._cache, self._incoming.grow).more,
         )
 
     def _read_in_place(self, place: Path, *, is_one_file: bool) -> tuple[Header, list[FileRecord]]:
@@ -215,6 +215,7 @@ class _Build:
             kept += self._link_unchanged(_without(listed, kept), target)
         rest = _without(listed, kept)
         make_room(self._cache, total_size(rest), len(rest))
+        self._incoming.grow(total_size(rest))
         with open_store(self._source.folder_url, self._settings) as store:
             moved = store.download(rest, target, Meter(self._label, rest), self._incoming.note)
         self.moved_bytes = total_size(rest)

@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import StoreError
 from trainjob.storage.cache.folder import Cache
-from trainjob.storage.cache.incoming import abandoned, written_at
+from trainjob.storage.cache.incoming import abandoned, size_told, written_at
 from trainjob.storage.cache.removal import remove
 from trainjob.storage.cache.snapshot import Snapshot, is_used
 from trainjob.storage.failures import failure
@@ -69,32 +69,47 @@ class Reservation:
     """Room for what is written bit by bit, since nobody knows how much it will be.
 
     The disk is asked each time. What else is in the cache is read once for a GiB.
+
+    Args:
+        cache: Where it is written.
+        grow: Hears now and then how much more was written.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, grow: Callable[[int], None]) -> None:
         self._cache = cache
+        self._grow = grow
         self._granted_bytes = 0
+        self._untold_bytes = 0
 
     def more(self, size_bytes: int) -> None:
         """Make room for so many bytes more; see `make_room`."""
         self._granted_bytes -= size_bytes
         if self._granted_bytes < 0 or _free(self._cache) < size_bytes:
+            self._grow(self._untold_bytes)
+            self._untold_bytes = 0
             make_room(self._cache, size_bytes, 0)
             self._granted_bytes = _STEP_BYTES
+        self._untold_bytes += size_bytes
 
 
 def stored_bytes(cache: Cache) -> int:
-    """Return what the cache takes of the disk at most, with what is not finished or broken."""
+    """Return what the cache takes of the disk at most, with what is not finished or broken.
+
+    Copies that are under way are not looked at, but say it themselves; see `Incoming.grow`.
+    """
     published = sum(snapshot.stored_bytes for snapshot in cache.snapshots())
     broken = sum(map(_size_of, cache.broken()))
-    return published + broken + sum(unfinished(cache).values())
+    left = set(abandoned(cache))
+    copies = 0
+    for folder in _copies(cache):
+        told = None if folder in left else size_told(folder)
+        copies += _size_of(folder) if told is None else told
+    return published + broken + copies
 
 
 def unfinished(cache: Cache) -> dict[Path, int]:
     """Return the size of every copy that is under way or broke off, by its folder."""
-    with suppress(FileNotFoundError):
-        return {folder: _size_of(folder) for folder in cache.incoming.iterdir()}
-    return {}
+    return {folder: _size_of(folder) for folder in _copies(cache)}
 
 
 def removable(cache: Cache) -> Iterator[Removable]:
@@ -128,6 +143,12 @@ def _rest(folder: Path, what: str, used_at: float) -> Iterator[Removable]:
     """Yield a folder, unless it is gone by now."""
     if folder.is_dir():
         yield Removable(folder, what, _size_of(folder), used_at, None)
+
+
+def _copies(cache: Cache) -> list[Path]:
+    with suppress(FileNotFoundError):
+        return list(cache.incoming.iterdir())
+    return []
 
 
 def _free(cache: Cache) -> int:

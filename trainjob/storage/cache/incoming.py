@@ -5,6 +5,7 @@
     <cache>/incoming/<source>-<owner>-<machine>-<number>/data/     the files so far
                                                          archive/  or the archive that holds them
                                                          journal   one line a file that is complete
+                                                         size      how many bytes it takes, or will
 
 Only files with a line are trusted, and only as the version that is listed now. A process takes over
 what another left by a rename, which only one of them can win.
@@ -27,6 +28,8 @@ from trainjob.storage.cache.snapshot import FileLine, Header, Snapshot, write_ma
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
 
+_SIZE = "size"
+
 
 class Incoming:
     """The folder of one snapshot that is being made. Use `taken_from`.
@@ -41,6 +44,7 @@ class Incoming:
         self._cache = cache
         self._source = source
         self.journal = folder / "journal"
+        self._size_bytes = 0
         self._complete: dict[str, tuple[str, FileRecord]] = {}
         self._versions: dict[str, str] = {}
         self._lines: TextIO | None = None
@@ -82,7 +86,15 @@ class Incoming:
         _remove_others(target, kept.keys())
         target.mkdir(exist_ok=True)
         self._write_journal()
+        self._size_bytes = 0
+        self.grow(sum(record.size_bytes for _, record in kept.values()))
         return [record for _, record in kept.values()]
+
+    def grow(self, size_bytes: int) -> None:
+        """Tell others that it takes so much more, or will soon, so that they need not look."""
+        self._size_bytes += size_bytes
+        with suppress(OSError):
+            (self.folder / _SIZE).write_text(str(self._size_bytes))
 
     def link(self, file: Path) -> None:
         """Have nothing but a link to a file of this machine."""
@@ -144,7 +156,8 @@ class Incoming:
                 raise
             destroy(self.folder)
             return made
-        (target / "journal").unlink(missing_ok=True)
+        for name in ("journal", _SIZE):
+            (target / name).unlink(missing_ok=True)
         return Snapshot(target, header)
 
     def give_up(self) -> None:
@@ -198,6 +211,13 @@ def abandoned(cache: Cache, source: str = "") -> list[Path]:
             if owner is None or not owner.is_alive(folder / "journal", SILENCE_S):
                 found.append(folder)
     return sorted(found, key=written_at, reverse=True)
+
+
+def size_told(folder: Path) -> int | None:
+    """Return what a copy takes of the disk, or will, as it says itself; None if it does not."""
+    with suppress(OSError, ValueError):
+        return int((folder / _SIZE).read_text())
+    return None
 
 
 def written_at(folder: Path) -> float:
