@@ -132,7 +132,9 @@ def _triggers(settled_s: float) -> dict[str, EventTrigger | CompoundTrigger]:
     """Return what triggers each event that people subscribe to."""
     completed = {f"{_RUN}{name}" for name, _ in GOOD_STATES.values()}
     goes_on = {f"{_RUN}{name}" for name in (RESTART_PENDING, AWAITING_RESTART, "Running")}
-    crashed = _silence({f"{_RUN}Crashed"}, {f"{_RUN}Crashed", *goes_on}, settled_s)
+    failed = f"{_RUN}Failed"
+    # Failed becomes a crashed run that had failed before, and that is told by itself.
+    crashed = _silence({f"{_RUN}Crashed"}, {f"{_RUN}Crashed", failed, *goes_on}, settled_s)
     # Cancelled comes again with what was saved: what is told is the last word.
     cancelled = {f"{_RUN}Cancelled"}
     return {
@@ -143,7 +145,7 @@ def _triggers(settled_s: float) -> dict[str, EventTrigger | CompoundTrigger]:
             type="compound",  # said, as within is: Prefect's client leaves out of an update
             within=None,  # what is not, and its server then does not know the trigger (3.8.8)
             require="any",
-            triggers=[_state({f"{_RUN}Failed"}), crashed],
+            triggers=[_state({failed}), crashed],
         ),
         "JobStopped": _silence(cancelled, cancelled, _WORD_S),
         "JobRestarted": _event_of_ours(RESTARTED_EVENT),

@@ -7,13 +7,16 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
+from prefect.automations import CompoundTrigger, EventTrigger
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import BlockDocument
 
 from deployments import register
-from deployments.webhooks import check_url, register_webhook
+from deployments.webhooks import check_url, register_webhook, webhook_automations
 from trainjob.errors import TrainjobError
 
 URL = "https://chat.example.com/hooks/not-for-everyone"
@@ -86,6 +89,21 @@ def test_without_a_webhook_nothing_is_made_and_nothing_is_said(client: SyncPrefe
     assert lines(client, None) == []
     assert lines(client, "off") == ["left     webhook block 'trainjob-events': there is none"]
     assert called_at(client) == []
+
+
+def test_a_crash_that_its_finisher_has_called_failed_is_told_once() -> None:
+    """Of a run that had failed by itself and was killed while it saved."""
+    ids = {key: uuid4() for key in ("id", "block_schema_id", "block_type_id")}
+    block = BlockDocument(name="hook", data={}, **ids)
+    [told] = [found for found in webhook_automations(block) if found.name.endswith("JobFailed")]
+    assert isinstance(told.trigger, CompoundTrigger)
+    [crashed] = [
+        trigger
+        for trigger in told.trigger.triggers
+        if isinstance(trigger, EventTrigger) and "prefect.flow-run.Crashed" in trigger.after
+    ]
+
+    assert "prefect.flow-run.Failed" in crashed.expect
 
 
 def test_off_removes_the_webhook_with_its_automations(client: SyncPrefectClient) -> None:
