@@ -176,8 +176,8 @@ class Journal:
                 for line in lines:
                     self._take(json.loads(line))
             elif isinstance(first, dict) and ["sent to", *first["whose"]] == self._head:
-                for line in _older_lines(first):
-                    self._take(line)
+                for older in _older_lines(first):
+                    self._take(older)
 
 
 def _sent_line(version: str, record: FileRecord) -> _Line:
