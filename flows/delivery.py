@@ -133,6 +133,19 @@ def began_at(states: Sequence[State]) -> datetime | None:
     return max(asked, default=None)
 
 
+def num_runs_before(states: Sequence[State]) -> int:
+    """Return how often a run had become Running before its latest pass was asked for.
+
+    Args:
+        states: All its states. What Prefect calls `flow_run_run_count` of a task run is greater if
+            the latest pass has begun it: the clocks of workers do not count.
+    """
+    asked_at = began_at(states)
+    if asked_at is None:
+        return 0
+    return sum(state.is_running() and state.timestamp < asked_at for state in states)
+
+
 def keep_tally(run_id: UUID | str, tally: Tally) -> None:
     """Have the server keep what was counted of a run."""
     with get_client(sync_client=True) as client:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Crashed, Failed, Pending, Running, Scheduled
 
@@ -227,7 +229,8 @@ def test_a_run_that_begins_again_is_not_at_the_last_stage_of_the_pass_before(
     taken = word(Pending())
     begun = word(Running())
     found = [listed.id for listed, _ in list_runs(client, Chosen(state="Initializing"), 50)]
-    client.create_task_run(train, run.id, dynamic_key="1", name=train.name, state=Running())
+    tell_task_run(client, run, train.name, Running(), flow_run_run_count=2)
+    wait_until(lambda: word() != "Initializing")
     in_training = word()
     # As of a process that takes its run back; the pass is the same.
     taken_back = word(Crashed(), Running(message="its process lives"))
@@ -241,6 +244,58 @@ def test_a_run_that_begins_again_is_not_at_the_last_stage_of_the_pass_before(
     assert run.id in found
     assert [in_training, taken_back] == ["Running", "Running"]
     assert [run.name for run, _ in list_runs(client, Chosen(state=asked), 50)] == []
+
+
+def test_a_run_that_begins_again_is_at_its_stage_though_the_clock_of_its_worker_is_behind(
+    client: SyncPrefectClient,
+) -> None:
+    run = planned(client, "on-a-slow-clock")
+    for state in (Running(), Crashed(), Scheduled(name="AwaitingRestart"), Pending(), Running()):
+        client.set_flow_run_state(run.id, state, force=True)
+    behind = datetime.now(UTC) - timedelta(minutes=5)
+
+    tell_task_run(client, run, train.name, Running(timestamp=behind), flow_run_run_count=2)
+
+    wait_until(lambda: list_runs(client, Chosen(name=run.name), 1)[0][1] == "Running")
+
+
+def tell_task_run(
+    client: SyncPrefectClient,
+    run: FlowRun,
+    name: str,
+    state: State[Any],
+    *,
+    flow_run_run_count: int,
+) -> None:
+    """Tell the server of a task run that has begun, as a flow process does: by an event."""
+    task = {
+        "name": name,
+        "task_key": name,
+        "dynamic_key": str(uuid4()),
+        "start_time": state.timestamp.isoformat(),
+        "run_count": 1,
+        "flow_run_run_count": flow_run_run_count,
+    }
+    of_run = {
+        "prefect.resource.id": f"prefect.flow-run.{run.id}",
+        "prefect.resource.role": "flow-run",
+    }
+    event = Event(
+        occurred=state.timestamp,
+        event=f"prefect.task-run.{state.name}",
+        payload={
+            "validated_state": {"type": state.type.value, "name": state.name},
+            "task_run": task,
+        },
+        resource=Resource(
+            {
+                "prefect.resource.id": f"prefect.task-run.{uuid4()}",
+                "prefect.orchestration": "client",
+            }
+        ),
+        related=[RelatedResource(of_run)],
+    )
+    client.request("POST", "/events", json=[event.model_dump(mode="json")])
 
 
 def test_logs_are_what_the_run_said(ended: dict[str, Any], capsys) -> None:
