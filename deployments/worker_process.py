@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import TrainjobError
-from trainjob.launch.processes import read_process
 
 _STOP_TIMEOUT_S = 60.0
 
@@ -99,10 +98,14 @@ def stop_command(cgroups: str) -> str | None:
 
 
 def _cgroups_of(pid: int) -> str:
-    """Return the cgroups of what systemd has started itself; what cron began is no service."""
+    """Return the cgroups of a process that systemd has started itself, to which it says so.
+
+    What a service has begun, such as cron, has the cgroups of that service, and is none itself
+    (`SYSTEMD_EXEC_PID` in systemd.exec(5), since version 248).
+    """
     with suppress(OSError):
-        process = read_process(pid)
-        if process and Path(f"/proc/{process.parent}/comm").read_text() == "systemd\n":
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if b"SYSTEMD_EXEC_PID=%d" % pid in variables:
             return Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
     return ""
 

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Running
 
+from deployments import worker_process
 from deployments.drain import drain, main, resume
 from deployments.worker_process import stop_command
 from tests.processes import finisher_in
@@ -196,6 +197,21 @@ def test_a_worker_that_its_service_would_start_again_is_left_with_what_stops_it(
 )
 def test_a_worker_of_a_terminal_belongs_to_no_service(cgroups: str) -> None:
     assert stop_command(cgroups) is None
+
+
+@pytest.mark.parametrize("is_of_systemd", [True, False])
+def test_what_a_service_has_begun_is_not_the_service_itself(is_of_systemd: bool) -> None:
+    """The one has its own id in the variable, the others that of the one, or another's."""
+    exec_pid = "$$" if is_of_systemd else "1"
+    shell = f"SYSTEMD_EXEC_PID={exec_pid} exec {sys.executable} -c 'import signal; signal.pause()'"
+    with subprocess.Popen(["sh", "-c", shell]) as process:
+        words = Path(f"/proc/{process.pid}/cmdline")
+        wait_until(lambda: words.read_bytes().startswith(os.fsencode(sys.executable)))
+        expected = Path(f"/proc/{process.pid}/cgroup").read_text() if is_of_systemd else ""
+        found = worker_process._cgroups_of(process.pid)
+        process.kill()
+
+    assert found == expected
 
 
 def test_a_worker_is_not_stopped_while_the_results_of_a_run_are_being_saved(
