@@ -39,7 +39,8 @@ def drill(folder: Path, name: str) -> Ended:
     job["checkpoints"]["url"] = str(folder / "checkpoints")
     fault, _, job["launcher"] = name.partition("-")
     job["hyperparameters"] = {"fault": fault, "fault_at": FAULT_AT, "steps": LAST, "step_s": 0}
-    job["limits"] |= {"stall": "10s", "grace": "2s"}
+    # All at the same time take longer than one for a person.
+    job["limits"] |= {"stall": "10s", "grace": "2s", "auto_stop": "10m"}
     return run(job | {"name": name})
 
 
