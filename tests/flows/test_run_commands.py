@@ -250,7 +250,14 @@ def test_a_run_that_begins_again_is_at_its_stage_though_the_clock_of_its_worker_
     client: SyncPrefectClient,
 ) -> None:
     run = planned(client, "on-a-slow-clock")
-    for state in (Running(), Crashed(), Scheduled(name="AwaitingRestart"), Pending(), Running()):
+    states: list[State[Any]] = [
+        Running(),
+        Crashed(),
+        Scheduled(name="AwaitingRestart"),
+        Pending(),
+        Running(),
+    ]
+    for state in states:
         client.set_flow_run_state(run.id, state, force=True)
     behind = datetime.now(UTC) - timedelta(minutes=5)
 
