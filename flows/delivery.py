@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import takewhile
+from operator import attrgetter
 from uuid import UUID
 
 import httpx
@@ -102,7 +103,7 @@ def delivery_of(run_id: UUID | str) -> Delivery:
     """
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(str(run_id)))
-        states = sorted(client.read_flow_run_states(run.id), key=lambda state: state.timestamp)
+        states = sorted(client.read_flow_run_states(run.id), key=attrgetter("timestamp"))
     is_redelivered, was_cancelled = _why_started(states)
     return Delivery(
         run_id=run.id,
@@ -133,17 +134,17 @@ def began_at(states: Sequence[State]) -> datetime | None:
     return max(asked, default=None)
 
 
-def num_runs_before(states: Sequence[State]) -> int:
-    """Return how often a run had become Running before its latest pass was asked for.
+def count_of_pass(states: Sequence[State]) -> int:
+    """Return how often a run had become Running when its latest process began it.
 
     Args:
-        states: All its states. What Prefect calls `flow_run_run_count` of a task run is greater if
-            the latest pass has begun it: the clocks of workers do not count.
+        states: All states of a run that is Running. What Prefect calls `flow_run_run_count` of a
+            task run is this if the latest pass has begun it: its process reads the count once, so
+            that neither the clocks of workers count nor how often it took the run back.
     """
-    asked_at = began_at(states)
-    if asked_at is None:
-        return 0
-    return sum(state.is_running() and state.timestamp < asked_at for state in states)
+    running = [state for state in sorted(states, key=attrgetter("timestamp")) if state.is_running()]
+    begun = (number for number, state in enumerate(running, 1) if not _is_taken_back(state))
+    return max(begun, default=0)
 
 
 def keep_tally(run_id: UUID | str, tally: Tally) -> None:
@@ -330,8 +331,11 @@ def _why_started(states: list[State]) -> tuple[bool, bool]:
 
 def _num_starts(states: Sequence[State]) -> int:
     """Return how many processes have begun the run."""
-    running = [state for state in states if state.is_running()]
-    return sum(not (state.message or "").startswith(_TAKEN_BACK) for state in running)
+    return sum(state.is_running() and not _is_taken_back(state) for state in states)
+
+
+def _is_taken_back(state: State) -> bool:
+    return (state.message or "").startswith(_TAKEN_BACK)
 
 
 def _asks_for_a_process(state: State) -> bool:

@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 
-from flows.delivery import num_runs_before
+from flows.delivery import count_of_pass
 
 INITIALIZING, STAGING, RUNNING, UPLOADING = "Initializing", "Staging", "Running", "Uploading"
 """What a run does that is going on."""
@@ -38,11 +38,11 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 def state_words(client: SyncPrefectClient, runs: Sequence[FlowRun]) -> dict[UUID, str]:
     """Return the state of each run by id: what it does while it goes on, then how it ended."""
-    before = {run.id: _num_runs_before(client, run) for run in runs if _is_running(run)}
+    counts = {run.id: _count_of_pass(client, run) for run in runs if _is_running(run)}
     latest = {
         task.flow_run_id: task.name
-        for task in _task_runs(client, list(before))
-        if task.flow_run_id and task.flow_run_run_count > before[task.flow_run_id]
+        for task in _task_runs(client, list(counts))
+        if task.flow_run_id and task.flow_run_run_count >= counts[task.flow_run_id]
     }
     words = {}
     for run in runs:
@@ -79,9 +79,9 @@ def _is_running(run: FlowRun) -> bool:
     return run.state is not None and run.state.is_running()
 
 
-def _num_runs_before(client: SyncPrefectClient, run: FlowRun) -> int:
-    """Return the last count that stages of earlier passes have; of the first pass, all count."""
-    return num_runs_before(client.read_flow_run_states(run.id)) if run.run_count > 1 else -1
+def _count_of_pass(client: SyncPrefectClient, run: FlowRun) -> int:
+    """Return the least count that stages of the pass have; of the first one, all count."""
+    return count_of_pass(client.read_flow_run_states(run.id)) if run.run_count > 1 else 0
 
 
 def _begun(task: TaskRun) -> datetime:

@@ -266,6 +266,29 @@ def test_a_run_that_begins_again_is_at_its_stage_though_the_clock_of_its_worker_
     wait_until(lambda: list_runs(client, Chosen(name=run.name), 1)[0][1] == "Running")
 
 
+@pytest.mark.parametrize("pass_", [1, 2])
+@pytest.mark.parametrize(
+    "lost",
+    [(Crashed(),), (Crashed(), Scheduled(name="AwaitingRestart"))],
+    ids=["crashed", "waiting"],
+)
+def test_a_run_that_its_living_process_took_back_is_at_the_stage_of_its_process(
+    client: SyncPrefectClient, lost: tuple[State[Any], ...], pass_: int
+) -> None:
+    """The process has read the count of the run once, when it began it."""
+    run = planned(client, f"taken-back-{len(lost)}-{pass_}")
+    first: tuple[State[Any], ...] = (Running(), Crashed(), Scheduled(name="AwaitingRestart"))
+    begun = (*first * (pass_ - 1), Pending(), Running())
+    for state in (*begun, *lost, Running(message="its process lives; it was lost")):
+        client.set_flow_run_state(run.id, state.fresh_copy(), force=True)
+    tell_task_run(client, run, stage_inputs.name, Running(), flow_run_run_count=pass_)
+    wait_until(lambda: list_runs(client, Chosen(name=run.name), 1)[0][1] == "Staging")
+
+    tell_task_run(client, run, upload_outputs.name, Running(), flow_run_run_count=pass_)
+
+    wait_until(lambda: list_runs(client, Chosen(name=run.name), 1)[0][1] == "Uploading")
+
+
 def tell_task_run(
     client: SyncPrefectClient,
     run: FlowRun,
