@@ -4,9 +4,10 @@ Used by `deployments.drain`, which may wait for hours between finding the worker
 """
 
 import os
+import re
 import select
 import signal
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,16 +99,32 @@ def stop_command(cgroups: str) -> str | None:
 
 
 def _cgroups_of(pid: int) -> str:
-    """Return the cgroups of a process that systemd has started itself, to which it says so.
+    """Return the cgroups of a process that systemd has started itself; empty: it has not.
 
-    What a service has begun, such as cron, has the cgroups of that service, and is none itself
-    (`SYSTEMD_EXEC_PID` in systemd.exec(5), since version 248).
+    What a service has begun, such as cron, has the cgroups of that service, and is none itself.
     """
+    process = Path("/proc", str(pid))
     with suppress(OSError):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if b"SYSTEMD_EXEC_PID=%d" % pid in variables:
-            return Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
+        variables = dict(
+            variable.partition(b"=")[::2]
+            for variable in (process / "environ").read_bytes().split(b"\0")
+        )
+        if _is_of_systemd(process, variables):
+            return (process / "cgroup").read_text(errors="replace")
     return ""
+
+
+def _is_of_systemd(process: Path, variables: Mapping[bytes, bytes]) -> bool:
+    """Tell whether systemd says so to the process itself, as it does since version 248.
+
+    Before, it says only which service the process is of, and is its parent (systemd.exec(5)).
+    """
+    if (told := variables.get(b"SYSTEMD_EXEC_PID")) is not None:
+        return told == os.fsencode(process.name)
+    if b"INVOCATION_ID" not in variables:
+        return False
+    [parent] = re.findall(r"^PPid:\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
+    return (process.with_name(parent) / "comm").read_text() == "systemd\n"
 
 
 def _refusal(pools: Collection[str], pid: int, found: str) -> TrainjobError:

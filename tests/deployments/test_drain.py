@@ -1,11 +1,14 @@
 """Draining pools of a real server, whose runs these tests move by hand."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -204,14 +207,56 @@ def test_what_a_service_has_begun_is_not_the_service_itself(is_of_systemd: bool)
     """The one has its own id in the variable, the others that of the one, or another's."""
     exec_pid = "$$" if is_of_systemd else "1"
     shell = f"SYSTEMD_EXEC_PID={exec_pid} exec {sys.executable} -c 'import signal; signal.pause()'"
-    with subprocess.Popen(["sh", "-c", shell]) as process:
+    with killed_at_the_end(["sh", "-c", shell]) as process:
         words = Path(f"/proc/{process.pid}/cmdline")
         wait_until(lambda: words.read_bytes().startswith(os.fsencode(sys.executable)))
         expected = Path(f"/proc/{process.pid}/cgroup").read_text() if is_of_systemd else ""
         found = worker_process._cgroups_of(process.pid)
-        process.kill()
 
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("parent", "variable", "is_of_systemd"),
+    [
+        ("systemd", "INVOCATION_ID", True),
+        ("sh", "INVOCATION_ID", False),
+        ("systemd", "OTHER", False),
+    ],
+    ids=["service", "begun-by-a-service", "no-service"],
+)
+def test_before_systemd_248_a_service_is_known_by_its_parent(
+    tmp_path: Path, parent: str, variable: str, is_of_systemd: bool
+) -> None:
+    """Debian 11 has 247: there the variable with the process id is not set."""
+    (tmp_path / parent).symlink_to("/bin/sh")
+    begins = f"{variable}=1 {sys.executable} -c 'import signal; signal.pause()' & echo $!; wait"
+    without = ["env", "-u", "SYSTEMD_EXEC_PID", "-u", "INVOCATION_ID"]
+    command = [*without, str(tmp_path / parent), "-c", begins]
+    with killed_at_the_end(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        try:
+            words = Path(f"/proc/{pid}/cmdline")
+            wait_until(lambda: words.read_bytes().startswith(os.fsencode(sys.executable)))
+            expected = Path(f"/proc/{pid}/cgroup").read_text() if is_of_systemd else ""
+            found = worker_process._cgroups_of(pid)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+
+    assert found == expected
+
+
+@contextmanager
+def killed_at_the_end(
+    command: Sequence[str], **options: Any
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a process that does not end by itself, also if what is asked of it fails."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_worker_is_not_stopped_while_the_results_of_a_run_are_being_saved(
