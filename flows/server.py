@@ -110,16 +110,31 @@ def _block_sigint() -> None:
 def _problem() -> TrainjobError | None:
     try:
         return _problem_of_server()
-    except RuntimeError:  # Prefect's word for a temporary server that is not there in time
+    except RuntimeError as error:  # what Prefect raises if a temporary server does not start
         if PREFECT_API_URL.value():
             raise
-        found_s = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+        return _not_started(str(error))
+
+
+def _not_started(why: str) -> TrainjobError:
+    """Return the error that the temporary server is not there.
+
+    Args:
+        why: In the words of Prefect, which say the same of one that was too slow and of one that
+            has ended, but for its exit code.
+    """
+    found_s = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    advice = "start a server (`make serve`) and set PREFECT_API_URL"
+    if why.startswith("Timed out") and "exited" not in why:
         return TrainjobError(
             f"Prefect's temporary server did not start within {found_s} s; try again when this "
             "machine is less busy, give it more time by "
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a server (`make serve`) "
-            "and set PREFECT_API_URL"
+            f"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or {advice}"
         )
+    return TrainjobError(
+        f"Prefect's temporary server did not start: {why.rstrip('. ')}; mend that, of which it "
+        f"may have said more above, or {advice}"
+    )
 
 
 def _problem_of_server() -> TrainjobError | None:
