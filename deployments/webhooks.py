@@ -50,6 +50,9 @@ _WORD_S = 30.0
 _MEMORY = timedelta(minutes=10)
 """How long an event is known that was told."""
 
+_SAVING = timedelta(days=7)
+"""Longer than a failed run saves: it says that it failed before, and again with what was saved."""
+
 _TEXTS = {
     "job": "flow_run.parameters.job.name | default(flow_run.name, true)",
     "run": "flow_run.name",
@@ -145,7 +148,7 @@ def _triggers(settled_s: float) -> dict[str, EventTrigger | CompoundTrigger]:
             type="compound",  # said, as within is: Prefect's client leaves out of an update
             within=None,  # what is not, and its server then does not know the trigger (3.8.8)
             require="any",
-            triggers=[_state({failed}), crashed],
+            triggers=[_state({failed}, known_for=_SAVING), crashed],
         ),
         "JobStopped": _silence(cancelled, cancelled, _WORD_S),
         "JobRestarted": _event_of_ours(RESTARTED_EVENT),
@@ -153,7 +156,9 @@ def _triggers(settled_s: float) -> dict[str, EventTrigger | CompoundTrigger]:
     }
 
 
-def _state(names: set[str], labels: Mapping[str, str] | None = None) -> EventTrigger:
+def _state(
+    names: set[str], labels: Mapping[str, str] | None = None, known_for: timedelta = _MEMORY
+) -> EventTrigger:
     return EventTrigger(
         posture=Posture.Reactive,
         expect=names,
@@ -161,7 +166,7 @@ def _state(names: set[str], labels: Mapping[str, str] | None = None) -> EventTri
         match_related=OUR_FLOWS,
         # Once for each process of a run: an event that met a locked database comes again.
         for_each={_RUN_ID, "prefect.run-count"},
-        within=_MEMORY,
+        within=known_for,
     )
 
 

@@ -4,19 +4,28 @@ That it is called, and with what, is told by `tests/e2e/test_events.py`.
 """
 
 import io
+import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
 import pytest
 from prefect.automations import CompoundTrigger, EventTrigger
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import BlockDocument
+from prefect.client.schemas.objects import BlockDocument, FlowRun
+from prefect.events import Event, RelatedResource, Resource
+from prefect.states import Scheduled
 
 from deployments import register
 from deployments.webhooks import check_url, register_webhook, webhook_automations
+from flows.training_job import training_job
+from tests.waiting import wait_until
 from trainjob.errors import TrainjobError
 
 URL = "https://chat.example.com/hooks/not-for-everyone"
@@ -91,8 +100,8 @@ def test_without_a_webhook_nothing_is_made_and_nothing_is_said(client: SyncPrefe
     assert called_at(client) == []
 
 
-def test_a_crash_that_its_finisher_has_called_failed_is_told_once() -> None:
-    """Of a run that had failed by itself and was killed while it saved."""
+def test_a_crash_is_not_told_of_a_run_that_its_finisher_calls_failed() -> None:
+    """It had failed by itself and was killed while it saved; that it failed is told already."""
     ids = {key: uuid4() for key in ("id", "block_schema_id", "block_type_id")}
     block = BlockDocument(name="hook", data={}, **ids)
     [told] = [found for found in webhook_automations(block) if found.name.endswith("JobFailed")]
@@ -104,6 +113,72 @@ def test_a_crash_that_its_finisher_has_called_failed_is_told_once() -> None:
     ]
 
     assert "prefect.flow-run.Failed" in crashed.expect
+
+
+def test_a_failed_run_is_told_once_however_long_its_results_are_saved(
+    client: SyncPrefectClient,
+) -> None:
+    """It is called Failed at once by who saves for it, and again with what was saved."""
+    with listener() as (url, heard):
+        lines(client, url)
+        first, last = failed_run(client), failed_run(client)
+        now = datetime.now(UTC)
+
+        tell_failed(client, first, now - timedelta(hours=5))
+        wait_until(lambda: str(first.id) in heard)
+        tell_failed(client, first, now)
+        tell_failed(client, last, now)
+        wait_until(lambda: str(last.id) in heard)  # the server takes one event after the other
+
+    assert heard == [str(first.id), str(last.id)]
+
+
+@contextmanager
+def listener() -> Iterator[tuple[str, list[str]]]:
+    """Give a url that can be called, and the runs that it was told of."""
+    heard: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            heard.append(body["run_id"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", heard
+        server.shutdown()
+        thread.join()
+
+
+def failed_run(client: SyncPrefectClient) -> FlowRun:
+    return client.create_flow_run(training_job, parameters={"job": {}}, state=Scheduled())
+
+
+def tell_failed(client: SyncPrefectClient, run: FlowRun, occurred: datetime) -> None:
+    """Tell the server that the first process of a run has failed at some time."""
+    resource = {
+        "prefect.resource.id": f"prefect.flow-run.{run.id}",
+        "prefect.state-name": "Failed",
+        "prefect.run-count": "1",
+    }
+    flow = {
+        "prefect.resource.id": f"prefect.flow.{run.flow_id}",
+        "prefect.resource.role": "flow",
+        "prefect.resource.name": training_job.name,
+    }
+    event = Event(
+        event="prefect.flow-run.Failed",
+        occurred=occurred,
+        resource=Resource(resource),
+        related=[RelatedResource(flow)],
+    )
+    client.request("POST", "/events", json=[event.model_dump(mode="json")])
 
 
 def test_off_removes_the_webhook_with_its_automations(client: SyncPrefectClient) -> None:
