@@ -116,7 +116,8 @@ def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, An
     """Return the job that fills the form: complete, since a partial one breaks it (3.8.8).
 
     Of the base it has what is not of its own script: the profile, the store, the sandbox, the
-    device, and where results and logs go. Which data it trains on, a person has to say.
+    device, for how long it may show no sign of life, and where results and logs go. Which data it
+    trains on, a person has to say.
     """
     rules = algorithm.definition.hyperparameters
     resources = copy.deepcopy(base.get("resources") or {})
@@ -141,7 +142,9 @@ def default_job(algorithm: SavedAlgorithm, base: dict[str, Any]) -> dict[str, An
             "processes_per_node": 1,
         },
         "launcher": "single",
-        "limits": Limits().model_dump(mode="json"),
+        # Nobody else ends a run that hangs, and it keeps its card.
+        "limits": Limits().model_dump(mode="json")
+        | {"stall": (base.get("limits") or {}).get("stall")},
         "metrics": [],
         "logs": _logs(algorithm, base),
     }

@@ -199,7 +199,7 @@ def test_the_form_of_an_algorithm_has_nothing_of_the_job_that_its_base_is_for(
     job = made.parameters["job"]
     assert set(job) == set(given)
     assert (set(job["limits"]), set(job["logs"])) == (set(given["limits"]), set(given["logs"]))
-    assert (job["limits"]["auto_stop"], job["limits"]["stall"]) == (None, None)
+    assert (job["limits"]["auto_stop"], job["limits"]["stall"]) == (None, "5m")
     assert (job["env"], job["secrets"], job["metrics"]) == ({}, {}, [])
     assert job["logs"] == {"url": ".demo/logs/resnet/{run_id}/", "ranks": "0"}
     assert not job["environment"]["requirements"]
