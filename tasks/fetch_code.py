@@ -3,6 +3,7 @@
 from blocks.object_store import load_settings
 from tasks.stage import stage
 from trainjob.algorithm import ScriptAlgorithm
+from trainjob.code_limits import limits_of_machine
 from trainjob.job import TrainingJob
 from trainjob.profiles import PROFILES
 from trainjob.source import FetchedCode, boot_path
@@ -21,7 +22,7 @@ def _summary(code: FetchedCode) -> str:
 def fetch_code(job: TrainingJob, run_id: str) -> FetchedCode:
     """Fetch the code of `job` into the workspace of the run and find its boot file."""
     code_dir = Workspace.of_run(run_id).code
-    limits = PROFILES[job.profile].code_limits
+    limits = limits_of_machine(PROFILES[job.profile].code_limits)
     fetched = fetch(job.algorithm.code, code_dir, load_settings(job.store), limits)
     if isinstance(job.algorithm, ScriptAlgorithm):
         boot_path(job.algorithm, code_dir)

@@ -17,7 +17,14 @@ from tasks.train import train
 from tasks.upload_outputs import upload_outputs
 from tests.jobs import make_job
 from trainjob.attempts import Earlier
-from trainjob.errors import JobError, StoreDenied, StoreUnavailable, TrainingFailed, TrainjobError
+from trainjob.errors import (
+    JobError,
+    SourceError,
+    StoreDenied,
+    StoreUnavailable,
+    TrainingFailed,
+    TrainjobError,
+)
 from trainjob.events import Event, RankOutput, StageFailed, StageFinished, StageStarted, listening
 from trainjob.job import TrainingJob
 from trainjob.storage.receipt import verify_receipt
@@ -117,6 +124,17 @@ def test_every_stage_can_run_again_in_the_same_workspace(tmp_path: Path) -> None
     out = tmp_path / "out"
     assert verify_receipt(str(out), None).problems == ()
     assert sorted(path.name for path in out.iterdir()) == ["_SUCCESS", "_trainjob", "result.json"]
+
+
+def test_a_run_takes_as_much_code_as_its_machine_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TrainingJob.parse(make_job(tmp_path))
+    (tmp_path / "code" / "another.py").touch()
+    monkeypatch.setenv("TRAINJOB_CODE_MAX_FILES", "1")
+
+    with pytest.raises(SourceError, match="code of at most 1 files and folders, found 2 in"):
+        run_in_flow(lambda: fetch_code(job, RUN_ID))
 
 
 def test_training_without_its_workspace_says_so(tmp_path: Path) -> None:

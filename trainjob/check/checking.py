@@ -15,9 +15,10 @@ from pathlib import Path
 from trainjob.check.engine import engine_problems
 from trainjob.check.machine import machine_problems, shared_memory_problems, space_problems
 from trainjob.check.script import Examined, examine_script
+from trainjob.code_limits import data_problems, limits_of_machine
 from trainjob.cost import cost_text, price_problems
 from trainjob.env_rules import open_secret_problems
-from trainjob.errors import Problem
+from trainjob.errors import Problem, SourceError
 from trainjob.job import TrainingJob
 from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
@@ -128,12 +129,18 @@ def _code(
         examined.append(examine_script(job, folder))
         return [*examined[0].problems, *shared_memory_problems(job, folder)]
 
+    try:
+        limits = limits_of_machine(PROFILES[job.profile].code_limits)
+    except SourceError as error:
+        return Examined([error.args[0]])
     path = job.env.get("PATH", search_path(os.environ))
-    limits = PROFILES[job.profile].code_limits
+    listed: list[Listing] = []
     problems = code_problems(
-        *(job.algorithm, settings, path, examine, limits),
-        measure=lambda listing: tell(_size_of(listing)),
+        *(job.algorithm, settings, path, examine, limits), measure=listed.append
     )
+    for code in listed:
+        tell(_size_of(code))
+        problems += data_problems(code)
     if examined:
         return Examined(problems, examined[0].not_checked)
     return Examined(problems, ["the script, its arguments and imports: it could not be read"])

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
 from trainjob.check.script import examine_script
+from trainjob.code_limits import OWN_LIMITS, limits_of_machine
 from trainjob.declared_channels import DeclaredInput, DeclaredOutput
 from trainjob.errors import JobError, Problem, StoreNotFound
 from trainjob.job import TrainingJob
@@ -98,7 +99,7 @@ def register_algorithm(
     algorithm = file.algorithm.model_copy(update={"code": job.algorithm.code})
     with tempfile.TemporaryDirectory(prefix="trainjob-register-") as scratch:
         folder = Path(scratch) / "code"
-        code = fetch_code(algorithm.code, folder, settings)
+        code = fetch_code(algorithm.code, folder, settings, limits_of_machine(OWN_LIMITS))
         files = [entry.path for entry in list_folder(folder).files]
         if problems := startup_problems(algorithm, folder, files):
             raise JobError(str(path), problems)
