@@ -84,5 +84,6 @@ def test_a_run_uses_the_code_of_the_repository_and_no_checkout(
     assert (tmp_path / "job" / "out" / "result.json").read_text() == "42"
     told = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
     assert {package for package, words in told if "prefect.engine" in words} == set(PACKAGES)
-    started = {Path(word).name for package, words in told for word in words if "/trainjob/" in word}
+    words = [word for _, words in told for word in words]
+    started = {Path(word).name for word in words if "/trainjob/launch/" in word}
     assert started == {"supervisor.py", "bootstrap.py"}

@@ -1,7 +1,7 @@
 """Runs under a real worker whose flow process is killed: by the worker that is stopped, or by hand.
 
-What such a run made is saved, its report is written and its state says why. How it is started again
-is told by `test_redelivery`.
+What such a run made is saved, its report is written and its state says why. How one whose worker
+lives is started again is told by `test_redelivery`.
 """
 
 import os
@@ -116,11 +116,6 @@ class Telling:
         story.kill_flow()
         return story.wait_until_explained()
 
-    def killed_and_restarted(self) -> Story:
-        story = self.started("restarted", limits=RESTARTS)
-        story.kill_flow()
-        return story.wait_until_completed()
-
     def killed_without_server(self) -> Story:
         story = self.started("serverless", limits={"grace": "5s"})
         self.machine.server.kill()
@@ -161,7 +156,7 @@ def told(telling: Telling) -> Stories:
             "mpi": tell(telling.started, "mpi", script=DEAF, limits={"grace": "2s"}),
             "stopped": tell(telling.started, "stopped", limits=RESTARTS),
         }
-        killed = {"killed": tell(telling.killed), "restarted": tell(telling.killed_and_restarted)}
+        killed = {"killed": tell(telling.killed)}
         wait([*begun.values(), *killed.values()])
         machine.stop_workers()
         stopped = {
@@ -217,11 +212,10 @@ def test_ranks_that_ask_end_by_themselves_when_the_flow_process_is_killed(
     assert (story.out / "model.txt").read_text() == str(STEP)
 
 
-@pytest.mark.parametrize("name", ["restarted", "stopped"])
 def test_a_run_with_restarts_is_started_again_once_and_ends_as_if_nothing_had_been(
-    stories: Stories, name: str
+    stories: Stories,
 ) -> None:
-    story = stories[name].result()
+    story = stories["stopped"].result()
 
     assert story.state.name == "Completed", (story.states, story.message)
     assert story.states.count("AwaitingRestart") == 1
@@ -229,10 +223,10 @@ def test_a_run_with_restarts_is_started_again_once_and_ends_as_if_nothing_had_be
     assert (story.out / "starts.txt").read_text().split() == ["0", str(STEP)]
     assert (story.out / "model.txt").read_text() == str(LAST)
     assert stored_steps(story.folder / "checkpoints")[-1] == LAST
-    assert f"# {name}: Completed" in story.page
+    assert "# stopped: Completed" in story.page
 
 
-@pytest.mark.parametrize("name", [*REASONS, "restarted", "stopped"])
+@pytest.mark.parametrize("name", [*REASONS, "stopped"])
 def test_nothing_of_a_run_whose_flow_process_was_killed_is_left(
     stories: Stories, name: str
 ) -> None:

@@ -27,6 +27,7 @@ from tests.e2e.machine import begin_run, in_front_of
 from tests.jobs import make_job
 from tests.serving import Serve
 from tests.waiting import PATIENCE_S, wait_until
+from trainjob.storage.receipt import verify_receipt
 
 ROOT = Path(__file__).parent.parent.parent
 DEAD_AFTER_S = 32  # more than between two heartbeats, and than a restart takes
@@ -255,7 +256,8 @@ def test_a_group_whose_flow_process_is_killed_goes_on_from_its_checkpoint_as_a_n
     assert story.states[-1] == "Completed", story.message
     assert story.starts == ["0", "10"]
     assert result_of(story) == "10 of 2 ranks"
-    assert "AwaitingRestart" in story.states
+    assert verify_receipt(str(story.folder / "out"), None).is_result
+    assert story.states.count("AwaitingRestart") == 1
     names = ["rank-0-from-0", "rank-0-from-10", "rank-1-from-0", "rank-1-from-10"]
     assert list(story.ranks) == names
     assert len({rank["pid"] for rank in story.ranks.values()}) == len(names)
