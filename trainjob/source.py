@@ -34,7 +34,7 @@ from trainjob.startup import startup_problems
 from trainjob.storage.failures import failure, local_failures, problem_of
 from trainjob.storage.listing import Listing
 from trainjob.storage.local_tree import digest_file, list_folder
-from trainjob.storage.manifest import FileRecord, fingerprint
+from trainjob.storage.manifest import FileRecord, fingerprint, has_fingerprint
 from trainjob.storage.meter import Meter
 from trainjob.storage.paths import check_paths
 from trainjob.storage.settings import StoreSettings
@@ -93,15 +93,15 @@ def fetch_code(
         tree = _obtain(code, scratch, settings, limits)
         if not tree.folder.is_relative_to(scratch):
             tree = _copied(tree, scratch / "tree", target)
-        found = _fingerprint(tree)
-        _refuse_another(code, found)
+        records = _records(tree)
+        _refuse_another(code, records)
         if target.exists():
             target.rename(scratch / "replaced")
         tree.folder.rename(target)
     return FetchedCode(
         url=shown_url(code.url),
         commit=tree.commit,
-        fingerprint=found,
+        fingerprint=fingerprint(records),
         num_entries=check_limits(code.url, tree.listing, limits),
         size_bytes=tree.listing.size_bytes,
     )
@@ -134,7 +134,7 @@ def code_problems(
             with local_failures(algorithm.code.url):
                 tree = _obtain(algorithm.code, Path(scratch), settings, limits)
                 if algorithm.code.expect:
-                    _refuse_another(algorithm.code, _fingerprint(tree))
+                    _refuse_another(algorithm.code, _records(tree))
         except SourceError as error:
             problem = _problem_in(error)
         except StoreError as error:
@@ -152,18 +152,18 @@ def code_problems(
         return problems
 
 
-def _fingerprint(tree: _Tree) -> str:
-    return fingerprint(
+def _records(tree: _Tree) -> list[FileRecord]:
+    return [
         FileRecord(file.path, file.size_bytes, digest_file(tree.folder / file.path))
         for file in tree.listing.files
-    )
+    ]
 
 
-def _refuse_another(code: Code, found: str) -> None:
-    if code.expect not in (None, found):
+def _refuse_another(code: Code, records: list[FileRecord]) -> None:
+    if code.expect is not None and not has_fingerprint(records, code.expect):
         raise refused(
             f"the code at {shown_url(code.url)!r} with the fingerprint {code.expect}",
-            f"the fingerprint {found}",
+            f"the fingerprint {fingerprint(records)}",
             "put the expected code there, or register what is there as a new version",
         )
 

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import socket
 import stat
@@ -14,6 +16,7 @@ from trainjob.algorithm import Code, ScriptAlgorithm
 from trainjob.code_limits import MODELARTS_LIMITS, OWN_LIMITS
 from trainjob.errors import SourceError, StoreDenied, StoreError, StoreNotFound
 from trainjob.source import FetchedCode, boot_path, code_problems, fetch_code
+from trainjob.storage.own_files import RECEIPT
 from trainjob.storage.settings import StoreSettings
 
 
@@ -159,6 +162,34 @@ def test_the_fingerprint_tells_content_and_names_apart(folder: Path, target: Pat
     third = fetch(folder, target).fingerprint
 
     assert len({first, second, third}) == 3
+
+
+def test_code_that_was_pinned_when_a_receipt_counted_is_still_the_same(
+    folder: Path, target: Path
+) -> None:
+    """As saved algorithms have it whose code `python -m flows upload` brought."""
+    (folder / RECEIPT).parent.mkdir()
+    (folder / RECEIPT).write_text("{}")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    rows = sorted(
+        [
+            path.relative_to(folder).as_posix(),
+            path.stat().st_size,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        ]
+        for path in files
+    )
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    of_before = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    code = Code(url=str(folder), expect=of_before)
+
+    fetched = fetch_code(code, target, None)
+    problems = code_problems(ScriptAlgorithm(code=code, boot_file="train.py"), None)
+
+    assert fetched.fingerprint != of_before
+    assert problems == []
+    with pytest.raises(SourceError, match=f"found the fingerprint {fetched.fingerprint}"):
+        fetch_code(code.model_copy(update={"expect": f"sha256:{0:064}"}), target, None)
 
 
 def test_links_within_the_folder_are_followed(folder: Path, target: Path) -> None:

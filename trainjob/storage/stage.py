@@ -195,7 +195,7 @@ def _copy(snapshot: Snapshot, target: Path, label: str) -> None:
     """Make a copy of the files that may be written, and see that it is one."""
     with LocalStore(snapshot.data) as store:
         files = _copied(store, list_tree(store), target, label)
-    if fingerprint(files) != snapshot.header.fingerprint:
+    if not has_fingerprint(files, snapshot.header.fingerprint):
         snapshot_url = str(snapshot.data)
         found, do = "it is not what was staged", "run again; see also python -m flows cache verify"
         raise failure(StoreError, snapshot_url, found, do)

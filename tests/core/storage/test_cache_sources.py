@@ -6,6 +6,7 @@ import json
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trainjob.events import Event, Transferred, listening
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import hold, release
 from trainjob.storage.cache.incoming import Incoming
+from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.cache.source import Unpacking, find_source
 from trainjob.storage.local import LocalStore
 from trainjob.storage.own_files import OWN_FOLDER, RECEIPT, SUCCESS
@@ -111,6 +113,13 @@ def test_a_url_may_name_the_archive_itself(place, stage, tmp_path, read_tree):
     assert not staged.is_in_place
 
 
+def fingerprint_of_before(snapshot: Snapshot) -> str:
+    """As a trainjob found it that counted a receipt among the files."""
+    rows = sorted([line.path, line.size_bytes, line.sha256] for line in snapshot.files())
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 def test_what_was_pinned_when_a_receipt_counted_is_still_the_same_data(
     place, stage, cache, write_tree, tmp_path
 ):
@@ -118,15 +127,29 @@ def test_what_was_pinned_when_a_receipt_counted_is_still_the_same_data(
     upload_tree(folder, place.url, place.settings, run_id="run", facts={}, label="data")
     found = stage(place.url, place.settings)
     [snapshot] = cache.snapshots()
-    rows = sorted([line.path, line.size_bytes, line.sha256] for line in snapshot.files())
-    text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    of_before = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    of_before = fingerprint_of_before(snapshot)
 
     staged = stage(place.url, place.settings, name="pinned", expect=of_before)
 
     assert staged.fingerprint == found.fingerprint != of_before
     with pytest.raises(StoreError, match="not the expected sha256:0"):
         stage(place.url, place.settings, name="other", expect=f"sha256:{0:064}")
+
+
+def test_an_archive_that_was_cached_when_a_receipt_in_it_counted_can_be_copied(
+    stage, cache, tmp_path, read_tree
+):
+    tree = TREE | {RECEIPT: b"{}", SUCCESS: b""}
+    (tmp_path / "data.zip").write_bytes(zipped(tree))
+    stage(str(tmp_path / "data.zip"), name="first")
+    [snapshot] = cache.snapshots()
+    of_before = replace(snapshot.header, fingerprint=fingerprint_of_before(snapshot))
+    (snapshot.root / "snapshot.json").write_text(of_before.text())
+
+    stage(str(tmp_path / "data.zip"), name="copy", mode="copy")
+
+    assert of_before.fingerprint != snapshot.header.fingerprint
+    assert read_tree(tmp_path / "inputs" / "copy") == tree
 
 
 @pytest.mark.parametrize("has_receipt", [False, True])
