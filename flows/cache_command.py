@@ -101,6 +101,9 @@ def _list(_arguments: argparse.Namespace) -> Answer:
             f"{counted(len(copies), 'dataset')} not finished, {format_size(sum(copies.values()))}"
         )
         lines.append(f"{about}; a run that wants it goes on with it")
+    if wrong := sum(snapshot.is_taken_back for snapshot in snapshots):
+        found = f"{counted(wrong, 'dataset')} found wrong by verify"
+        lines.append(f"{found}; left to the runs that use it, given to no other, then removed")
     if broken := cache.broken():
         found = f"{counted(len(broken), 'dataset')} that cannot be read"
         lines.append(f"{found}; python -m flows cache prune removes what no run uses")
@@ -138,7 +141,11 @@ def _prune(arguments: argparse.Namespace) -> Answer:
 
 def _verify(_arguments: argparse.Namespace) -> Answer:
     cache = Cache.of_machine()
-    stored = [snapshot for snapshot in cache.snapshots() if snapshot.header.place is None]
+    stored = [
+        snapshot
+        for snapshot in cache.snapshots()
+        if snapshot.header.place is None and not snapshot.is_taken_back
+    ]
     lines, problems = [], {}
     for snapshot in stored:
         found = problems[snapshot.key] = wrong_files(snapshot)
@@ -175,7 +182,7 @@ def _chosen(cache: Cache, arguments: argparse.Namespace) -> Iterator[Removable]:
             is_chosen = age_s > arguments.older_than
         else:
             is_over = limit is not None and stored > limit
-            is_left = unused.snapshot is None and age_s > _UNFINISHED_S
+            is_left = not unused.is_wanted and age_s > _UNFINISHED_S
             is_chosen = arguments.all or is_left or is_over
         if is_chosen:
             stored -= unused.size_bytes
@@ -201,7 +208,7 @@ def _row(snapshot: Snapshot) -> tuple[str, ...]:
         f"{header.num_files:,}",
         "in place" if header.place else format_size(snapshot.stored_bytes),
         ago(time.time() - snapshot.used_at()),
-        header.url,
+        f"{header.url} (found wrong)" if snapshot.is_taken_back else header.url,
         ", ".join(_users(snapshot)) or "-",
     )
 
@@ -220,6 +227,7 @@ def _facts(snapshot: Snapshot) -> dict[str, Any]:
         "created": header.created,
         "last_used": used_at.isoformat(timespec="seconds"),
         "is_in_place": header.place is not None,
+        "is_taken_back": snapshot.is_taken_back,
         "in_use_by": _users(snapshot),
     }
 

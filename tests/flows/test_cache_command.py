@@ -219,23 +219,39 @@ def test_no_run_takes_what_verify_found_wrong_while_another_uses_it(
     assert (tmp_path / "used" / "file").read_bytes() == wrong
 
 
-def test_what_verify_found_wrong_is_replaced_when_its_last_run_has_ended(
-    cached, s3, tmp_path
-) -> None:
-    used = cached["used"]
-    flip(used)
+def test_ls_shows_what_verify_found_wrong_and_who_still_uses_it(cached, tmp_path, capsys) -> None:
+    flip(cached["used"])
     main(["cache", "verify"])
-    stage_channel(used.header.url, tmp_path / "next", s3.settings, label="next", holder="run.next")
+    capsys.readouterr()
 
-    for lease in used.leases():
+    main(["cache", "ls"])
+    _, *rows, total, wrong = capsys.readouterr().out.splitlines()
+    main(["cache", "ls", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+
+    url, users = cached["used"].header.url, f"run.used (pid {os.getpid()})"
+    [used] = [row for row in rows if url in row]
+    assert re.split("  +", used)[2:] == ["1000 B", "just now", f"{url} (found wrong)", users]
+    assert total.startswith("2 datasets, 2.0 KiB")
+    assert wrong.startswith("1 dataset found wrong by verify; left to the runs that use it")
+    is_taken_back = {one["url"]: one["is_taken_back"] for one in answer["datasets"]}
+    assert is_taken_back == {url: True, cached["old"].header.url: False}
+    assert answer["broken"] == []
+
+
+def test_prune_removes_what_verify_found_wrong_once_nobody_uses_it(cached, capsys) -> None:
+    flip(cached["used"])
+    main(["cache", "verify"])
+    main(["cache", "prune"])
+    while_in_use = cached["used"].root.exists()
+    for lease in cached["used"].leases():  # of a process of another machine, a week later
         lease.file.unlink()
-    last = stage_channel(
-        used.header.url, tmp_path / "last", s3.settings, label="last", holder="run.last"
-    )
 
-    assert (tmp_path / "last").resolve() == used.data
-    assert (tmp_path / "last" / "file").samefile(tmp_path / "next" / "file")
-    assert last.verified == "etag"
+    main(["cache", "prune"])
+
+    assert while_in_use
+    assert not cached["used"].root.exists()
+    assert cached["old"].root.exists()
 
 
 def test_verify_for_machines_names_the_problems(cached, capsys) -> None:

@@ -17,8 +17,9 @@ from trainjob.storage.cache.evict import Reservation, make_room, removable, stor
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import release
 from trainjob.storage.cache.incoming import Incoming, abandoned
+from trainjob.storage.cache.lease import Lease
 from trainjob.storage.cache.owner import Owner, machine_id
-from trainjob.storage.cache.snapshot import Lease, Snapshot
+from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.stage import stage_channel
 
 

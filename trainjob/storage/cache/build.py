@@ -22,14 +22,7 @@ from trainjob.storage.cache.proof import (
     told_beside,
 )
 from trainjob.storage.cache.removal import destroy
-from trainjob.storage.cache.snapshot import (
-    FileLine,
-    Header,
-    Proof,
-    Snapshot,
-    is_taken_back,
-    now,
-)
+from trainjob.storage.cache.snapshot import FileLine, Header, Proof, Snapshot, now
 from trainjob.storage.cache.source import Source, Unpacking
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry, total_size
@@ -43,7 +36,8 @@ from trainjob.storage.store import open_store
 from trainjob.storage.unpack import unpack_dataset
 
 _TRIES = 3
-"""How often a snapshot is made that is not to be had afterwards: evicted at once, or spoiled."""
+"""How often a snapshot is made that is not to be had afterwards: evicted at once, spoiled, or its
+place was taken meanwhile by one that was taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +67,15 @@ def provide(
         StoreError: For everything else that a store or the disk can do wrong.
     """
     cache.prepare()
-    key = _key(cache, source, holder)
+    # What has no versions is nobody else's: it cannot be told from what is there tomorrow.
+    asked = source.key if source.has_versions else f"{source.key}-{holder}"
     with local_failures(str(cache.root)):
+        key = cache.free_key(asked)
         if snapshot := cache.leased(key, holder):
             return Provided(snapshot, 0)
         for _ in range(_TRIES):
-            with cache.alone(source.id, lambda: cache.find(key) is not None):
+            with cache.alone(source.id, lambda: cache.find(cache.free_key(asked)) is not None):
+                key = cache.free_key(asked)
                 if snapshot := cache.leased(key, holder):
                     return Provided(snapshot, 0)
                 build = _Build(cache, source, settings, label)
@@ -87,17 +84,6 @@ def provide(
                 return Provided(snapshot, build.moved_bytes)
     found = f"a spoiled copy that cannot be replaced ({str(cache.published / key)!r})"
     raise failure(StoreError, source.url, found, "remove it, as its owner, and run again")
-
-
-def _key(cache: Cache, source: Source, holder: str) -> str:
-    """Return the key of the snapshot that `holder` may have.
-
-    What has no versions is nobody else's: it cannot be told from what is there tomorrow. Nor is the
-    place of a snapshot free that was taken back while a job uses it.
-    """
-    key = source.key
-    is_common = source.has_versions and not is_taken_back(cache.published / key)
-    return key if is_common else f"{key}-{holder}"
 
 
 class _Build:

@@ -10,8 +10,9 @@ from pathlib import Path
 from trainjob.errors import StoreError
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.incoming import abandoned, size_told, written_at
+from trainjob.storage.cache.lease import is_used
 from trainjob.storage.cache.removal import remove
-from trainjob.storage.cache.snapshot import Snapshot, is_used
+from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.failures import failure
 from trainjob.values import format_size
 
@@ -37,6 +38,11 @@ class Removable:
     size_bytes: int
     used_at: float
     snapshot: Snapshot | None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is a dataset that a job may take as it is."""
+        return self.snapshot is not None and not self.snapshot.is_taken_back
 
 
 def make_room(cache: Cache, size_bytes: int, num_files: int) -> None:
@@ -118,7 +124,8 @@ def removable(cache: Cache) -> Iterator[Removable]:
         if not is_used(root):
             yield from _rest(root, "a copy that cannot be read", 0.0)
     found: list[tuple[float, Path, Snapshot | None]] = [
-        (snapshot.used_at(), snapshot.root, snapshot) for snapshot in cache.snapshots()
+        (0.0 if snapshot.is_taken_back else snapshot.used_at(), snapshot.root, snapshot)
+        for snapshot in cache.snapshots()
     ]
     found += [(written_at(folder), folder, None) for folder in abandoned(cache)]
     for used_at, path, snapshot in sorted(found, key=lambda one: one[0]):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trainjob.errors import StoreError
 from trainjob.storage.cache.removal import destroy, remove
-from trainjob.storage.cache.snapshot import Snapshot, is_broken, is_taken_back
+from trainjob.storage.cache.snapshot import Snapshot, is_broken
 from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure, local_failures
 from trainjob.values import parse_size
@@ -75,11 +75,20 @@ class Cache:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, key: str) -> Snapshot | None:
-        """Return the snapshot of this key; None if there is none."""
-        return Snapshot.read(self.published / key)
+        """Return the snapshot of this key that a job may take; None if there is none."""
+        found = Snapshot.read(self.published / key)
+        return None if found is None or found.is_taken_back else found
+
+    def free_key(self, key: str) -> str:
+        """Return `key`, or KEY-2, KEY-3, … while jobs use what was taken back there."""
+        number, found = 1, key
+        while self._is_held(found):
+            number += 1
+            found = f"{key}-{number}"
+        return found
 
     def snapshots(self) -> list[Snapshot]:
-        """Return all snapshots, the one used last first."""
+        """Return all snapshots, the one used last first, with those that were taken back."""
         found = [snapshot for root in self._roots() if (snapshot := Snapshot.read(root))]
         return sorted(found, key=Snapshot.used_at, reverse=True)
 
@@ -88,20 +97,24 @@ class Cache:
         return [root for root in self._roots() if is_broken(root)]
 
     def of_source(self, source: str) -> list[Snapshot]:
-        """Return all snapshots of one source, the newest first."""
-        found = [snapshot for snapshot in self.snapshots() if snapshot.header.source == source]
+        """Return all snapshots of one source that a job may take, the newest first."""
+        found = [
+            snapshot
+            for snapshot in self.snapshots()
+            if snapshot.header.source == source and not snapshot.is_taken_back
+        ]
         return sorted(found, key=lambda snapshot: snapshot.header.created, reverse=True)
 
     def leased(self, key: str, holder: str) -> Snapshot | None:
         """Return the snapshot of this key, kept for `holder`; None if there is none to be had.
 
-        One that was spoiled is thrown away.
+        One that was spoiled is thrown away. `holder` lets go of one that was taken back.
         """
         with self._changing_leases():
-            snapshot = self.find(key)
+            snapshot = Snapshot.read(self.published / key)
             is_leased = snapshot is not None and snapshot.lease(holder)
         if snapshot is None or not is_leased:
-            self.remove_broken(self.published / key)
+            self._clear(key)
             return None
         # Without the lock, since this may look at every file; the lease keeps it.
         if snapshot.is_as_left():
@@ -129,13 +142,19 @@ class Cache:
         destroy(moved)
         return True
 
+    def take_back(self, snapshot: Snapshot) -> bool:
+        """Let no further job have a snapshot; return whether it is gone, since none uses it."""
+        with self._changing_leases():
+            snapshot.take_back()
+        return self.evict(snapshot)
+
     def remove_broken(self, root: Path) -> bool:
-        """Remove what is in the place of a snapshot unless it is one, or was one that a job uses.
+        """Remove what is in the place of a snapshot unless it is one.
 
         Returns:
             Whether that was done.
         """
-        return is_broken(root) and not is_taken_back(root) and remove(root, self.trash)
+        return is_broken(root) and remove(root, self.trash)
 
     def discard(self, snapshot: Snapshot) -> None:
         """Remove a snapshot that is not what it should be, and what shares spoiled files with it.
@@ -190,6 +209,19 @@ class Cache:
         with suppress(OSError), self._lock_file(source) as lock:
             return not _lock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
+
+    def _is_held(self, key: str) -> bool:
+        """Say whether a job still uses what was taken back at this key."""
+        found = Snapshot.read(self.published / key)
+        return found is not None and found.is_taken_back and bool(found.users())
+
+    def _clear(self, key: str) -> None:
+        """Remove what no job may take from the place of a snapshot, unless one uses it."""
+        found = Snapshot.read(self.published / key)
+        if found is None:
+            self.remove_broken(self.published / key)
+        elif found.is_taken_back:
+            self.evict(found)
 
     def _roots(self) -> Iterator[Path]:
         if self.published.is_dir():

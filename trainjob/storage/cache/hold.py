@@ -10,8 +10,9 @@ from pathlib import Path
 
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.heartbeat import SILENCE_S, touching
+from trainjob.storage.cache.lease import Lease
 from trainjob.storage.cache.owner import Owner
-from trainjob.storage.cache.snapshot import Lease, Snapshot
+from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.failures import local_failures
 
 _MAX_NAMED = 3
@@ -56,7 +57,8 @@ def release(cache: Cache, holder: str) -> list[str]:
     """End the leases of `holder`; return what a person should know, one line a dataset.
 
     Another process of the same run keeps its own: a run that is delivered again may have two for a
-    while. A snapshot that was written to is thrown away, and so is one that no other job may take.
+    while. A snapshot that was written to is thrown away, and so is one that no other job may take;
+    one that was taken back when nobody uses it any more.
 
     Args:
         cache: Where the snapshots are.
@@ -75,16 +77,18 @@ def _released(cache: Cache, holder: str) -> Iterator[str]:
         if not ending:
             continue
         differences = snapshot.differences()
-        if differences:
+        if differences or snapshot.is_taken_back:
             yield _note(snapshot, differences)
         is_of_no_use = not snapshot.header.is_reusable and len(ending) == len(leases)
-        if differences or is_of_no_use:
+        if not snapshot.is_taken_back and (differences or is_of_no_use):
             # With its leases: if this is interrupted, they have the next job look at the files.
             cache.discard(snapshot)
             continue
         for lease in ending:
             with suppress(OSError):
                 lease.file.unlink()
+        if snapshot.is_taken_back:
+            cache.evict(snapshot)
 
 
 def _is_ending(lease: Lease) -> bool:
@@ -101,6 +105,12 @@ def _leased(cache: Cache, holders: Collection[str]) -> Iterator[tuple[Snapshot, 
 
 
 def _note(snapshot: Snapshot, differences: list[str]) -> str:
+    if not differences:
+        return (
+            f"python -m flows cache verify found files of the input {snapshot.header.url} damaged "
+            "while the run used them; the next run fetches them again; run again if the result "
+            "matters"
+        )
     named = ", ".join(_named(differences))
     if snapshot.header.place:
         return f"the dataset at {snapshot.header.url} changed while the run used it: {named}"

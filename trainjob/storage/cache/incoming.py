@@ -121,8 +121,10 @@ class Incoming:
 
     def publish(
         self, key: str, header: Header, files: Sequence[FileRecord], versions: Mapping[str, str]
-    ) -> Snapshot:
-        """Make it the snapshot `key`, or take the one that another process made meanwhile.
+    ) -> None:
+        """Make it the snapshot `key`, unless another process made one meanwhile.
+
+        If that one was taken back, too, what is complete here is kept for the next try.
 
         Args:
             key: Its name.
@@ -151,14 +153,14 @@ class Incoming:
         try:
             self.folder.rename(target)
         except OSError:
-            made = self._cache.find(key)
+            made = Snapshot.read(target)
             if made is None:
                 raise
-            destroy(self.folder)
-            return made
+            if not made.is_taken_back:
+                destroy(self.folder)
+            return
         for name in ("journal", _SIZE):
             (target / name).unlink(missing_ok=True)
-        return Snapshot(target, header)
 
     def give_up(self) -> None:
         """Leave what is complete to whoever wants it; nothing if it was published or thrown away.

@@ -55,8 +55,7 @@ def told_beside(store: Store) -> dict[str, FileRecord]:
         text = store.read(RECEIPT)
     except (StoreNotFound, StoreDenied):
         return {}
-    # Some web servers have a page for what is not there.
-    return _told(store.url, text) if text.lstrip().startswith(b"{") else {}
+    return _told(store.url, text)
 
 
 def compare_one_file(

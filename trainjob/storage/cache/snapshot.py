@@ -7,6 +7,7 @@
                      files.json       every file: path, size, version, sha256, mtime
                      used             touched when a job takes it; holds the boots of machines
                      leases/          one empty file a job that uses it now: HOLDER@MACHINE@OWNER
+                     taken-back.json  snapshot.json of what was found wrong while a job uses it
 
 A folder of this machine is used where it lies: its snapshot has a manifest and no data. So is one
 file, to which there is a link in ``data``.
@@ -23,7 +24,8 @@ from typing import Literal, NamedTuple
 
 from trainjob.errors import CorruptData, StoreError
 from trainjob.storage import manifest
-from trainjob.storage.cache.owner import Owner, boot_id
+from trainjob.storage.cache.lease import Lease, leases_in
+from trainjob.storage.cache.owner import boot_id
 from trainjob.storage.failures import failure
 from trainjob.storage.local_tree import list_folder
 
@@ -33,7 +35,7 @@ tells of them, or of one or more only the size, of the version that was listed."
 
 _HEADER, _FILES, _USED = "snapshot.json", "files.json", "used"
 _TAKEN_BACK = "taken-back.json"
-_FOREIGN_LEASE_S = 7 * 24 * 3600.0
+_HEADERS = (_HEADER, _TAKEN_BACK)  # in this order, since the first may become the second
 _MAX_BOOTS = 256  # machines that share one disk; who is forgotten looks once more
 
 
@@ -104,31 +106,27 @@ class FileLine(NamedTuple):
         return manifest.FileRecord(self.path, self.size_bytes, self.sha256, verified=self.proof)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """That `holder` uses a snapshot, by a process that may be there no more."""
-
-    file: Path
-    holder: str
-    owner: Owner
-
-    def is_alive(self) -> bool:
-        """Say whether the process may still use the snapshot."""
-        return self.owner.is_alive(self.file, _FOREIGN_LEASE_S)
-
-
 class Snapshot:
-    """The snapshot in the folder `root`."""
+    """The snapshot in the folder `root`.
 
-    def __init__(self, root: Path, header: Header) -> None:
+    Attributes:
+        root: The folder.
+        header: What it says of itself.
+        is_taken_back: Whether it was found wrong, and is left to the jobs that use it alone.
+    """
+
+    def __init__(self, root: Path, header: Header, *, is_taken_back: bool = False) -> None:
         self.root = root
         self.header = header
+        self.is_taken_back = is_taken_back
 
     @classmethod
     def read(cls, root: Path) -> "Snapshot | None":
         """Return the snapshot in a folder; None if there is none that can be read."""
-        header = Header.read(root / _HEADER)
-        return None if header is None else cls(root, header)
+        for name in _HEADERS:
+            if header := Header.read(root / name):
+                return cls(root, header, is_taken_back=name == _TAKEN_BACK)
+        return None
 
     @property
     def key(self) -> str:
@@ -161,20 +159,27 @@ class Snapshot:
             raise failure(CorruptData, str(file), found, do) from error
 
     def lease(self, holder: str) -> bool:
-        """Note that this process uses it for `holder`; False if it is gone meanwhile.
+        """Note that this process uses it for `holder`.
+
+        Returns:
+            False if it is gone meanwhile, or taken back, and then not used for `holder` any more.
 
         Raises:
             ValueError: If the name of the holder cannot be that of a file.
         """
+        lease = Lease.of(self.root, holder)
         try:
-            self._lease_of(holder).touch()
+            lease.file.touch()
         except FileNotFoundError:
             return False
-        return (self.root / _HEADER).exists()
+        is_there = (self.root / _HEADER).exists()
+        if not is_there:
+            lease.file.unlink(missing_ok=True)
+        return is_there
 
     def is_leased(self, holder: str) -> bool:
         """Say whether what this process leased for `holder` is still what is there."""
-        return self._lease_of(holder).exists()
+        return Lease.of(self.root, holder).file.exists()
 
     def is_as_left(self) -> bool:
         """Say whether it can be taken as it is, and note that it is used.
@@ -212,8 +217,8 @@ class Snapshot:
         except OSError:
             return 0.0
 
-    def invalidate(self) -> None:
-        """Let it be none any more: who uses it keeps the files, and other jobs get others.
+    def take_back(self) -> None:
+        """Let it be for nobody any more but for who uses it.
 
         Raises:
             OSError: If this user may not.
@@ -252,49 +257,21 @@ class Snapshot:
         except (OSError, ValueError):
             return []
 
-    def _lease_of(self, holder: str) -> Path:
-        if "/" in holder:
-            raise ValueError(f"the holder of a dataset is {holder!r}; give a name without a slash")
-        this = Owner.this()
-        return self.root / "leases" / f"{holder}@{this.machine}@{this}"
-
-
-def leases_in(root: Path) -> list[Lease]:
-    """Return the leases of the snapshot in a folder, whatever else is there."""
-    found = []
-    with suppress(FileNotFoundError):
-        for file in (root / "leases").iterdir():
-            beside, _, token = file.name.rpartition("@")
-            is_old = "@" not in beside  # of a trainjob that did not name the machine
-            holder, _, machine = (f"{beside}@" if is_old else beside).rpartition("@")
-            if owner := Owner.parse(token, machine):
-                found.append(Lease(file, holder, owner))
-    return found
-
-
-def is_used(root: Path) -> bool:
-    """Say whether somebody may still use the snapshot in a folder, whatever else is there."""
-    return any(lease.is_alive() for lease in leases_in(root))
-
-
-def is_taken_back(root: Path) -> bool:
-    """Say whether a folder is no snapshot any more, but has the files that somebody still uses."""
-    return (root / _TAKEN_BACK).exists() and is_used(root)
-
 
 def is_broken(root: Path) -> bool:
     """Say whether a folder is where a snapshot should be, and does not say what it is.
 
-    A power cut may leave such, and `Snapshot.invalidate`. What this user may not read is not
-    broken.
+    A power cut may leave such. What this user may not read is not broken.
     """
-    try:
-        (root / _HEADER).read_bytes()
-    except FileNotFoundError:
-        return root.is_dir()
-    except OSError:
-        return False
-    return Header.read(root / _HEADER) is None
+    for name in _HEADERS:
+        try:
+            (root / name).read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+        return Snapshot.read(root) is None
+    return root.is_dir()
 
 
 def sizes_and_times(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:

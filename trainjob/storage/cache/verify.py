@@ -47,10 +47,7 @@ def take_back(cache: Cache, snapshot: Snapshot) -> bool:
         StoreError: If this user may not remove it.
     """
     with local_failures(str(snapshot.root)):
-        is_gone = cache.evict(snapshot)
-        if not is_gone:
-            snapshot.invalidate()
-        return is_gone
+        return cache.take_back(snapshot)
 
 
 def _entry(snapshot: Snapshot, path: str) -> Entry:
