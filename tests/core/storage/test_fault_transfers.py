@@ -5,6 +5,7 @@ request and one that the engine for libcurl copies in ranges.
 """
 
 import hashlib
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -187,6 +188,48 @@ def test_an_object_that_is_replaced_on_the_way_is_never_mixed(
 
     proxy.presign = presign
     copy = Copy(s3, proxy, f"s3://{shared_bucket}/{key.removesuffix('/object')}", tmp_path)
+
+    with pytest.raises(TreeChanged, match="changed while it was copied; run again"):
+        copy.make(replace, proxy)
+
+    assert copy.told == []
+
+
+@pytest.fixture(scope="module")
+def large(s3: S3Server, shared_bucket: str) -> bytes:
+    """An object of three ranges of their real size, at faults/large/object."""
+    data = random.Random("large").randbytes(24 << 20)
+    s3.put(shared_bucket, "faults/large/object", data)
+    return data
+
+
+@pytest.mark.parametrize("fault", ["flip", "reset", "stall"])
+@pytest.mark.usefixtures("engine")
+def test_a_copy_in_ranges_of_their_real_size_is_exact(
+    s3, shared_bucket, proxy, tmp_path, large, fault, monkeypatch
+):
+    shorten_stalls(monkeypatch)
+    copy = Copy(s3, proxy, f"s3://{shared_bucket}/faults/large", tmp_path)
+
+    got = copy.make(times(2, fault, "GET", "/object"), proxy)
+
+    assert got == {"object": large}
+
+
+def test_an_object_that_is_replaced_between_ranges_of_their_real_size_is_never_mixed(
+    s3, shared_bucket, proxy, tmp_path, large, engine
+):
+    prefix, lock, gets = f"replaced/{engine}/large", threading.Lock(), []
+    s3.put(shared_bucket, f"{prefix}/object", large)
+
+    def replace(method: str, path: str) -> Fault:
+        with lock:
+            gets.append(path)
+            if len(gets) == (2 if engine == "curl" else 1):
+                s3.put(shared_bucket, f"{prefix}/object", bytes(len(large)))
+        return None
+
+    copy = Copy(s3, proxy, f"s3://{shared_bucket}/{prefix}", tmp_path)
 
     with pytest.raises(TreeChanged, match="changed while it was copied; run again"):
         copy.make(replace, proxy)

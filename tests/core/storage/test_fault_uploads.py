@@ -92,6 +92,22 @@ def test_an_upload_is_exact_after_a_fault_that_passes(
     assert [r.sha256 for r in records] == [hashlib.sha256(contents[size]).hexdigest()]
 
 
+@pytest.mark.usefixtures("engine")
+def test_an_upload_in_parts_of_their_real_size_is_exact(s3_place, proxy, tmp_path, monkeypatch):
+    shorten_pauses(monkeypatch)
+    data = random.Random("large").randbytes(24 << 20)
+    (tmp_path / "object").write_bytes(data)
+    files = list_folder(tmp_path).files
+    proxy.rule = times(2, "reset", "PUT", "/object")
+
+    with open_store(
+        s3_place.url, replace(s3_place.settings, endpoint_url=proxy.endpoint_url)
+    ) as store:
+        store.upload(tmp_path, files, Meter(None, files))
+
+    assert s3_place.get("object") == data
+
+
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_an_upload_is_exact_after_a_store_that_does_not_answer(
     upload, s3_place, proxy, contents, size, method, monkeypatch
