@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from trainjob.errors import Level, Problem
 from trainjob.launch.environment import is_of_machine
+from trainjob.launch.numa import SWITCH
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
     from trainjob.job import TrainingJob
 
 RESERVED_ENV = re.compile(
     r"(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT)"
-    r"|TORCH_DISABLE_SHARE_RDZV_TCP_STORE|(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
+    r"|TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    rf"|(?!{SWITCH}$)(?:TORCHELASTIC|TRAINJOB|PMI|OMPI|PREFECT)_.*"
 )
 """Environment names that the launchers and trainjob set; a job must not."""
 

@@ -10,6 +10,7 @@ import yaml
 from trainjob.env_rules import open_secret_problems
 from trainjob.errors import JobError
 from trainjob.job import TrainingJob
+from trainjob.launch.numa import SWITCH
 
 ALGORITHM = {"code": {"url": "/code"}, "boot_file": "train.py"}
 PLANTED = "hunter2-is-no-password"
@@ -162,6 +163,13 @@ def test_secrets_that_are_no_names_of_variables_are_not_repeated() -> None:
     [problem] = problems_with(secrets=PLANTED)
 
     assert PLANTED not in problem
+
+
+def test_a_job_leaves_its_ranks_on_any_core_and_sets_nothing_else_of_ours() -> None:
+    refused = {f"{SWITCH}_X": "1", "TRAINJOB_PARAMS": "1", "OMPI_MCA_btl": "tcp"}
+
+    assert job_with(env={SWITCH: "off"}).env == {SWITCH: "off"}
+    assert len(problems_with(env=refused)) == len(refused)
 
 
 def test_a_variable_gets_its_value_from_one_place() -> None:
