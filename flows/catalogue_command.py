@@ -28,7 +28,11 @@ def add_catalogue_commands(commands: Any) -> list[argparse.ArgumentParser]:
             be a function that takes them and returns an `Answer`.
     """
     parsers = []
-    for name, what in (("flavor", "kinds of machine of this platform"), ("engine", "of products")):
+    described = {
+        "flavor": "kinds of machine of this platform",
+        "engine": "frameworks that products offer, and what of them is installed here",
+    }
+    for name, what in described.items():
         parser = commands.add_parser(name, help=what)
         actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
         listed = actions.add_parser("list", help="what there is")

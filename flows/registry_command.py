@@ -108,7 +108,7 @@ def _add_deploy(actions: Any) -> argparse.ArgumentParser:
 
 
 def _add_data(register: argparse.ArgumentParser) -> None:
-    register.add_argument("url", metavar="URL", help="a folder or an archive")
+    register.add_argument("url", metavar="URL", help="a folder, an archive or another file")
     register.add_argument("--description", default="", metavar="TEXT", help="what it is")
     choices = ("auto", "always", "never")
     register.add_argument("--unpack", choices=choices, default="auto", help="of one archive")

@@ -10,7 +10,10 @@ from flows.priorities import PRIORITIES
 
 _RUN = "id, or how it begins; name; or name of a job: its latest run"
 _RUN_TO_STOP = "id, or how it begins; name; or name of a job: its run that is not over"
-_POOL = "run by the deployment training-job/POOL; else cpu, gpu or npu, by the device of the job"
+_POOL = (
+    "run by the deployment training-job/POOL; else POOL is the pool of the job's flavor, if it has "
+    "one, or cpu, gpu or npu, by its device"
+)
 
 
 def add_run_commands(commands: Any) -> list[argparse.ArgumentParser]:

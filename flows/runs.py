@@ -55,6 +55,9 @@ _NAMES_OF_STATES = (
     "Interrupted",
     "RestartPending",
 )
+_ALSO_CALLED = {"pending": INITIALIZING, "submitting": INITIALIZING}
+"""What the UI calls a state that we call otherwise, in small letters."""
+
 _PAGE = 200  # more, the server does not give at once
 _MAX_RUNS = 5000
 _MAX_COUNTED = 1000  # 5 requests, which `show` waits for
@@ -246,8 +249,8 @@ def _not_found(text: str, known: Sequence[str]) -> str:
 def _known_state(text: str) -> str:
     phases = dict.fromkeys(PHASES.values())
     known = {name.lower(): name for name in (INITIALIZING, *phases, *_NAMES_OF_STATES)}
-    if text.lower() in known:
-        return known[text.lower()]
+    if found := (known | _ALSO_CALLED).get(text.lower()):
+        return found
     near = difflib.get_close_matches(text.lower(), list(known), n=1)
     do = f"did you mean {known[near[0]]!r}?" if near else f"known: {', '.join(known.values())}"
     raise TrainjobError(f"asked for runs in the state {text!r}, found no such state; {do}")

@@ -184,6 +184,18 @@ def test_a_state_that_is_none_is_told_with_the_nearest_one(prefect_server: str, 
     assert "did you mean 'Cancelled'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["Pending", "submitting", "Initializing"])
+def test_what_prefect_calls_a_run_that_is_being_started_finds_it(
+    client: SyncPrefectClient, word: str
+) -> None:
+    run = planned(client, f"asked-as-{word}")
+    client.set_flow_run_state(run.id, Pending(), force=True)
+
+    found = list_runs(client, Chosen(state=word, name=run.name), 5)
+
+    assert [(listed.id, said) for listed, said in found] == [(run.id, "Initializing")]
+
+
 @pytest.mark.parametrize(
     ("stage", "word"),
     [
