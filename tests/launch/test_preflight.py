@@ -66,8 +66,8 @@ def test_mpi_without_mpi4py_names_the_extra(monkeypatch):
     monkeypatch.setattr(preflight, "find_spec", lambda name: None)
 
     assert messages(job(launcher="mpi")) == [
-        "launcher: asked for mpi, found no mpi4py in this Python; install it with "
-        "pip install 'trainjob[mpi]' (in a checkout: pip install -e '.[mpi]')"
+        "launcher: asked for mpi, found no mpi4py in this Python; install it in "
+        "the checkout of trainjob: pip install -e '.[mpi]'"
     ]
 
 
@@ -75,8 +75,8 @@ def test_msrun_without_mindspore_names_the_extra(monkeypatch):
     monkeypatch.setattr(preflight, "find_spec", lambda name: None)
 
     assert messages(job(launcher="msrun")) == [
-        "launcher: asked for msrun, found no mindspore in this Python; install it with "
-        "pip install 'trainjob[msrun]' (in a checkout: pip install -e '.[msrun]')"
+        "launcher: asked for msrun, found no mindspore in this Python; install it in "
+        "the checkout of trainjob: pip install -e '.[msrun]'"
     ]
 
 

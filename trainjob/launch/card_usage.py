@@ -1,7 +1,7 @@
 """What NVIDIA's driver says of the cards: which are in use, and how much is used of a run's own.
 
-Needs the package nvidia-ml-py (``pip install 'trainjob[nvidia]'``) and asks nothing without it, nor
-of other makers' cards.
+Needs the package nvidia-ml-py (the extra ``nvidia``) and asks nothing without it, nor of other
+makers' cards.
 """
 
 import threading

@@ -25,7 +25,7 @@ _ASK_MPI4PY = (
 )
 _ASK_TIMEOUT_S = 30.0
 _TRY_AGAIN = "see what keeps this machine busy, and try again"
-_INSTALL = "install both with pip install 'trainjob[mpi]' (in a checkout: pip install -e '.[mpi]')"
+_INSTALL = "install both in the checkout of trainjob: pip install -e '.[mpi]'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,7 @@ def _launcher_problems(job: TrainingJob) -> list[Problem]:
 
 
 def _install(extra: str) -> str:
-    in_checkout = f"in a checkout: pip install -e '.[{extra}]'"
-    return f"install it with pip install 'trainjob[{extra}]' ({in_checkout})"
+    return f"install it in the checkout of trainjob: pip install -e '.[{extra}]'"
 
 
 def _mpi_problems(job: TrainingJob) -> list[Problem]:
