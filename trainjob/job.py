@@ -90,9 +90,8 @@ class OutputChannel(Spec):
     """The script gets the folder as `--NAME PATH` and as environment variable NAME in capitals."""
 
     url: Line
-    """Where the files go: an empty or new folder or `s3://bucket/prefix/`. `{run_id}` in it
-    becomes the id of the run. Without a scheme: a path relative to the
-    job file, or in a deployment to the checkout of the worker."""
+    """Where the files go: an empty or new folder or `s3://bucket/prefix/`; `{run_id}` is the id of
+    the run. Without a scheme: relative to the job file, in a deployment to the checkout."""
 
     given_as: GivenAs | None = None
     """How the script gets the folder, as with an input: `argument`, `env` or `both`."""
@@ -192,7 +191,8 @@ class TrainingJob(Spec):
     removes what the algorithm gives by default."""
 
     env: dict[str, EnvValue] = {}
-    """Environment variables of the ranks. Everyone who can see the run can read them."""
+    """Environment variables of the ranks. Everyone who can see the run can read them. Refused is
+    what a run sets: `RANK` and its like, `MASTER_*`, `TORCHELASTIC_*`, `PMI_*`, `OMPI_*`, …"""
 
     secrets: dict[str, SecretName] = {}
     """Environment variables whose values are kept by Prefect: by the name of the variable, that of

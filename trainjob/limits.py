@@ -75,7 +75,7 @@ class Limits(Spec):
 
     stall: OptionalDuration = None
     """Stop the training when for this long there was no step, no metric, no line of output, no new
-    byte in outputs and checkpoints, and no computing; `off`: never."""
+    byte in outputs and checkpoints, and no computing; at most `72h`; `off`: never."""
 
     auto_restart: int = Field(default=0, ge=0, le=10)
     """How often a failed training is started again from its last complete checkpoint, at most 10
@@ -87,9 +87,10 @@ class Limits(Spec):
 
     # The schema would write the default in ISO 8601, which the form would send back to us.
     grace: LimitedDuration = Field(timedelta(seconds=60), json_schema_extra={"default": "1m"})
-    """How long the ranks may take to leave after a stop request before they are killed. Those that
-    listen (`should_stop`) have two thirds of it until SIGTERM, the others have SIGTERM at once."""
+    """How long the ranks may take to leave after a stop request before they are killed, at most
+    `72h`. If they listen (`should_stop`), they have two thirds of it until SIGTERM, otherwise they
+    have SIGTERM at once. After a failure or a stall, the ranks have SIGTERM and at most 10 s."""
 
     wait_for_cards: OptionalDuration = Field(timedelta(days=1), json_schema_extra={"default": "1d"})
-    """How long the run may wait for accelerators that other runs of the machine have; `off`: until
-    they are free."""
+    """How long the run may wait for accelerators that other runs of the machine have, at most
+    `72h`; `off`: until they are free."""
