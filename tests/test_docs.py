@@ -100,6 +100,14 @@ def test_the_reference_of_the_job_file_is_that_of_the_model() -> None:
     )
 
 
+def test_the_page_of_the_check_has_every_rule_with_an_id_of_its_own() -> None:
+    texts = (file.read_text() for file in (ROOT / "trainjob").rglob("*.py"))
+    ids = {found for text in texts for found in re.findall(r'\bid="([a-z-]+)"', text)}
+    page = (ROOT / "docs" / "check.md").read_text()
+
+    assert sorted(found for found in ids if f"`{found}`" not in page) == []
+
+
 def test_the_readme_counts_the_failures_that_have_a_name() -> None:
     assert f"{len(rules())} such failures" in (ROOT / "README.md").read_text()
 
