@@ -17,7 +17,7 @@ from prefect.settings import Settings
 from prefect.settings.legacy import _get_valid_setting_names
 
 from deployments import drain, leave, register
-from deployments.serve import _WORKER
+from deployments.serve import _WORKER, _environment
 from tests.operations_page import BLOCKS, ENV_FILES, PAGE
 from trainjob.limits import Limits
 from trainjob.registry.folder import IN_PREFECT
@@ -116,6 +116,24 @@ def test_an_upgrade_does_again_what_the_installation_did_with_the_code() -> None
 
     assert done == {"pip", "compileall"}
     assert [module for module in done if f"`{module}" not in upgrade] == []
+
+
+def test_make_serve_sets_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = PAGE.partition("## Settings")[2].partition("\n## ")[0]
+    variables = "".join(row.split("|")[2] for row in settings.splitlines() if row.startswith("|"))
+    chosen = dict(re.findall(r"`(\w+)=?([^`]*)`", variables))
+    by_ones_own = {"TRAINJOB_WORKDIR", "TRAINJOB_REGISTRY"}
+    for name in chosen:
+        monkeypatch.delenv(name, raising=False)
+
+    of_serve = _environment("http://127.0.0.1:4200", "4200")
+
+    assert {name for name in chosen if name not in of_serve} == by_ones_own
+    assert {name: of_serve[name] for name in chosen if chosen[name] and name in of_serve} == {
+        name: value for name, value in chosen.items() if value and name not in by_ones_own
+    }
+    monkeypatch.setenv("TRAINJOB_REGISTRY", IN_PREFECT)
+    assert _environment("", "4200")["TRAINJOB_REGISTRY"] == IN_PREFECT
 
 
 def test_a_worker_is_told_where_runs_work_and_where_saved_versions_are() -> None:
