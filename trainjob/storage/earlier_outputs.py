@@ -1,8 +1,9 @@
-"""Which files of earlier attempts go with those of the last one when a run was broken off.
+"""Which files of earlier attempts go with those of the last one when that did not finish.
 
-A restarted attempt without checkpoints begins with empty outputs. If it is broken off too, it has
-less than the attempt before it, whose files may be in the store for hours: none of them is taken
-away for that. A result is never mixed: it is what the attempt wrote that completed.
+A restarted attempt without checkpoints begins with empty outputs. If it fails, is cancelled or
+stopped by a limit of its job, it has less than the attempt before it, whose files may be in the
+store for hours: none of them is taken away for that. What ranks leave that finish by themselves is
+never mixed: it is what their attempt wrote.
 """
 
 from collections.abc import Mapping, Sequence

@@ -56,7 +56,8 @@ class Receipt(BaseModel):
 
     earlier: tuple[str, ...] = ()
     """Those of the files that only an earlier attempt of the run wrote: a training that was broken
-    off keeps them, though the attempt that was restarted may not have come as far."""
+    off, or stopped by a limit, keeps them, though the attempt that was restarted may not have come
+    as far."""
 
     claimed: Literal["by the store", "by looking"] | None = None
     """What kept other runs from writing to the same place meanwhile: the store, which let one run

@@ -66,8 +66,9 @@ def upload_tree(
             such a one replace a finished result of the same run, which may have been stopped later,
             or have gone on elsewhere.
         journal: The file in which an `OutputMirror` noted what it has sent.
-        earlier: What earlier attempts wrote, the latest first. Of a training that was cancelled or
-            failed, it is uploaded and kept, too, as far as `source` has nothing of that name.
+        earlier: What earlier attempts wrote, the latest first. Unless the ranks of the last one
+            finished by themselves, it is uploaded and kept, too, as far as `source` has nothing of
+            that name.
         is_marked: Write ``_SUCCESS``; False: a result is marked later, by `mark_result`.
 
     Returns:
@@ -91,7 +92,7 @@ def upload_tree(
         raise _not_all(url, look)
     if not look.files and state == "Completed":
         raise _nothing_written(source, url, label)
-    tree = _with_earlier(source, look, earlier if state in UNFINISHED_STATES else (), url)
+    tree = _with_earlier(source, look, () if state == "Completed" else earlier, url)
     with open_store(url, settings) as store:
         listing = store.list_files()
         own = own_files(store, {entry.path for entry in listing.files}, run_id)
@@ -99,8 +100,9 @@ def upload_tree(
             return finished
         has_result = any(entry.path == SUCCESS for entry in listing.files)
         if not look.files and (has_result or not tree.look.files):
-            if not has_result:
-                store.delete(sorted(entry.path for entry in listing.files))  # see own_files
+            if has_result:
+                return receipt_in(store)
+            store.delete(sorted(entry.path for entry in listing.files))  # see own_files
             return _receipt(Sources(look), [], None, run_id, state, facts)
         claim, claimed = _prepare(store, tree.look, listing, own, run_id)
         journal_of_run = Journal(journal, url, run_id)

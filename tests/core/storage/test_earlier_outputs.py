@@ -1,4 +1,4 @@
-"""Outputs of a run that was broken off in an attempt after one that had written more."""
+"""Outputs of a run that was broken off or stopped in an attempt after one that had written more."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def stored(place) -> dict[str, bytes]:
     return {path: place.get(path) for path in place.paths() if path not in (RECEIPT, SUCCESS)}
 
 
-@pytest.mark.parametrize("state", ["Failed", "Cancelled"])
+@pytest.mark.parametrize("state", ["Failed", "Cancelled", "AutoStopped", "TargetReached"])
 def test_an_attempt_that_wrote_nothing_takes_nothing_away(sent_ahead, upload, place, state):
     tree = {"model.pt": b"weights", "logs/metrics.json": b"{}"}
     sent_ahead(tree)
@@ -73,14 +73,18 @@ def test_an_attempt_that_wrote_nothing_takes_nothing_away(sent_ahead, upload, pl
     assert receipt.earlier == ("logs/metrics.json", "model.pt")
     assert receipt == read_receipt(place.url, place.settings)
     report = verify_receipt(place.url, place.settings)
-    assert (report.problems, report.is_result) == ((), False)
+    assert report.problems == ()
+    assert report.is_result == (state in ("AutoStopped", "TargetReached"))
 
 
-def test_what_both_attempts_wrote_is_that_of_the_last(sent_ahead, upload, place, last, write_tree):
+@pytest.mark.parametrize("state", ["Failed", "AutoStopped", "TargetReached"])
+def test_what_both_attempts_wrote_is_that_of_the_last(
+    sent_ahead, upload, place, last, write_tree, state
+):
     sent_ahead({"log": b"long", "only/first": b"1"})
     write_tree(last, {"log": b"l", "new": b"2"})
 
-    receipt = upload()
+    receipt = upload(state)
 
     assert stored(place) == {"log": b"l", "only/first": b"1", "new": b"2"}
     assert receipt.earlier == ("only/first",)
@@ -142,15 +146,31 @@ def test_a_link_in_the_place_of_an_earlier_folder_is_not_followed(upload, place,
     assert stored(place) == {}
 
 
-@pytest.mark.parametrize("state", ["Completed", "AutoStopped", "TargetReached"])
-def test_a_result_is_what_its_last_attempt_wrote_alone(
-    sent_ahead, upload, place, last, write_tree, state
+@pytest.mark.parametrize("state", ["AutoStopped", "TargetReached"])
+def test_a_stopped_attempt_that_wrote_nothing_leaves_a_finished_result_as_it_is(
+    sent_ahead, upload, place, last, first, write_tree, state
+):
+    write_tree(last, {"model.pt": b"weights"})
+    whole = upload("Completed")
+    first.parent.mkdir()
+    last.rename(first)
+    last.mkdir()
+
+    receipt = upload(state)
+
+    assert receipt == whole
+    assert stored(place) == {"model.pt": b"weights"}
+    assert verify_receipt(place.url, place.settings).is_result
+
+
+def test_what_finished_by_itself_is_what_its_last_attempt_wrote_alone(
+    sent_ahead, upload, place, last, write_tree
 ):
     sent_ahead({"model.pt": b"old", "only/first": b"1"})
     upload("Failed")
     write_tree(last, {"model.pt": b"new"})
 
-    receipt = upload(state)
+    receipt = upload("Completed")
 
     assert stored(place) == {"model.pt": b"new"}
     assert receipt.earlier == ()
