@@ -99,6 +99,8 @@ class RunEnd:
             self._tell("Failed", self._failure)
             raise
         name, message = GOOD_STATES[reason]
+        if empty := [output.name for output in self._record.outputs if not output.num_files]:
+            message = f"{message}; there is no file in {', '.join(empty)}"
         if where := self._unsaved_checkpoints():
             self._record.note(Noted(where))
             message = f"{message}; {where}"

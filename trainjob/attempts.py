@@ -59,6 +59,22 @@ class Earlier:
     since_attempt: int = 0
 
 
+def ended_before(job: TrainingJob, workspace: Workspace, earlier: Earlier) -> Trained | None:
+    """Return how a training has ended whose time earlier processes of its run have used up.
+
+    Another attempt would be stopped at once, and have the outputs set aside for nothing.
+
+    Returns:
+        None if it has time left.
+    """
+    trained_s = _trained_before_s(workspace, earlier)
+    if _has_time(job.limits, trained_s):
+        return None
+    attempt = max(workspace.last_attempt, earlier.num_attempts - 1)
+    result = TrainingResult("auto_stop", trained_s)
+    return Trained(result, attempt, str(workspace.attempt_logs(attempt)))
+
+
 class Attempts:
     """The attempts of one training.
 
@@ -100,10 +116,7 @@ class Attempts:
         self._core_lease = core_lease
         self._num_restarts = earlier.num_restarts
         self._first_attempt = earlier.num_attempts
-        self._trained_s = 0.0
-        if earlier.num_restarts:
-            trained_here_s = workspace.trained_s(earlier.since_attempt)
-            self._trained_s = max(trained_here_s, earlier.trained_s)
+        self._trained_s = _trained_before_s(workspace, earlier)
 
     def run(self) -> Trained:
         """Train until an attempt ends well, or fails in a way that another one cannot help.
@@ -117,6 +130,7 @@ class Attempts:
             if trained is not None:
                 return trained
             self._num_restarts += 1
+            self._control.forget_target()
 
     def _attempt(self) -> Trained | None:
         """Make one attempt; return None if it failed and another one can help."""
@@ -169,10 +183,20 @@ class Attempts:
 
     def _will_restart(self, error: TrainjobError, seconds: float) -> bool:
         limits = self._job.limits
-        has_time = (
-            limits.auto_stop is None or self._trained_s + seconds < limits.auto_stop.total_seconds()
-        )
+        has_time = _has_time(limits, self._trained_s + seconds)
         return self._num_restarts < limits.auto_restart and has_time and _can_help(error, limits)
+
+
+def _trained_before_s(workspace: Workspace, earlier: Earlier) -> float:
+    """Return for how many seconds earlier processes trained, which count for ``auto_stop``."""
+    if not earlier.num_restarts:  # a person has started it anew, with all of the time
+        return 0.0
+    return max(workspace.trained_s(earlier.since_attempt), earlier.trained_s)
+
+
+def _has_time(limits: Limits, trained_s: float) -> bool:
+    """Tell whether there is time for an attempt."""
+    return limits.auto_stop is None or trained_s < limits.auto_stop.total_seconds()
 
 
 def _latest_step(folder: Path) -> int | None:

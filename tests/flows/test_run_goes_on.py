@@ -23,12 +23,13 @@ from prefect.settings import (
 from prefect.states import AwaitingRetry, Crashed, Scheduled
 
 from flows.delivery import AWAITING_RESTART, RESTART_PENDING
-from flows.tally import ATTEMPTS_LABEL, RESTARTS_LABEL
+from flows.tally import ATTEMPTS_LABEL, RESTARTS_LABEL, TRAINED_LABEL
 from flows.training_job import training_job
 from tests.jobs import make_job
 from tests.s3_faults import fault_proxy
 from tests.waiting import wait_until
 from trainjob.report import RunReport
+from trainjob.storage.receipt import verify_receipt
 
 # Four epochs; the machine "a" fails after two.
 SCRIPT = """\
@@ -137,6 +138,37 @@ def test_a_machine_that_cannot_go_on_replaces_nothing_that_another_one_has_saved
         *("epoch-1", "epoch-2", "epoch-3")
     }
     assert (tmp_path / "checkpoints" / "last.txt").read_text().startswith("3 ")
+
+
+@pytest.mark.parametrize("machine", ["a", "b"])
+def test_a_run_delivered_again_without_time_left_ends_with_all_that_it_had(
+    client: SyncPrefectClient,
+    start_on: Callable[[str, FlowRun], State[Any]],
+    tmp_path: Path,
+    machine: str,
+) -> None:
+    places = {name: {"url": str(tmp_path / name)} for name in ("checkpoints", "logs")}
+    job = make_job(tmp_path, SCRIPT, limits={"auto_restart": 2, "auto_stop": "1h"}, **places)
+    run = client.create_flow_run(training_job, parameters={"job": job}, state=Scheduled())
+    start_on("a", run)
+    wait_until(lambda: client.read_flow_run(run.id).labels.get(ATTEMPTS_LABEL) == 1)
+    client.update_flow_run_labels(run.id, {TRAINED_LABEL: 3600})
+    asked: list[State[Any]] = [Crashed(), Crashed(name=RESTART_PENDING)]
+    for state in (*asked, Scheduled(name=AWAITING_RESTART)):
+        client.set_flow_run_state(run.id, state, force=True)
+
+    ended = start_on(machine, run)
+
+    assert ended.name == "AutoStopped", ended.message
+    assert ended.message == "stopped by limits.auto_stop, outputs uploaded"
+    report = ended.result()
+    assert isinstance(report, RunReport)
+    assert [attempt.number for attempt in report.attempts] == [0]
+    assert any(note.startswith("limits.auto_stop was used up") for note in report.notes)
+    assert verify_receipt(str(tmp_path / "out"), None).is_result
+    assert {file.name for file in (tmp_path / "out").glob("epoch-*")} == {"epoch-1", "epoch-2"}
+    assert (tmp_path / "checkpoints" / "last.txt").read_text().startswith("2 ")
+    assert (tmp_path / "logs" / "attempt-0" / "rank-0.log").read_text() == "epoch 0\nepoch 1\n"
 
 
 def test_the_ranks_start_again_while_the_server_does_not_count(

@@ -57,21 +57,30 @@ class Control:
         self._on_interrupt = on_interrupt
         self._lock = threading.Lock()
         self._send: Callable[[bytes], None] | None = None
-        self._is_stopped = False
+        self._is_target_reached = False
 
     def stop_at_target(self) -> None:
         """Have the training stopped, for its target is reached; before its start, too."""
         with self._lock:
-            self._is_stopped = True
+            self._is_target_reached = True
             if self._send is not None:
                 self._send(_TARGET)
+
+    def forget_target(self) -> None:
+        """Let other ranks train after those that had reached the target and failed.
+
+        It is theirs alone: what was good enough may be lost with them. The time limit and a person
+        stop a training by other ways, which stay in force.
+        """
+        with self._lock:
+            self._is_target_reached = False
 
     @contextmanager
     def connected(self, send: Callable[[bytes], None]) -> Iterator[None]:
         """Pass stops on by `send` until the block ends."""
         with self._lock:
             self._send = send
-            if self._is_stopped:
+            if self._is_target_reached:
                 send(_TARGET)
         try:
             yield

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from trainjob.events import MetricReported, StepReported, emit, listening
+from trainjob.events import AttemptStarted, MetricReported, StepReported, emit, listening
 from trainjob.limits import Target
 from trainjob.metrics.target import TargetWatch
 
@@ -30,6 +30,20 @@ def test_it_calls_once_at_the_first_value_that_is_good_enough(calls):
     assert calls == ["reached"]
     assert (watcher.reached, watcher.step) == (0.97, 1)
     assert watcher.problem() is None
+
+
+def test_every_attempt_reaches_it_anew(calls):
+    watcher = watch(calls, at_least=0.97)
+
+    with listening(watcher):
+        say(0.98)
+        emit(AttemptStarted(1, None))
+        between = (watcher.reached, watcher.step)
+        say(0.5, 0.99, 0.99)
+
+    assert calls == ["reached"] * 2
+    assert between == (None, None)
+    assert (watcher.reached, watcher.step) == (0.99, 1)
 
 
 def test_at_most_is_reached_from_above(calls):
