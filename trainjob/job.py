@@ -192,7 +192,7 @@ class TrainingJob(Spec):
 
     env: dict[str, EnvValue] = {}
     """Environment variables of the ranks. Everyone who can see the run can read them. Refused is
-    what a run sets: `RANK` and its like, `MASTER_*`, `TORCHELASTIC_*`, `PMI_*`, `OMPI_*`, …"""
+    what a run sets itself, such as `RANK`, `MASTER_*`, `TORCHELASTIC_*`, `PMI_*` and `OMPI_*`."""
 
     secrets: dict[str, SecretName] = {}
     """Environment variables whose values are kept by Prefect: by the name of the variable, that of
