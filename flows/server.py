@@ -120,20 +120,15 @@ def _not_started(why: str) -> TrainjobError:
     """Return the error that the temporary server is not there.
 
     Args:
-        why: In the words of Prefect, which say the same of one that was too slow and of one that
-            has ended, but for its exit code.
+        why: In the words of Prefect, which cannot tell one that is slow from one that has ended at
+            each of several starts, as with a database that it cannot use (3.8.8).
     """
     found_s = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
-    advice = "start a server (`make serve`) and set PREFECT_API_URL"
-    if why.startswith("Timed out") and "exited" not in why:
-        return TrainjobError(
-            f"Prefect's temporary server did not start within {found_s} s; try again when this "
-            "machine is less busy, give it more time by "
-            f"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or {advice}"
-        )
     return TrainjobError(
-        f"Prefect's temporary server did not start: {why.rstrip('. ')}; mend that, of which it "
-        f"may have said more above, or {advice}"
+        f"Prefect's temporary server did not start within {found_s} s ({why.rstrip('. ')}); if "
+        "this machine is busy, try again later or give it more time by "
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS; else start a server (`make serve`), "
+        "which says what is wrong with it, and set PREFECT_API_URL"
     )
 
 
