@@ -30,7 +30,7 @@ _DEVICES: dict[PoolName, Device] = {"cpu": "cpu", "gpu": "cuda", "npu": "npu"}
 _WORKER = ("-m", "prefect", "worker", "start", "--install-policy", "never")
 _PR_SET_PDEATHSIG = 1
 _MAX_PORT = 65535
-_LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
+LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0
 
@@ -104,7 +104,7 @@ def _environment(url: str, port: str) -> dict[str, str]:
         "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
         # Without it a server that restarts never takes back places in quotas (in memory alone).
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASE_STORAGE,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASE_STORAGE,
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "TRAINJOB_HOME": str(HOME),
     }

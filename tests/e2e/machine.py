@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from deployments.serve import LEASE_STORAGE
 from tests.ports import free_port
 from tests.prefect_homes import fill_home
 from tests.serving import wait_for
@@ -27,6 +28,7 @@ _ON_SQLITE = {
     # As docs/operations.md has it: a busy SQLite loses no event, and so no restart.
     "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
     "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASE_STORAGE,
 }
 
 

@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelling
 
+from flows.quota_lease import QuotaLease
 from tests.e2e.machine import Machine, begin_run, in_front_of
 from tests.e2e.watched_runs import (
     LAUNCHERS,
@@ -36,6 +37,8 @@ MANY = {"steps": 5000, "step_s": 0.05}
 # What a run is called ends in its launcher.
 CANCELLED = ("cancelled-mpi", "cancelled-torchrun")
 DEAF = "deaf-torchrun"
+QUOTA = "trainjob tag vision"
+SHORTEST_LEASE_S = 60.0  # that Prefect allows
 OUTLIVING = ("server-torchrun", "worker-mpi", "worker-torchrun")  # the server goes for all of them
 pytestmark = [pytest.mark.e2e, pytest.mark.mpi, pytest.mark.timeout(1500)]
 
@@ -179,9 +182,19 @@ def stories(tmp_path_factory: pytest.TempPathFactory, s3: Any) -> Iterator[Stori
         machine = Machine(folder, s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url})
         try:
             with in_front_of(machine.api_url):
+                take_a_place_for_good()
                 yield told(Telling(machine, folder, stores))
         finally:
             machine.end()
+
+
+def take_a_place_for_good() -> None:
+    """Take the only place in a quota and say no more of it, like a run that is killed."""
+    with get_client(sync_client=True) as client, pytest.MonkeyPatch.context() as patch:
+        client.upsert_global_concurrency_limit_by_name(QUOTA, 1)
+        patch.setattr("flows.quota_lease._LEASE_S", SHORTEST_LEASE_S)
+        assert QuotaLease.take([QUOTA])
+        assert not QuotaLease.take([QUOTA])
 
 
 def told(telling: Telling) -> Stories:
@@ -284,3 +297,11 @@ def test_a_training_outlives_its_server_and_its_worker(stories: Stories, name: s
     assert (story.folder / "out" / "model.txt").read_text() == str(LAST)
     assert verify_receipt(str(story.folder / "out"), None).is_result
     assert stored_steps(story.folder / "checkpoints")[-1] == LAST
+
+
+@pytest.mark.usefixtures("stories")
+def test_the_place_of_a_killed_run_in_a_quota_is_free_again_after_a_restart_of_the_server() -> None:
+    def take() -> bool:
+        return QuotaLease.take([QUOTA]) is not None
+
+    wait_until(take)
