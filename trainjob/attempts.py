@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.checkpoint_folder import complete_checkpoints
-from trainjob.errors import LaunchError, TrainingFailed, TrainjobError
+from trainjob.errors import LaunchError, RunLost, TrainingFailed, TrainjobError
 from trainjob.events import AttemptEnded, AttemptStarted, emit
 from trainjob.job import TrainingJob
 from trainjob.launch.failure import Explained
@@ -20,6 +20,7 @@ from trainjob.launch.training import Control, TrainingResult, run_training
 from trainjob.limits import Limits
 from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.plan import Program, launch_of
+from trainjob.values import format_duration
 from trainjob.workspace import Workspace
 
 OUTCOMES = {
@@ -59,20 +60,23 @@ class Earlier:
     since_attempt: int = 0
 
 
-def ended_before(job: TrainingJob, workspace: Workspace, earlier: Earlier) -> Trained | None:
-    """Return how a training has ended whose time earlier processes of its run have used up.
+def refuse_without_time(job: TrainingJob, workspace: Workspace, earlier: Earlier) -> None:
+    """Begin no attempt if earlier processes of the run have used up its time.
 
-    Another attempt would be stopped at once, and have the outputs set aside for nothing.
+    It would be stopped at once, and have the outputs set aside for nothing. Nor is it a good end:
+    the last attempt was killed with its process, maybe while it saved.
 
-    Returns:
-        None if it has time left.
+    Raises:
+        RunLost: If there is no time left.
     """
-    trained_s = _trained_before_s(workspace, earlier)
-    if _has_time(job.limits, trained_s):
-        return None
-    attempt = max(workspace.last_attempt, earlier.num_attempts - 1)
-    result = TrainingResult("auto_stop", trained_s)
-    return Trained(result, attempt, str(workspace.attempt_logs(attempt)))
+    limit, trained_s = job.limits.auto_stop, _trained_before_s(workspace, earlier)
+    if limit is None or _has_time(job.limits, trained_s):
+        return
+    raise RunLost(
+        f"the process of the run was killed, and the {format_duration(limit)} of limits.auto_stop "
+        "are used up, so there is no time for another attempt; what the last one saved is kept; "
+        "retry the run to go on from its last checkpoint, with all of the time"
+    )
 
 
 class Attempts:

@@ -20,7 +20,7 @@
     │   └── RequirementsUnavailable  the place of the packages does not answer       retryable
     ├── RegistryError             a saved version is not there (trainjob.registry.records)
     ├── RunCancelled              the run was being cancelled when its process was killed
-    ├── RunLost                   the process of the run was killed too often
+    ├── RunLost                   the process of the run was killed for good
     ├── LaunchError               the training could not be started
     │   └── StartFailed           by a launcher or program (trainjob.launch.failure)
     ├── TrainingFailed            the training began and failed (trainjob.launch.failure)
@@ -172,7 +172,7 @@ class RunCancelled(TrainjobError):
 
 
 class RunLost(TrainjobError):
-    """The process of the run was killed more often than the job allows."""
+    """The process of the run was killed, and its job allows no other attempt."""
 
 
 class TrainingFailed(TrainjobError):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from trainjob.attempts import Attempts, Earlier, Trained, ended_before
+from trainjob.attempts import Attempts, Earlier, Trained, refuse_without_time
 from trainjob.errors import CheckpointsOfAnother, StoreError, TrainjobError
 from trainjob.events import MetricsSummarised, Noted, emit, listening
 from trainjob.handover import hand_over
@@ -47,11 +47,6 @@ from trainjob.workspace import Workspace
 
 _logger = logging.getLogger(__name__)
 
-_TIME_USED_UP = (
-    "limits.auto_stop was used up before the run was started again: no attempt was begun, and the "
-    "outputs are those of the last one"
-)
-
 
 def train_job(
     job: TrainingJob,
@@ -77,24 +72,20 @@ def train_job(
     Raises:
         TrainingFailed: The last attempt failed.
         LaunchError: The ranks could not be started.
+        RunLost: Its process was killed, and there is no time for another attempt.
         StoreError: The checkpoints to go on from cannot be had.
     """
     workspace = Workspace.of_run(run_id)
     if earlier.num_processes:
         earlier = _with_logged_attempts(job, settings, run_id, earlier)
-    ended = ended_before(job, workspace, earlier)
-    _bring_back(job, workspace, settings, run_id, earlier, goes_on=ended is None)
+    _bring_back(job, workspace, settings, run_id, earlier)
     secrets = secrets or {}
     mirrors = mirrors_of(job, workspace, settings, run_id, secrets.values())
     credentials, hidden = _known_to_ranks(job, settings, secrets)
     with ExitStack() as stack:
         stack.enter_context(hiding(hidden))
         sync = stack.enter_context(_saving(mirrors))
-        if ended is not None:  # before a wait for cards
-            recorder.read_kept(workspace.metrics_dir(workspace.last_attempt))
-            emit(MetricsSummarised(recorder.summary()))
-            emit(Noted(_TIME_USED_UP))
-            return ended
+        refuse_without_time(job, workspace, earlier)  # before a wait for cards
         lease = stack.enter_context(_cards_of(job, run_id))
         flavor = job.resources.flavor
         cores = leased_cores(flavor.cores if flavor else None, run_id=run_id)
@@ -162,25 +153,20 @@ def _bring_back(
     settings: StoreSettings,
     run_id: str,
     earlier: Earlier,
-    *,
-    goes_on: bool,
 ) -> None:
     """Fetch what the training goes on from, unless this machine has the newest of it.
 
     Outputs go with the checkpoints that they were written after. They come first, since it is by
     the checkpoints that a process which tries again sees what has to be fetched. Those of attempts
     on another machine that this one does not go on from are fetched as outputs of an earlier
-    attempt: a run that is broken off must not take them out of the store. If no attempt follows
-    (`goes_on` is False), they are those of the last one.
+    attempt: a run that is broken off must not take them out of the store.
     """
     is_elsewhere = _went_on_elsewhere(job, workspace, settings, run_id)
     if earlier.num_processes and (is_elsewhere or not workspace.next_attempt()):
         _bring_back_outputs(job, workspace, settings, run_id, workspace.outputs)
     elif earlier.num_attempts > workspace.next_attempt():
-        if not (goes_on and workspace.has_checkpoints()):
-            _set_aside_own_outputs(workspace)
-        as_earlier = workspace.previous_outputs(earlier.num_attempts - 1)
-        latest = as_earlier if goes_on else workspace.outputs
+        _set_aside_own_outputs(workspace)
+        latest = workspace.previous_outputs(earlier.num_attempts - 1)
         _bring_back_outputs(job, workspace, settings, run_id, latest)
     if job.checkpoints and (is_elsewhere or not workspace.has_checkpoints()):
         restore_checkpoints(
@@ -220,7 +206,7 @@ def _set_aside_own_outputs(workspace: Workspace) -> None:
     Whoever begins the next attempt knows them only as those of the attempt right before it.
     """
     place = workspace.previous_outputs(workspace.last_attempt)
-    if place.exists() or not workspace.outputs.exists():
+    if workspace.has_checkpoints() or place.exists() or not workspace.outputs.exists():
         return
     with local_failures(str(place)):
         place.parent.mkdir(parents=True, exist_ok=True)

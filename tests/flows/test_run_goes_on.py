@@ -159,13 +159,10 @@ def test_a_run_delivered_again_without_time_left_ends_with_all_that_it_had(
 
     ended = start_on(machine, run)
 
-    assert ended.name == "AutoStopped", ended.message
-    assert ended.message == "stopped by limits.auto_stop, outputs uploaded"
-    report = ended.result()
-    assert isinstance(report, RunReport)
-    assert [attempt.number for attempt in report.attempts] == [0]
-    assert any(note.startswith("limits.auto_stop was used up") for note in report.notes)
-    assert verify_receipt(str(tmp_path / "out"), None).is_result
+    assert ended.is_failed()
+    assert "the 1h of limits.auto_stop are used up" in str(ended.message)
+    receipt = verify_receipt(str(tmp_path / "out"), None)
+    assert (receipt.problems, receipt.is_result) == ((), False)
     assert {file.name for file in (tmp_path / "out").glob("epoch-*")} == {"epoch-1", "epoch-2"}
     assert (tmp_path / "checkpoints" / "last.txt").read_text().startswith("2 ")
     assert (tmp_path / "logs" / "attempt-0" / "rank-0.log").read_text() == "epoch 0\nepoch 1\n"

@@ -13,11 +13,10 @@ import pytest
 from tests.jobs import make_job
 from tests.launch.test_stop_requests import interrupt
 from trainjob.attempts import Earlier, Trained
-from trainjob.errors import TrainingFailed
+from trainjob.errors import RunLost, TrainingFailed
 from trainjob.events import (
     AttemptStarted,
     Event,
-    MetricsSummarised,
     Noted,
     RankOutput,
     Saved,
@@ -30,7 +29,6 @@ from trainjob.metrics.patterns import MetricPatterns
 from trainjob.metrics.recorder import MetricsRecorder
 from trainjob.plan import program_of
 from trainjob.saving import add_metrics, upload_all
-from trainjob.storage.own_files import SUCCESS
 from trainjob.storage.receipt import OutputState, read_receipt
 from trainjob.storage.settings import StoreSettings
 from trainjob.training import train_job
@@ -162,7 +160,7 @@ def test_a_person_stops_all_attempts(make_run: Any) -> None:
 
 
 def test_auto_stop_stops_all_attempts(make_run: Any) -> None:
-    run = make_run(auto_restart=1, auto_stop="1s")
+    run = make_run(auto_restart=1, auto_stop="6s")
 
     with pytest.raises(TrainingFailed, match="SIGKILL"):
         run.train(f"until_asked()\n{KILLED}")
@@ -189,33 +187,17 @@ def test_a_run_whose_time_is_used_up_begins_no_attempt_and_keeps_all(
     run.lose(writing("epoch-50.pt", "weights") + checkpoint)
     logs = {file for file in (tmp_path / "logs").rglob("*") if file.is_file()}
 
-    trained = run.train("", USED_UP, machine)
-    stored = run.upload("AutoStopped")
+    with pytest.raises(RunLost, match=r"the 1m of limits.auto_stop are used up"):
+        run.train("", USED_UP, machine)
+    stored = run.upload("Failed")
 
-    assert trained.result.reason == "auto_stop"
-    assert 61 <= trained.result.seconds < 100
     assert run.told(AttemptStarted) == []
     assert stored == {"epoch-50.pt": "weights"}
-    receipt = read_receipt(str(tmp_path / "out"), None)
-    assert (receipt.state, receipt.earlier) == ("AutoStopped", ())
-    assert (tmp_path / "out" / SUCCESS).exists()
     assert {file for file in (tmp_path / "logs").rglob("*") if file.is_file()} == logs
     assert [file.read_text() for file in (tmp_path / "checkpoints").glob("state")] == (
         ["50"] if checkpoint else []
     )
     assert [saved.missing for saved in run.told(Saved)] == [()] * 2
-    [note] = run.notes
-    assert note.startswith("limits.auto_stop was used up before the run was started again")
-
-
-def test_a_run_whose_time_is_used_up_keeps_what_is_known_of_its_metrics(make_run: Any) -> None:
-    run = make_run(auto_stop="60s", auto_restart=1)
-    run.lose(writing("epoch-50.pt", "weights"))
-
-    run.train("", USED_UP)
-
-    [summarised] = run.told(MetricsSummarised)
-    assert [(metric.name, metric.last) for metric in summarised.metrics] == [("loss", 0.7)]
 
 
 def test_a_run_whose_time_is_used_up_waits_for_no_card(
@@ -228,30 +210,17 @@ def test_a_run_whose_time_is_used_up_waits_for_no_card(
     limits = {"auto_stop": "60s", "auto_restart": 1, "wait_for_cards": "1s"}
     run = make_run(**limits, changes={"resources": {"device": "npu"}})
 
-    with leased_cards("npu", 1, os.environ, run_id="another", timeout_s=0):
-        trained = run.train("", USED_UP)
-
-    assert trained.result.reason == "auto_stop"
-
-
-@pytest.mark.parametrize("checkpoint", ["", saving("50")], ids=["without", "with checkpoints"])
-def test_a_machine_that_gets_a_run_back_without_time_has_what_another_one_added(
-    make_run: Any, tmp_path: Path, checkpoint: str
-) -> None:
-    run = make_run(auto_stop="60s", auto_restart=2)
-    run.lose(writing("model.pt", "a") + checkpoint)
-    run.lose(writing("model.pt", "b"), Earlier(1, 1, 1, 10), "b")
-
-    run.train("", Earlier(2, 2, 2, 61), "a")
-
-    assert run.upload("AutoStopped") == {"model.pt": "b"}
-    assert read_receipt(str(tmp_path / "out"), None).earlier == ()
+    with (
+        leased_cards("npu", 1, os.environ, run_id="another", timeout_s=0),
+        pytest.raises(RunLost),
+    ):
+        run.train("", USED_UP)
 
 
 def test_the_attempt_that_auto_stop_cuts_off_takes_nothing_from_the_one_before(
     make_run: Any, tmp_path: Path
 ) -> None:
-    run = make_run(auto_stop="3s", auto_restart=1)
+    run = make_run(auto_stop="10s", auto_restart=1)
     first = writing("epoch-1.pt", "first") + writing("epoch-50.pt", "first") + KILLED
     second = writing("epoch-1.pt", "second") + "until_asked()\n"
 

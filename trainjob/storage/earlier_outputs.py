@@ -1,8 +1,8 @@
 """Which files of earlier attempts go with those of the last one when that did not finish.
 
 A restarted attempt without checkpoints begins with empty outputs. If it fails, is cancelled or
-stopped by a limit of its job, it has less than the attempt before it, whose files may be in the
-store for hours: none of them is taken away for that. What ranks leave that finish by themselves is
+stopped for its time, it has less than the attempt before it, whose files may be in the store for
+hours: none of them is taken away for that. What ranks leave that finish, or reach their target, is
 never mixed: it is what their attempt wrote.
 """
 

@@ -66,9 +66,9 @@ def upload_tree(
             such a one replace a finished result of the same run, which may have been stopped later,
             or have gone on elsewhere.
         journal: The file in which an `OutputMirror` noted what it has sent.
-        earlier: What earlier attempts wrote, the latest first. Unless the ranks of the last one
-            finished by themselves, it is uploaded and kept, too, as far as `source` has nothing of
-            that name.
+        earlier: What earlier attempts wrote, the latest first. If the last one was cut off, or
+            wrote nothing before it reached its target, it is uploaded and kept, too, as far as
+            `source` has nothing of that name.
         is_marked: Write ``_SUCCESS``; False: a result is marked later, by `mark_result`.
 
     Returns:
@@ -92,7 +92,8 @@ def upload_tree(
         raise _not_all(url, look)
     if not look.files and state == "Completed":
         raise _nothing_written(source, url, label)
-    tree = _with_earlier(source, look, () if state == "Completed" else earlier, url)
+    is_whole = state == "Completed" or (state == "TargetReached" and bool(look.files))
+    tree = _with_earlier(source, look, () if is_whole else earlier, url)
     with open_store(url, settings) as store:
         listing = store.list_files()
         own = own_files(store, {entry.path for entry in listing.files}, run_id)
