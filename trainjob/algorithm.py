@@ -24,7 +24,7 @@ class Code(Spec):
     """A folder, `s3://bucket/prefix/`, an archive (.zip, .tar, .tar.gz, .tgz) at either, or a git
     repository (`git+https://…`, `git+ssh://…`, `git+file://…`). Without a scheme: a path relative
     to the job file, or in a deployment to the checkout of the worker. What is no code in a folder
-    is named by a file `.trainignore` in it, with patterns as in `.gitignore`."""
+    of the machine is named by a file `.trainignore` in it, with patterns as in `.gitignore`."""
 
     ref: Line | None = None
     """Branch, tag or commit of a git repository; absent: its default branch."""

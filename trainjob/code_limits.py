@@ -77,7 +77,7 @@ def data_problems(listing: Listing) -> list[Problem]:
     found = f"{format_size(listing.size_bytes)} in {counted(len(listing.files), 'file')}, the "
     found += f"largest being {largest.path!r} ({format_size(largest.size_bytes)})"
     do = "every run copies all of it: give data and weights as inputs, which stay in the cache, "
-    do += "and name in a file .trainignore of the folder what the training does not read"
+    do += "and name in a file .trainignore what of a folder of this machine is no code"
     asked = "a folder of code"
     return [Problem(URL_FIELD, asked, found, do, id="code-data", level="warning")]
 

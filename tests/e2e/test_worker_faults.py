@@ -182,7 +182,6 @@ def stories(tmp_path_factory: pytest.TempPathFactory, s3: Any) -> Iterator[Stori
         machine = Machine(folder, s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url})
         try:
             with in_front_of(machine.api_url):
-                take_a_place_for_good()
                 yield told(Telling(machine, folder, stores))
         finally:
             machine.end()
@@ -213,6 +212,7 @@ def told(telling: Telling) -> Stories:
         cancelled = {name: tell(telling.cancelled_in_training, name) for name in CANCELLED}
         cancelled |= {name: tell(telling.cancelled_in_upload, name) for name in telling.stores}
         wait([*waiting.values(), *cancelled.values()])
+        take_a_place_for_good()
         telling.machine.restart_server()
         restarted = end("server-torchrun") | {DEAF: tell(telling.cancelled_in_training, DEAF)}
         wait(restarted.values())

@@ -164,7 +164,7 @@ def test_a_temporary_server_that_does_not_start_in_time_is_one_clear_error(tmp_p
 def test_a_temporary_server_that_has_ended_is_told_as_such(tmp_path: Path) -> None:
     ends_at_once = {
         "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "4",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "15",
         "UVICORN_WORKERS": "a wrong setting",
     }
 

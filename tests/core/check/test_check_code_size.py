@@ -59,8 +59,8 @@ def test_the_warning_of_data_in_the_code_folder_says_where_it_belongs(tmp_path: 
     assert str(problem) == (
         "algorithm.code.url: asked for a folder of code, found 3.0 GiB in 2 files, the largest "
         "being 'train_images/data.tar' (3 GiB); every run copies all of it: give data and weights "
-        "as inputs, which stay in the cache, and name in a file .trainignore of the folder what "
-        "the training does not read"
+        "as inputs, which stay in the cache, and name in a file .trainignore what of a folder "
+        "of this machine is no code"
     )
 
 
