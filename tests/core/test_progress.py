@@ -175,9 +175,14 @@ def test_a_script_that_asks_is_known_to_listen(stop_file):
 
 
 def test_a_script_may_ask_at_every_step(stop_file, monkeypatch):
-    looks: list[object] = []
+    looks = []
+
+    def look(path: str, mode: int) -> bool:
+        looks.append((path, mode))
+        return False
+
     monkeypatch.setattr(progress, "_INTERVAL_S", 3600)
-    monkeypatch.setattr(os, "access", lambda *asked: bool(looks.append(asked)))
+    monkeypatch.setattr(os, "access", look)
 
     assert not any(should_stop() for _ in range(1000))
 

@@ -8,10 +8,12 @@ import ast
 import tokenize
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _MAX_MODULES = 100
+_PARSES = 10
 _MAX_MODULE_BYTES = 2_000_000
 
 
@@ -134,13 +136,25 @@ def _parse(root: Path, file: Path) -> Module:
             text = opened.read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of "\d" in a text, which a run shows by itself
-            return Module(path, text, ast.parse(text))
+            return Module(path, text, _tree_of(text))
     except SyntaxError as error:
         where = f" in line {error.lineno}" if error.lineno else ""
         found = f"no Python that this Python reads{where}: {error.msg}"
         raise UnreadableScript(path, found, is_wrong=True) from error
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError, SystemError) as error:
         raise UnreadableScript(path, str(error)) from error
+
+
+def _tree_of(text: str) -> ast.Module:
+    """Parse a module, again if another thread has done so meanwhile, which it may in any import.
+
+    CPython counts for all threads together how deep it is in a tree, and then finds that it came
+    out at another depth than it went in. https://github.com/python/cpython/issues/106905 (3.11.7).
+    """
+    for _ in range(_PARSES - 1):
+        with suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _imported(root: Path, file: Path) -> Module | None:

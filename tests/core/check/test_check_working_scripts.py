@@ -1,5 +1,6 @@
 """Scripts that work are not refused, however they are written: each is really run."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,25 @@ def test_a_script_that_is_too_large_or_too_deep_is_said_not_to_be_checked(tmp_pa
 
     assert large.errors == deep.errors == []
     assert any("2,000,000 bytes" in line for line in large.not_checked)
+
+
+@pytest.mark.parametrize(("num_disturbed", "is_checked"), [(2, True), (99, False)])
+def test_a_script_is_parsed_again_if_another_thread_came_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_disturbed: int, is_checked: bool
+) -> None:
+    parse, left = ast.parse, [SystemError("depth mismatch (before=42, after=96)")] * num_disturbed
+
+    def disturbed(text: str) -> ast.Module:
+        if left:
+            raise left.pop()
+        return parse(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ast, "parse", disturbed)  # CPython's threads seldom meet
+        findings = check(tmp_path, "import nothing_of_this_name\n")
+
+    assert [problem.id for problem in findings.errors] == ["script-import-missing"] * is_checked
+    assert any("depth mismatch" in line for line in findings.not_checked) == (not is_checked)
 
 
 def test_a_requirement_that_cannot_be_read_does_not_end_the_check(tmp_path: Path) -> None:
