@@ -33,7 +33,7 @@ from blocks.object_store import load_settings
 from flows.delivery import AWAITING_RESTART, is_begun_again
 from flows.guarding import STOPPED_BY_SIGTERM, Order, order_file_of
 from tasks.report import write_report
-from trainjob.background import in_background
+from trainjob.background import growing_pause_s, in_background
 from trainjob.errors import StoreUnavailable
 from trainjob.events import MetricsSummarised, Noted, listening
 from trainjob.failure import Failure
@@ -52,9 +52,11 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _KILL_TIMEOUT_S = 15.0
-_STATE_TIMEOUT_S = 45.0
-"""By then a worker has set the last state of a run that it ends."""
+_STATE_TIMEOUT_S = 90.0
+"""So long after the word of a worker on a run that it ends, the same may come again: if a busy
+server does not answer for 60 s, it is asked once more."""
 _STATE_POLL_S = 1.0
+_STATE_CALM_POLL_S = 5.0
 _SERVER_PATIENCE_S = 600.0
 _SERVER_PAUSE_S = 2.0
 INTERRUPTED = "Interrupted"
@@ -250,14 +252,18 @@ class _Finish:
         """Put what was saved into the state of the run, and again after its worker's own word."""
         failure = report.error if self._has_failed else None
         text = with_saved(stopped_text(self._why, failure), (*report.saved, *report.notes))
-        _patiently(lambda: self._explain_once(text))
-        deadline = time.monotonic() + _STATE_TIMEOUT_S
+        is_over = _is_over(_patiently(lambda: self._explain_once(text)))
+        begun = time.monotonic()
+        deadline = begun + (_STATE_TIMEOUT_S if is_over else _SERVER_PATIENCE_S)
         is_last = self._is_nobody_left
         while not is_last and time.monotonic() < deadline:
-            time.sleep(_STATE_POLL_S)
+            age_s = time.monotonic() - begun
+            time.sleep(growing_pause_s(age_s, _STATE_POLL_S, _STATE_CALM_POLL_S))
             is_last = self._is_nobody_left  # before the look, which then is the last one
             with suppress(HTTPError):  # a server that is away hears no worker either
-                self._explain_once(text)
+                if _is_over(self._explain_once(text)) and not is_over:
+                    is_over = True
+                    deadline = time.monotonic() + _STATE_TIMEOUT_S
 
     def _see_crash_told(self) -> None:
         """See that the server hears of a crash, from the worker or from here if that has ended too.
@@ -268,16 +274,21 @@ class _Finish:
         is_last = is_told = False
         while not (is_last or is_told):
             is_last = self._is_nobody_left or time.monotonic() > deadline  # before the look
-            is_told = _patiently(lambda: self._explain_once(self._why))
+            found = _patiently(lambda: self._explain_once(self._why))
+            is_told = found is None or not found.is_running()
             if not (is_last or is_told):
                 time.sleep(_STATE_POLL_S)
 
-    def _explain_once(self, text: str) -> bool:
-        """Put a text into the state of the run; return whether that says that the flow is gone."""
+    def _explain_once(self, text: str) -> State[Any] | None:
+        """Put a text into the state of the run, if it is to be said; return the state before.
+
+        Returns:
+            None if another process has begun the run.
+        """
         with get_client(sync_client=True) as client:
             state = _state(client, self._run_id)
             if self._is_begun_again(client):
-                return True
+                return None
             if state.type == StateType.RUNNING and self._is_nobody_left and not self._has_failed:
                 # By this event, it is started again if it has asked for that, and watchers hear.
                 state = Crashed(message=self._why)
@@ -285,7 +296,7 @@ class _Finish:
             explained = self._explained(state, text)
             if explained is not None and state.message != text:
                 client.set_flow_run_state(self._run_id, explained, force=True)
-            return state.type != StateType.RUNNING
+            return state
 
     def _explained(self, state: State[Any], text: str) -> State[None] | None:
         """Return the state of the run with its reason; None: that is for others to say."""
@@ -316,6 +327,11 @@ class _Finish:
     def _is_nobody_left(self) -> bool:
         """Whether neither the flow nor a worker can say what became of the run."""
         return os.getppid() != self._order.flow_pid and self._call.is_worker_gone
+
+
+def _is_over(state: State[Any] | None) -> bool:
+    """Tell whether a worker has said how a run ended, or has another process of it."""
+    return state is None or state.is_final()
 
 
 def _why(call: Call) -> str:

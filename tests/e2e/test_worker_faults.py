@@ -197,7 +197,8 @@ def take_a_place_for_good() -> None:
 
 
 def told(telling: Telling) -> Stories:
-    with ThreadPoolExecutor() as pool:
+    # More at a time have the server refuse requests for minutes, on SQLite and two cores.
+    with ThreadPoolExecutor(max_workers=3) as pool:
 
         def tell(story: Callable[..., Story], *given: Any) -> "Future[Story]":
             return pool.submit(copy_context().run, story, *given)

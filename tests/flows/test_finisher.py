@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Cancelling, Running
 
+from flows.finisher import Call, _Finish
 from flows.guarding import STOPPED_BY_SIGTERM, Finisher
 from flows.training_job import training_job
 from tests.e2e.machine import processes_with
@@ -86,6 +88,34 @@ def test_a_run_that_was_cancelled_before_it_trained_leaves_the_checkpoints_of_ot
         client.set_flow_run_state(run_id, Cancelled(), force=True)
         text = f"{STOPPED_BY_SIGTERM}. Saved: there was nothing to save"
         wait_until(lambda: text in str(client.read_flow_run(run_id).state))
+
+
+def test_the_word_of_a_worker_is_explained_however_late_it_comes_and_if_it_comes_again(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, asking = begin(Cancelling())
+    order = asking._order().model_copy(update={"flow_pid": os.getppid()})
+    passed_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        """Let the time pass in which the worker says its word after 3 minutes, and again."""
+        nonlocal passed_s
+        before, passed_s = passed_s, passed_s + seconds
+        for word_s in (180, 245):
+            if before < word_s <= passed_s:
+                client.set_flow_run_state(UUID(record.run_id), Cancelled(message="by a worker"))
+
+    clock = SimpleNamespace(sleep=sleep, monotonic=lambda: passed_s)
+    monkeypatch.setattr("flows.finisher.time", clock)
+    with get_client(sync_client=True) as client:
+        with alone_in(record.workspace, grace_s=1) as lock:
+            _Finish(order, Call(os.dup(lock), is_asked=True, worker=None), record).run()
+        state = client.read_flow_run(UUID(record.run_id)).state
+
+    text = f"{STOPPED_BY_SIGTERM}. Saved: there was nothing to save"
+    assert state is not None
+    assert (state.name, state.message) == ("Cancelled", text)
+    assert 245 < passed_s < 400
 
 
 @pytest.mark.parametrize(("state", "told"), [(Cancelling, "Cancelled"), (Running, "Failed")])
