@@ -10,6 +10,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from trainjob.launch.processes import read_environment
 from trainjob.workspace import workspaces_dir
 
 _MODULE = b"flows.finisher"
@@ -51,8 +52,6 @@ def _finished_by(process: Path) -> Path | None:
 def _workspaces_of(worker: int) -> Path:
     """Return the folder in which the runs of a worker have theirs."""
     try:
-        pairs = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+        return workspaces_dir(read_environment(worker))
     except OSError:  # it has ended, or is somebody else's: of this user's, there is one folder
         return workspaces_dir()
-    found = dict(os.fsdecode(pair).partition("=")[::2] for pair in pairs)
-    return workspaces_dir(found)

@@ -4,7 +4,6 @@ Used by `deployments.drain`, which may wait for hours between finding the worker
 """
 
 import os
-import re
 import select
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import TrainjobError
+from trainjob.launch.processes import read_environment, read_process
 
 _STOP_TIMEOUT_S = 60.0
 
@@ -103,28 +103,21 @@ def _cgroups_of(pid: int) -> str:
 
     What a service has begun, such as cron, has the cgroups of that service, and is none itself.
     """
-    process = Path("/proc", str(pid))
     with suppress(OSError):
-        variables = dict(
-            variable.partition(b"=")[::2]
-            for variable in (process / "environ").read_bytes().split(b"\0")
-        )
-        if _is_of_systemd(process, variables):
-            return (process / "cgroup").read_text(errors="replace")
+        if _is_of_systemd(pid, read_environment(pid)):
+            return Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
     return ""
 
 
-def _is_of_systemd(process: Path, variables: Mapping[bytes, bytes]) -> bool:
+def _is_of_systemd(pid: int, variables: Mapping[str, str]) -> bool:
     """Tell whether systemd says so to the process itself, as it does since version 248.
 
     Before, it says only which service the process is of, and is its parent (systemd.exec(5)).
     """
-    if (told := variables.get(b"SYSTEMD_EXEC_PID")) is not None:
-        return told == os.fsencode(process.name)
-    if b"INVOCATION_ID" not in variables:
-        return False
-    [parent] = re.findall(r"^PPid:\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
-    return (process.with_name(parent) / "comm").read_text() == "systemd\n"
+    if (told := variables.get("SYSTEMD_EXEC_PID")) is not None:
+        return told == str(pid)
+    process = read_process(pid) if "INVOCATION_ID" in variables else None
+    return process is not None and Path(f"/proc/{process.parent}/comm").read_text() == "systemd\n"
 
 
 def _refusal(pools: Collection[str], pid: int, found: str) -> TrainjobError:

@@ -280,10 +280,11 @@ class _Finish:
                 time.sleep(_STATE_POLL_S)
 
     def _explain_once(self, text: str) -> State[Any] | None:
-        """Put a text into the state of the run, if it is to be said; return the state before.
+        """Put a text into the state of the run, if it is to be said.
 
         Returns:
-            None if another process has begun the run.
+            The state that the run was in, or Crashed if that was to be said from here; None if
+            another process has begun the run.
         """
         with get_client(sync_client=True) as client:
             state = _state(client, self._run_id)
@@ -330,7 +331,7 @@ class _Finish:
 
 
 def _is_over(state: State[Any] | None) -> bool:
-    """Tell whether a worker has said how a run ended, or has another process of it."""
+    """Tell whether it is known how a run ended, or another process has begun it."""
     return state is None or state.is_final()
 
 

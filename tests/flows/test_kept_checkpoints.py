@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import State
 
 from tests.flows.test_ends_of_runs import retry, run
 from tests.jobs import make_job
@@ -68,32 +69,30 @@ def test_checkpoints_that_are_in_their_store_leave_the_machine(tmp_path: Path) -
     assert "checkpoints stay" not in ended.message
 
 
+def retried_at_its_upload(folder: Path, *, is_refused: bool) -> tuple[State[Any], Workspace]:
+    """Retry a run that trained and had no output; its process has not seen what was saved."""
+    failed = run(job(folder, is_refused=is_refused, writes=False))
+    assert failed.state.is_failed()
+    workspace = Workspace.of_run(failed.run_id)
+    (workspace.output_dir("train_url") / "model.txt").write_text("weights")
+    retried = retry(failed.run_id)
+    assert retried.name == "Completed"
+    return retried, workspace
+
+
 def test_a_retry_that_trained_before_keeps_the_checkpoints_that_no_store_has(
     tmp_path: Path,
 ) -> None:
-    """Its process has not seen what became of them."""
-    failed = run(job(tmp_path, is_refused=True, writes=False))
-    workspace = Workspace.of_run(failed.run_id)
-    (workspace.output_dir("train_url") / "model.txt").write_text("weights")
+    _, workspace = retried_at_its_upload(tmp_path, is_refused=True)
 
-    retried = retry(failed.run_id)
-
-    assert failed.state.is_failed()
-    assert retried.name == "Completed"
     assert (workspace.checkpoints / "state.txt").read_text() == "state"
 
 
 def test_a_retry_that_trained_before_removes_the_checkpoints_that_the_store_has(
     tmp_path: Path,
 ) -> None:
-    failed = run(job(tmp_path, is_refused=False, writes=False))
-    workspace = Workspace.of_run(failed.run_id)
-    (workspace.output_dir("train_url") / "model.txt").write_text("weights")
+    retried, workspace = retried_at_its_upload(tmp_path, is_refused=False)
 
-    retried = retry(failed.run_id)
-
-    assert failed.state.is_failed()
-    assert retried.name == "Completed"
     assert "checkpoints stay" not in (retried.message or "")
     assert (tmp_path / "kept" / "state.txt").read_text() == "state"
     assert not workspace.checkpoints.exists()

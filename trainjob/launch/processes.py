@@ -46,6 +46,12 @@ def read_process(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), fields[0].decode(), own, waited, int(fields[19]))
 
 
+def read_environment(pid: int) -> dict[str, str]:
+    """Return the environment with which a process began; raises OSError if it cannot be read."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return dict(os.fsdecode(variable).partition("=")[::2] for variable in variables)
+
+
 def descendants(*ancestors: int) -> dict[int, Process]:
     """Return all living processes below any of `ancestors` by their pid."""
     children: dict[int, list[Process]] = {}
