@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -34,6 +35,8 @@ from trainjob.storage.settings import StoreSettings
 from trainjob.training import train_job
 from trainjob.workspace import Workspace
 
+# Nobody else's: the end of a run kills all that bears its mark on this machine.
+RUN_ID = str(uuid4())
 START = """\
 import os, pathlib, signal, sys, time
 from trainjob.progress import should_stop
@@ -68,7 +71,7 @@ class Run:
 
     @property
     def workspace(self) -> Workspace:
-        return Workspace.of_run("r1")
+        return Workspace.of_run(RUN_ID)
 
     def train(self, script: str, earlier: Earlier | None = None, machine: str = "a") -> Trained:
         self._monkeypatch.setenv("TRAINJOB_WORKDIR", str(self._folder / machine))
@@ -81,7 +84,7 @@ class Run:
                 program_of(self.job, self.workspace),
                 self._settings,
                 MetricsRecorder(MetricPatterns(self.job.metrics)),
-                run_id="r1",
+                run_id=RUN_ID,
                 earlier=earlier or Earlier(),
             )
 
@@ -95,7 +98,7 @@ class Run:
         """Upload the outputs, and return the files of the script that their store has then."""
         with listening(self.events.append):
             add_metrics(self.job, self.workspace)
-            upload_all(self.job, "r1", self._settings, {}, state)
+            upload_all(self.job, RUN_ID, self._settings, {}, state)
         found = {file.name: file for file in (self._folder / "out").glob("*.pt")}
         return {name: file.read_text() for name, file in sorted(found.items())}
 

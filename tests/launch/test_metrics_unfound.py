@@ -1,6 +1,7 @@
 """A metric of the job that no line has is told when the training ends, not left out in silence."""
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -15,6 +16,8 @@ from trainjob.storage.settings import StoreSettings
 from trainjob.training import train_job
 from trainjob.workspace import Workspace
 
+# Nobody else's: the end of a run kills all that bears its mark on this machine.
+RUN_ID = str(uuid4())
 SCRIPT = """
 from trainjob.progress import report
 print("loss = 0.5")
@@ -32,7 +35,7 @@ def test_a_metric_without_a_value_is_told_with_its_regex(
         {"name": "lr", "regex": r"lr: (\S+)"},
     ]
     job = TrainingJob.parse(make_job(tmp_path, metrics=metrics))
-    workspace = Workspace.of_run("r1")
+    workspace = Workspace.of_run(RUN_ID)
     workspace.code.mkdir(parents=True)
     (workspace.code / "train.py").write_text(SCRIPT)
     recorder = MetricsRecorder(MetricPatterns(job.metrics))
@@ -44,7 +47,7 @@ def test_a_metric_without_a_value_is_told_with_its_regex(
             program_of(job, workspace),
             StoreSettings(),
             recorder,
-            run_id="r1",
+            run_id=RUN_ID,
             earlier=Earlier(),
         )
 

@@ -6,6 +6,7 @@ Two machines are two folders for workspaces that share the stores.
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -21,6 +22,8 @@ from trainjob.storage.settings import StoreSettings
 from trainjob.training import train_job
 from trainjob.workspace import Workspace
 
+# Nobody else's: the end of a run kills all that bears its mark on this machine.
+RUN_ID = str(uuid4())
 # One epoch an attempt, and then its machine is lost.
 SCRIPT = """\
 import os, pathlib, sys
@@ -58,7 +61,7 @@ class Machines:
     def train_on(self, name: str, earlier: Earlier, script: str = SCRIPT) -> int:
         """Train there until that machine is lost, and return the number of the attempt."""
         self._monkeypatch.setenv("TRAINJOB_WORKDIR", str(self._folder / name))
-        workspace = Workspace.of_run("r1")
+        workspace = Workspace.of_run(RUN_ID)
         shutil.rmtree(workspace.code, ignore_errors=True)
         workspace.code.mkdir(parents=True)
         (workspace.code / "train.py").write_text(script.replace("MACHINE", repr(name)))
@@ -68,20 +71,20 @@ class Machines:
                 program_of(self.job, workspace),
                 StoreSettings(),
                 MetricsRecorder(MetricPatterns(self.job.metrics)),
-                run_id="r1",
+                run_id=RUN_ID,
                 earlier=earlier,
             )
         return workspace.last_attempt
 
     def finish(self) -> list[str]:
         """Upload the outputs from the last machine, and return what is in their store then."""
-        save_outputs(self.job, "r1", StoreSettings(), {}, "Failed")
+        save_outputs(self.job, RUN_ID, StoreSettings(), {}, "Failed")
         return sorted(file.name for file in (self._folder / "out").glob("epoch-*"))
 
     @property
     def outputs(self) -> Path:
         """The output that the script writes on the machine that the run is on."""
-        return Workspace.of_run("r1").output_dir("train_url")
+        return Workspace.of_run(RUN_ID).output_dir("train_url")
 
     def logs(self) -> list[str]:
         """Return the logs of rank 0 that the store has, in the order of their attempts."""
@@ -135,7 +138,7 @@ def test_on_the_same_machine_outputs_that_are_not_saved_yet_stay(
 ) -> None:
     machines = Machines(tmp_path, monkeypatch)
     machines.train_on("a", Earlier())
-    (Workspace.of_run("r1").output_dir("train_url") / "epoch-x").write_text("unsaved")
+    (Workspace.of_run(RUN_ID).output_dir("train_url") / "epoch-x").write_text("unsaved")
 
     machines.train_on("a", Earlier(num_processes=2, num_attempts=1))
 
