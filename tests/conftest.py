@@ -1,5 +1,6 @@
 """Of all tests: a clean environment, proof that no process is left behind, failures at once."""
 
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -46,6 +47,12 @@ def one_database_to_copy(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Have the servers of this session, and of those beside it, begin with the same database."""
     base = tmp_path_factory.getbasetemp()
     prefect_homes.share_in(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture(autouse=True)
+def no_callbacks_of_the_collector() -> None:
+    """What a signal handler raises within one, as that of Hypothesis, is printed and then lost."""
+    gc.callbacks.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -306,9 +306,10 @@ def test_no_mirror_is_no_error():
 def test_a_disk_that_vanishes_is_told_and_not_raised(place, folder):
     sync_mirror = checkpoints(folder, place)
     (folder / "a.pt").write_bytes(b"1")
+    events: list[Event] = []
 
-    with syncing([sync_mirror], **QUICK) as sync:
-        wait_until(lambda: "a.pt" in place.paths())
+    with listening(events.append), syncing([sync_mirror], **QUICK) as sync:
+        wait_until(lambda: Synced(sync_mirror.label) in events)
         shutil.rmtree(folder)
 
     assert (sync.reports[0].num_files, sync.reports[0].error) == (1, None)
