@@ -6,7 +6,8 @@ then waits a quarter of an hour for the lost one: a restart is not made, a dead 
 Here events are taken in one by one, in their order, and each is tried for seconds; what follows
 from them is done side by side, since a webhook may take seconds to answer. For the settings
 ``PREFECT_SERVER_EVENTS_MESSAGING_BROKER`` and ``PREFECT_SERVER_EVENTS_CAUSAL_ORDERING`` of the
-server, which `deployments.serve` sets; PostgreSQL does not refuse, and needs neither.
+server, which `deployments.serve` sets; PostgreSQL does not refuse, and needs neither. A server that
+loads this module is also kept from standing still (`deployments.sqlite_cursors`).
 """
 
 import asyncio
@@ -23,12 +24,16 @@ from prefect.server.utilities.messaging.memory import (
 )
 from sqlalchemy.exc import OperationalError
 
+from deployments.sqlite_cursors import close_failed_cursors
+
 __all__ = ["CausalOrdering", "Consumer", "Publisher", "break_topic", "ephemeral_subscription"]
 
 _ACTIONS = "actions"  # Prefect's name of the topic
 _NUM_ACTIONS = 8
 _PATIENCE_S = 10.0
 _PAUSE_S = 0.05
+
+close_failed_cursors()
 
 
 class Consumer(memory.Consumer):
