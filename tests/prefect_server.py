@@ -13,6 +13,8 @@ from prefect.settings import (
     PREFECT_HOME,
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EVENTS_CAUSAL_ORDERING,
+    PREFECT_SERVER_EVENTS_MESSAGING_BROKER,
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness
@@ -31,6 +33,8 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         PREFECT_HOME: home,
         PREFECT_LOCAL_STORAGE_PATH: home / "storage",
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        PREFECT_SERVER_EVENTS_CAUSAL_ORDERING: "deployments.patient_events",
+        PREFECT_SERVER_EVENTS_MESSAGING_BROKER: "deployments.patient_events",
         PREFECT_CLIENT_MAX_RETRIES: 7,
     }
     harness = prefect_test_harness(server_startup_timeout=180)

@@ -54,7 +54,7 @@ def model_of(folder: Path, run_id: str) -> int:
 def auto_stopped(folder: Path, launcher: str) -> list[Ended]:
     """A run that is stopped, and the next run of the same job, which has only a little to do."""
     mistyped = {"metric": "acuracy", "at_least": 0.01}
-    limits = {"auto_stop": "10s", "target": mistyped}
+    limits = {"auto_stop": "25s", "target": mistyped}  # ranks take seconds to begin
     first = run(stoppable(folder, launcher=launcher, limits=limits))
     rest = {"steps": stored_steps(folder / "checkpoints")[-1] + 3}
     return [first, run(stoppable(folder, rest, launcher=launcher))]
