@@ -65,6 +65,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.presign: Callable[[str], str] | None = None
         """Gives path and query that are allowed to anybody; needed for ``unconditional``."""
         self.requests: list[tuple[str, str]] = []
+        self.ranges: list[str] = []
         self.stalled = threading.Event()
         self.ended = threading.Event()
         self.reset_sockets: set[Any] = set()
@@ -115,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
     def forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, self.path))
+        if "Range" in self.headers:
+            self.server.ranges.append(self.headers["Range"])
         fault = self.server.rule(self.command, self.path)
         if fault in _ERRORS:
             status, text = _ERRORS[fault]

@@ -21,6 +21,7 @@ from trainjob.errors import (
     StoreUnavailable,
     TreeChanged,
 )
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.fsspec_driver import (
     driver_failures,
@@ -48,6 +49,7 @@ class FsspecStore:
     """The folder at `url`; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = False
+    resumes_parts = False
 
     def __init__(self, url: str) -> None:
         self.url = f"{url.rstrip('/')}/"
@@ -93,7 +95,12 @@ class FsspecStore:
             return False
 
     def download(
-        self, files: Sequence[Entry], target: Path, meter: Meter, done: OnFile | None = None
+        self,
+        files: Sequence[Entry],
+        target: Path,
+        meter: Meter,
+        done: OnFile | None = None,
+        _parts: ArrivedParts | None = None,
     ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`."""
         counted = SharedMeter(meter, done)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from trainjob.errors import StoreDenied, TreeChanged
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local_tree import copy_file, entry_of, list_folder, walk
@@ -29,6 +30,7 @@ class LocalStore:
     """The folder `root`; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = True
+    resumes_parts = False
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -70,6 +72,7 @@ class LocalStore:
         target: Path,
         meter: Meter,
         done: OnFile | None = None,
+        _parts: ArrivedParts | None = None,
     ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`; what was executable stays so."""
         records = []

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from botocore.exceptions import ClientError
 
 from trainjob.errors import StoreError, StoreNotFound
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.keys import refuse_keys
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord, OnFile
@@ -27,6 +28,7 @@ class S3Store:
     """The folder at ``s3://bucket/prefix/``; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = True
+    resumes_parts = False
 
     def __init__(self, url: str, settings: StoreSettings) -> None:
         self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -67,6 +69,7 @@ class S3Store:
         target: Path,
         meter: Meter,
         done: OnFile | None = None,
+        _parts: ArrivedParts | None = None,
     ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`, checked by MD5 where the store tells it."""
         return self._client.run(self._transfer(meter).download(files, target, done))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from trainjob.errors import StoreError
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.local import LocalStore
@@ -34,6 +35,9 @@ class Store(Protocol):
     """Whether `create` is one request. If not, two that ask at the same moment may both be told
     yes, though the second of two that ask one after the other is told no."""
 
+    resumes_parts: bool
+    """Whether `download` fetches large files in parts, and leaves out those that are there."""
+
     def __enter__(self) -> Self:
         """Return the store itself."""
 
@@ -53,16 +57,23 @@ class Store(Protocol):
         """Say whether the url is a single file and not a folder."""
 
     def download(
-        self, files: Sequence[Entry], target: Path, meter: Meter, done: OnFile | None = None
+        self,
+        files: Sequence[Entry],
+        target: Path,
+        meter: Meter,
+        done: OnFile | None = None,
+        parts: ArrivedParts | None = None,
     ) -> list[FileRecord]:
         """Copy exactly these versions of `files` to their paths below the folder `target`.
 
         Args:
             files: What to copy, as it was listed.
-            target: The folder. What is at the paths is replaced.
+            target: The folder. What is at the paths is replaced, but for `parts`.
             meter: Counts what is copied.
             done: Called with each file as soon as it is there, complete and verified; on any one
                 thread.
+            parts: The parts of large files that are at their paths already; takes down those that
+                arrive. Given to a store that `resumes_parts` alone.
 
         Returns:
             What arrived, in the order of `files`; verified by ``etag`` is what was compared with a

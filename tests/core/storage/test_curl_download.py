@@ -15,6 +15,7 @@ import pytest
 from tests.core.storage.engines import shorten_pauses
 from tests.core.storage.scripted_store import Asked, Reply, ScriptedStore, scripted_store
 from trainjob.errors import CorruptData, StoreError, StoreUnavailable, TreeChanged
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.curl import arriving_file, reading
 from trainjob.storage.curl.store import CurlStore
 from trainjob.storage.listing import Entry
@@ -107,6 +108,41 @@ def test_files_of_all_sizes_are_exact_and_told_when_they_are_there(store, object
     assert found == records(objects.objects)
     assert sorted(told, key=str) == sorted(found, key=str)
     assert (digest_threads(), open_files(tmp_path)) == ([], [])
+
+
+def test_parts_that_are_there_are_digested_and_not_asked_for(store, server, objects, tmp_path):
+    entries, note = objects.entries(), tmp_path / "parts"
+    store.download(entries, tmp_path, Meter(None, entries), None, ArrivedParts(note, "boot"))
+    size = 5 * PART_BYTES + 17
+    parts = ArrivedParts(note, "boot")
+    large = [entry for entry in entries if parts.of(entry)]
+    server.asked.clear()
+
+    found = store.download(large, tmp_path, Meter(None, large), None, parts)
+
+    assert max(entry.size_bytes for entry in large) == size
+    assert server.asked == []
+    assert found == [record for record in records(objects.objects) if record.path in _paths(large)]
+
+
+def test_parts_that_are_not_what_they_should_be_are_fetched_again(store, server, objects, tmp_path):
+    entries, note = objects.entries(), tmp_path / "parts"
+    store.download(entries, tmp_path, Meter(None, entries), None, ArrivedParts(note, "boot"))
+    (large,) = (entry for entry in entries if entry.size_bytes == 5 * PART_BYTES + 17)
+    with (tmp_path / large.path).open("r+b") as file:
+        file.write(b"not this")
+    parts = ArrivedParts(note, "boot")
+    server.asked.clear()
+
+    [found] = store.download([large], tmp_path, Meter(None, [large]), None, parts)
+
+    assert len(server.asked) == 6
+    assert (tmp_path / large.path).read_bytes() == objects.objects[large.path]
+    assert found.verified == "etag"
+
+
+def _paths(entries: list[Entry]) -> set[str]:
+    return {entry.path for entry in entries}
 
 
 def test_a_reading_keeps_nothing_and_says_what_is_there(store, objects, tmp_path):

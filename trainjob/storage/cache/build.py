@@ -195,16 +195,18 @@ class _Build:
     def _fetch(self, part: Literal["data", "archive"]) -> list[FileRecord]:
         """Bring the files that are not there yet; return all of them, verified by the store."""
         listed = self._source.listing.files
-        kept = self._incoming.keep(listed, part)
-        target = self._incoming.folder / part
-        if part == "data":
-            kept += self._link_unchanged(_without(listed, kept), target)
-        rest = _without(listed, kept)
-        make_room(self._cache, total_size(rest), len(rest))
-        self._incoming.grow(total_size(rest))
         with open_store(self._source.folder_url, self._settings) as store:
-            moved = store.download(rest, target, Meter(self._label, rest), self._incoming.note)
-        self.moved_bytes = total_size(rest)
+            kept = self._incoming.keep(listed, part, in_parts=store.resumes_parts)
+            target, parts = self._incoming.folder / part, self._incoming.parts
+            if part == "data":
+                kept += self._link_unchanged(_without(listed, kept), target)
+            rest = _without(listed, kept)
+            to_move_bytes = total_size(rest) - parts.size_bytes
+            make_room(self._cache, to_move_bytes, len(rest))
+            self._incoming.grow(to_move_bytes)
+            meter = Meter(self._label, rest)
+            moved = store.download(rest, target, meter, self._incoming.note, parts)
+        self.moved_bytes = to_move_bytes
         return kept + moved
 
     def _link_unchanged(self, files: Sequence[Entry], target: Path) -> list[FileRecord]:

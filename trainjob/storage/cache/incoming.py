@@ -5,10 +5,11 @@
     <cache>/incoming/<source>-<owner>-<machine>-<number>/data/     the files so far
                                                          archive/  or the archive that holds them
                                                          journal   one line a file that is complete
+                                                         parts     and a part of a large one
                                                          size      how many bytes it takes, or will
 
-Only files with a line are trusted, and only as the version that is listed now. A process takes over
-what another left by a rename, which only one of them can win.
+Only files and parts with a line are trusted, and only as the version that is listed now. A process
+takes over what another left by a rename, which only one of them can win.
 """
 
 import json
@@ -20,6 +21,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import Literal, TextIO
 
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.heartbeat import SILENCE_S
 from trainjob.storage.cache.owner import Owner, boot_id
@@ -29,6 +31,7 @@ from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
 
 _SIZE = "size"
+_PARTS = "parts"
 
 
 class Incoming:
@@ -37,6 +40,7 @@ class Incoming:
     Attributes:
         folder: Where it is.
         journal: The file that shows others that it is being made, while it is not old.
+        parts: What is there of large files that are not complete.
     """
 
     def __init__(self, cache: Cache, source: str, folder: Path) -> None:
@@ -44,6 +48,7 @@ class Incoming:
         self._cache = cache
         self._source = source
         self.journal = folder / "journal"
+        self.parts = ArrivedParts(folder / _PARTS, boot_id())
         self._size_bytes = 0
         self._complete: dict[str, tuple[str, FileRecord]] = {}
         self._versions: dict[str, str] = {}
@@ -65,12 +70,15 @@ class Incoming:
         incoming._read_journal()
         return incoming
 
-    def keep(self, files: Sequence[Entry], part: Literal["data", "archive"]) -> list[FileRecord]:
+    def keep(
+        self, files: Sequence[Entry], part: Literal["data", "archive"], *, in_parts: bool = False
+    ) -> list[FileRecord]:
         """Remove everything but those of `files` that are complete; return these.
 
         Args:
             files: All files as they are listed now.
             part: The folder that they come to.
+            in_parts: Keep what is there of large files, too.
         """
         self._versions = {entry.path: entry.version for entry in files}
         target = self.folder / part
@@ -83,11 +91,13 @@ class Incoming:
             if record and version == entry.version and _has_size(target, entry):
                 kept[entry.path] = (version, record)
         self._complete = kept
-        _remove_others(target, kept.keys())
+        rest = [entry for entry in files if in_parts and entry.path not in kept]
+        begun = self.parts.keep(rest, target)
+        _remove_others(target, {*kept, *begun})
         target.mkdir(exist_ok=True)
         self._write_journal()
         self._size_bytes = 0
-        self.grow(sum(record.size_bytes for _, record in kept.values()))
+        self.grow(sum(record.size_bytes for _, record in kept.values()) + self.parts.size_bytes)
         return [record for _, record in kept.values()]
 
     def grow(self, size_bytes: int) -> None:
@@ -107,6 +117,7 @@ class Incoming:
         """Take down that a file is there, complete and verified."""
         version = self._versions[record.path]
         self._complete[record.path] = (version, record)
+        self.parts.forget(record.path)
         with suppress(OSError):  # a line that is lost costs time, and nothing else
             if self._lines is None:
                 self._lines = self.journal.open("a", buffering=1)
@@ -159,17 +170,17 @@ class Incoming:
             if not made.is_taken_back:
                 destroy(self.folder)
             return
-        for name in ("journal", _SIZE):
+        for name in ("journal", _PARTS, _SIZE):
             (target / name).unlink(missing_ok=True)
 
     def give_up(self) -> None:
         """Leave what is complete to whoever wants it; nothing if it was published or thrown away.
 
-        A folder without one complete file is removed.
+        A folder without one complete file or part is removed.
         """
         self._close()
         with suppress(OSError):
-            if self._complete:
+            if self._complete or self.parts:
                 left = self._cache.incoming / _name(self._source, Owner.nobody())
                 self.folder.rename(left)
             elif self.folder.exists():

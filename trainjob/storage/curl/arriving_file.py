@@ -2,12 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import StoreError
+from trainjob.storage.arrived_parts import Span
 from trainjob.storage.curl.arrival import too_short, wrong_md5
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
@@ -26,34 +27,61 @@ reporting): to touch them again took 3 s/GB where blocks of up to 64 KiB took 1.
 
 
 class ArrivingFile:
-    """The file at `path`, which is made and is to become the object of `entry`.
+    """The file at `path`, which is to become the object of `entry`.
 
-    What was written is read back from the page cache to be digested, so that no byte is kept in
-    memory; a thread digests the parts in their order while later ones arrive.
+    It is made anew, unless parts of it are there. What was written is read back from the page cache
+    to be digested, so that no byte is kept in memory; a thread digests the parts in their order
+    while later ones arrive.
+
+    Args:
+        path: Where it is.
+        entry: The object.
+        meter: Counts its bytes, those that are there included.
+        pool: Has the threads.
+        there: The parts that are there, with what the store told of the whole file then: its MD5,
+            or nothing.
 
     Attributes:
         digesting: The work of the thread that digests, if there was any yet.
     """
 
-    def __init__(self, path: str, entry: Entry, meter: Meter, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        path: str,
+        entry: Entry,
+        meter: Meter,
+        pool: ThreadPoolExecutor,
+        there: Mapping[Span, str],
+    ) -> None:
         self.path = path
         self.entry = entry
         self.meter = meter
         self.digesting: Future[None] | None = None
-        self._md5 = ""
+        self._there = {start for start, end in there if (start, end) == self._span(start)}
+        self._md5 = next(iter(there.values()), "")
         self._pool = pool
+        fresh = 0 if self._there else os.O_TRUNC
         with local_failures(path):
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self._arrived: set[int] = set()
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | fresh, 0o666)
+        self._arrived = set(self._there)
         self._digested_bytes = 0
         self._sha256 = hashlib.sha256()
         self._of_etag = hashlib.md5(usedforsecurity=False)
-        self._missing_bytes = entry.size_bytes
+        there_bytes = sum(end - start for start, end in map(self._span, self._there))
+        self._missing_bytes = entry.size_bytes - there_bytes
+        meter.add_bytes(there_bytes)
+        self._digest_next()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether every byte is there."""
+        return self._missing_bytes == 0
 
     def parts(self) -> Iterator["Part"]:
-        """Yield what to ask for; one part is the whole object."""
+        """Yield what to ask for; one part may be the whole object."""
         for start in range(0, self.entry.size_bytes, PART_BYTES):
-            yield Part(self, start, min(start + PART_BYTES, self.entry.size_bytes))
+            if start not in self._there:
+                yield Part(self, *self._span(start))
 
     def complete(self, part: "Part", md5: str) -> bool:
         """Take note of a part that is there as a whole; say whether it was the last.
@@ -66,7 +94,7 @@ class ArrivingFile:
         self._arrived.add(part.start)
         self._missing_bytes -= part.end - part.start
         self._digest_next()
-        return self._missing_bytes == 0
+        return self.is_there
 
     @property
     def is_digested(self) -> bool:
@@ -92,6 +120,9 @@ class ArrivingFile:
             os.close(self.fd)
             self.fd = -1
 
+    def _span(self, start: int) -> Span:
+        return start, min(start + PART_BYTES, self.entry.size_bytes)
+
     def _digest_next(self) -> bool:
         """Let a thread digest what has arrived, if none does; say if there was nothing to do."""
         if self.digesting is not None and not self.digesting.done():
@@ -102,7 +133,7 @@ class ArrivingFile:
         start = end = self._digested_bytes
         while end in self._arrived and end - start < _DIGEST_BYTES:
             self._arrived.remove(end)
-            end = min(end + PART_BYTES, self.entry.size_bytes)
+            end = self._span(end)[1]
         if end == start:
             return True
         self._digested_bytes = end

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from trainjob.errors import CorruptData, StoreError
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.curl import retry
 from trainjob.storage.curl.arrival import (
     ANSWERS,
@@ -51,12 +52,14 @@ class Download:
         target: Path,
         meter: Meter,
         done: OnFile | None,
+        parts: ArrivedParts | None = None,
     ) -> None:
         self._transport = transport
         self._prefix = prefix
         self._target = f"{target}/"
         self._meter = meter
         self._done = done
+        self._parts = parts
         self._records: dict[str, FileRecord] = {}
         self._again: list[Entry] = []
         self._is_last_try = False
@@ -98,8 +101,12 @@ class Download:
                 # The disk keeps what waits to be digested, but open files are few.
                 while len(self._digesting) > _MAX_DIGESTING:
                     self._wait_for_digest()
-                file = ArrivingFile(self._target + entry.path, entry, self._meter, self._pool)
+                there = self._parts.of(entry) if self._parts else {}
+                path = self._target + entry.path
+                file = ArrivingFile(path, entry, self._meter, self._pool, there)
                 self._open.add(file)
+                if file.is_there:
+                    self._digesting.append(file)
                 yield from map(self._part_request, file.parts())
 
     def _part_request(self, part: Part) -> Request:
@@ -152,6 +159,8 @@ class Download:
         if (error := part.size_error(url)) is not None:
             return Again(error)
         md5 = "" if is_encrypted(answer) else md5_in(file.entry.version)
+        if self._parts is not None and not part.is_whole:
+            self._parts.note(file.entry, (part.start, part.end), md5)
         if file.complete(part, md5):
             self._digesting.append(file)
         self._settle()
@@ -168,6 +177,8 @@ class Download:
             try:
                 record = file.record(url)
             except CorruptData as error:
+                if self._parts is not None:
+                    self._parts.forget(file.entry.path)
                 self._meter.add_bytes(-file.entry.size_bytes)
                 self._failed(file.entry, error)
             else:

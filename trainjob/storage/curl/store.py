@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from trainjob.errors import StoreError
+from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in, wrong_md5
 from trainjob.storage.curl.download import Download
 from trainjob.storage.curl.listing import pages
@@ -29,6 +30,7 @@ class CurlStore:
     """The folder at ``s3://bucket/prefix/``; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = True
+    resumes_parts = True
 
     def __init__(self, url: str, settings: StoreSettings) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -81,9 +83,10 @@ class CurlStore:
         target: Path,
         meter: Meter,
         done: OnFile | None = None,
+        parts: ArrivedParts | None = None,
     ) -> list[FileRecord]:
         """Copy `files` to their paths below `target`, checked by MD5 where the store tells it."""
-        return Download(self._transport, self._prefix, target, meter, done).run(files)
+        return Download(self._transport, self._prefix, target, meter, done, parts).run(files)
 
     def digest(self, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
         """Read `files` and return what arrives."""
