@@ -49,7 +49,7 @@ class FsspecStore:
     """The folder at `url`; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = False
-    resumes_parts = False
+    part_bytes = 0
 
     def __init__(self, url: str) -> None:
         self.url = f"{url.rstrip('/')}/"

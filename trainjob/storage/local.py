@@ -30,7 +30,7 @@ class LocalStore:
     """The folder `root`; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = True
-    resumes_parts = False
+    part_bytes = 0
 
     def __init__(self, root: Path) -> None:
         self._root = root

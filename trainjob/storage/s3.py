@@ -28,7 +28,7 @@ class S3Store:
     """The folder at ``s3://bucket/prefix/``; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = True
-    resumes_parts = False
+    part_bytes = 0
 
     def __init__(self, url: str, settings: StoreSettings) -> None:
         self._bucket, _, prefix = url.removeprefix("s3://").partition("/")

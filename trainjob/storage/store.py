@@ -35,8 +35,12 @@ class Store(Protocol):
     """Whether `create` is one request. If not, two that ask at the same moment may both be told
     yes, though the second of two that ask one after the other is told no."""
 
-    resumes_parts: bool
-    """Whether `download` fetches large files in parts, and leaves out those that are there."""
+    @property
+    def part_bytes(self) -> int:
+        """The size of parts of large files, of which `download` leaves out those that are there.
+
+        0: it copies every file as a whole.
+        """
 
     def __enter__(self) -> Self:
         """Return the store itself."""
@@ -73,7 +77,7 @@ class Store(Protocol):
             done: Called with each file as soon as it is there, complete and verified; on any one
                 thread.
             parts: The parts of large files that are at their paths already; takes down those that
-                arrive. Given to a store that `resumes_parts` alone.
+                arrive. For stores with `part_bytes` alone.
 
         Returns:
             What arrived, in the order of `files`; verified by ``etag`` is what was compared with a

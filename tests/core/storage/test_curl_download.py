@@ -1,5 +1,6 @@
 """Copies and readings over libcurl: ranges, digests in threads, stores that do less than S3."""
 
+import errno
 import hashlib
 import os
 import random
@@ -115,7 +116,7 @@ def test_parts_that_are_there_are_digested_and_not_asked_for(store, server, obje
     store.download(entries, tmp_path, Meter(None, entries), None, ArrivedParts(note, "boot"))
     size = 5 * PART_BYTES + 17
     parts = ArrivedParts(note, "boot")
-    large = [entry for entry in entries if parts.of(entry)]
+    large = [entry for entry in entries if parts.of(entry, PART_BYTES)]
     server.asked.clear()
 
     found = store.download(large, tmp_path, Meter(None, large), None, parts)
@@ -123,6 +124,59 @@ def test_parts_that_are_there_are_digested_and_not_asked_for(store, server, obje
     assert max(entry.size_bytes for entry in large) == size
     assert server.asked == []
     assert found == [record for record in records(objects.objects) if record.path in _paths(large)]
+
+
+@pytest.mark.parametrize("tags", ['"old-6"', '"new-6"'])
+def test_parts_of_another_version_are_never_mixed_in(store, server, objects, tmp_path, tags):
+    """Their ETags are no digests, so that nothing but the version can tell."""
+    key, note = f"d/{5 * PART_BYTES + 17}", tmp_path / "parts"
+    objects.tags[key] = '"old-6"'
+    (old,) = (entry for entry in objects.entries() if entry.path == key)
+    store.download([old], tmp_path, Meter(None, [old]), None, ArrivedParts(note, "boot"))
+    before = objects.objects[key]
+    objects.objects[key] = before[::-1]
+    objects.tags[key] = tags
+    (new,) = (entry for entry in objects.entries() if entry.path == key)
+    server.asked.clear()
+
+    store.download([new], tmp_path, Meter(None, [new]), None, ArrivedParts(note, "boot"))
+
+    is_same = tags == old.version
+    assert (tmp_path / key).read_bytes() == (before if is_same else before[::-1])
+    assert len(server.asked) == (0 if is_same else 6)
+
+
+def test_an_answer_that_is_too_long_spoils_no_part_that_is_there(store, server, objects, tmp_path):
+    key, note = f"d/{5 * PART_BYTES + 17}", tmp_path / "parts"
+    objects.tags[key] = '"no-digest"'
+    (entry,) = (entry for entry in objects.entries() if entry.path == key)
+    store.download([entry], tmp_path, Meter(None, [entry]))
+    parts = ArrivedParts(note, "boot")
+    for number in (0, 1, 3, 4, 5):
+        parts.note(entry, PART_BYTES, number, "")
+    server.reply = lambda asked: objects.reply(Asked("GET", asked.path, {}, b""))  # the whole of it
+    with pytest.raises(StoreError, match="does not serve parts of objects"):
+        store.download([entry], tmp_path, Meter(None, [entry]), None, parts)
+    server.reply = objects.reply
+
+    store.download([entry], tmp_path, Meter(None, [entry]), None, ArrivedParts(note, "boot"))
+
+    assert (tmp_path / key).read_bytes() == objects.objects[key]
+
+
+def test_parts_that_cannot_be_read_are_forgotten(store, objects, tmp_path, monkeypatch):
+    key, note = f"d/{5 * PART_BYTES + 17}", tmp_path / "parts"
+    (entry,) = (entry for entry in objects.entries() if entry.path == key)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
+
+    with pytest.raises((OSError, StoreError)):
+        store.download([entry], tmp_path, Meter(None, [entry]), None, ArrivedParts(note, "boot"))
+
+    assert ArrivedParts(note, "boot").of(entry, PART_BYTES) is None
 
 
 def test_parts_that_are_not_what_they_should_be_are_fetched_again(store, server, objects, tmp_path):

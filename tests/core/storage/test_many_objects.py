@@ -96,7 +96,7 @@ def test_the_key_tells_every_listing_from_every_other():
 def test_the_parts_of_a_large_object_are_made_when_they_are_asked_for(tmp_path):
     with ThreadPoolExecutor() as pool:
         file = ArrivingFile(
-            str(tmp_path / "object"), Entry("object", TB, ""), Meter(None, ()), pool, {}
+            str(tmp_path / "object"), Entry("object", TB, ""), Meter(None, ()), pool, None
         )
         counts: list[int] = []
         took_bytes = peak_bytes(lambda: counts.append(sum(1 for _ in file.parts())))

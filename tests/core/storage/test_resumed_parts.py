@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.storage.test_many_objects import peak_bytes
 from tests.s3_faults import Fault, FaultProxy, fault_proxy
 from tests.waiting import wait_until
-from trainjob.errors import StoreDenied
-from trainjob.storage.arrived_parts import ArrivedParts
+from trainjob.errors import StoreDenied, StoreError
+from trainjob.storage.arrived_parts import ArrivedParts, PartsOfFile
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.curl import arriving_file
 from trainjob.storage.listing import Entry
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.stage import StagedChannel, stage_channel
-from trainjob.storage.store import ENGINE
+from trainjob.storage.store import ENGINE, open_store
 
 MIB = 1 << 20
 PART_BYTES = 8 * MIB
@@ -148,31 +149,54 @@ def test_an_engine_that_copies_files_as_a_whole_leaves_no_parts_to_be_trusted(
     assert (tmp_path / "data" / "large").read_bytes() == LARGE[: 5 * MIB + 17]
 
 
-ENTRY = Entry("folder/large", 30, '"v1"')
+def test_an_archive_that_nothing_proved_and_nobody_can_read_is_fetched_again(
+    s3, s3_place, cache, tmp_path
+):
+    # In two parts, so that its ETag is no MD5.
+    with open_store(s3_place.url, s3.settings) as store:
+        store.upload_chunks("bad.zip", [LARGE[: 17 * MIB]])
+
+    with fault_proxy(s3.port, nothing) as proxy:
+        for _ in range(2):
+            proxy.ranges.clear()
+            with pytest.raises(StoreError, match="cannot be read as an archive"):
+                stage(f"{s3_place.url}/bad.zip", tmp_path, s3.settings, proxy)
+
+    assert len({*proxy.ranges}) == 3
+
+
+ENTRY = Entry("folder/large", 25, '"v1"')
+"""Of three parts of 10 bytes, the last one shorter, of which the first and the last are there."""
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     parts = ArrivedParts(tmp_path / "parts", "boot")
-    parts.note(ENTRY, (0, 10), "md5")
-    parts.note(ENTRY, (20, 30), "md5")
+    parts.note(ENTRY, 10, 0, "md5")
+    parts.note(ENTRY, 10, 2, "md5")
     return tmp_path / "parts"
 
 
 def test_a_note_is_read_by_the_next_process_of_this_start_of_the_machine(file: Path) -> None:
-    assert ArrivedParts(file, "boot").of(ENTRY) == {(0, 10): "md5", (20, 30): "md5"}
-    assert ArrivedParts(file, "boot").size_bytes == 20
+    found = ArrivedParts(file, "boot").of(ENTRY, 10)
+
+    assert found == PartsOfFile(ENTRY.version, 10, "md5", bytearray([1, 0, 1]))
+    assert found.size_bytes(ENTRY.size_bytes) == 15
     assert not ArrivedParts(file, "another boot")
-    assert ArrivedParts(file, "boot").of(replace(ENTRY, version='"v2"')) == {}
+    assert ArrivedParts(file, "boot").of(replace(ENTRY, version='"v2"'), 10) is None
+    assert ArrivedParts(file, "boot").of(ENTRY, 5) is None
 
 
 def test_a_line_that_was_cut_off_is_one_part_less(file: Path) -> None:
     file.write_text(file.read_text()[:-5])
 
-    assert ArrivedParts(file, "boot").of(ENTRY) == {(0, 10): "md5"}
+    found = ArrivedParts(file, "boot").of(ENTRY, 10)
+
+    assert found is not None
+    assert found.flags == bytearray([1])
 
 
-@pytest.mark.parametrize(("size", "there"), [(30, 20), (29, 0)])
+@pytest.mark.parametrize(("size", "there"), [(25, 15), (24, 0)])
 def test_parts_that_a_file_is_too_short_for_are_not_kept(
     file: Path, tmp_path: Path, size: int, there: int
 ) -> None:
@@ -180,16 +204,28 @@ def test_parts_that_a_file_is_too_short_for_are_not_kept(
     (tmp_path / ENTRY.path).write_bytes(bytes(size))
     parts = ArrivedParts(file, "boot")
 
-    kept = parts.keep([ENTRY], tmp_path)
+    kept = parts.keep([ENTRY], 10, tmp_path)
 
     assert kept == [ENTRY.path] * bool(there)
-    assert ArrivedParts(file, "boot").size_bytes == parts.size_bytes == there
+    assert parts.size_bytes == there
+    assert bool(ArrivedParts(file, "boot")) == bool(there)
 
 
 def test_what_is_forgotten_stays_so_and_what_has_no_version_is_not_noted(file: Path) -> None:
     parts = ArrivedParts(file, "boot")
     parts.forget(ENTRY.path)
-    parts.note(Entry("other", 10, ""), (0, 10), "")
+    parts.note(Entry("other", 10, ""), 10, 0, "")
 
     assert not parts
     assert not ArrivedParts(file, "boot")
+
+
+def test_the_parts_of_a_terabyte_take_little_memory(tmp_path: Path) -> None:
+    lines = (f'["large", "v1", {8 * MIB}, {number}, ""]\n' for number in range(131_072))
+    (tmp_path / "parts").write_text("boot\n" + "".join(lines))
+    found: list[ArrivedParts] = []
+
+    took_bytes = peak_bytes(lambda: found.append(ArrivedParts(tmp_path / "parts", "boot")))
+
+    assert found[0].of(Entry("large", 1 << 40, "v1"), 8 * MIB)
+    assert took_bytes < MIB

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainjob.errors import CorruptData, StoreError, TreeChanged
+from trainjob.storage.archive_members import BadArchive
 from trainjob.storage.cache.evict import Reservation, make_room
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.heartbeat import touching
@@ -139,7 +140,12 @@ class _Build:
         if self._source.folder is None:
             [record] = self._fetch("archive")
             proof = self._compared_beside([record])
-            records = self._unpacked(self._incoming.folder / "archive" / record.path, how)
+            try:
+                records = self._unpacked(self._incoming.folder / "archive" / record.path, how)
+            except StoreError as error:
+                if proof == "size" and isinstance(error.__cause__, BadArchive):
+                    self._incoming.forget([record.path])  # perhaps not what the store holds
+                raise
         else:
             [entry] = self._source.listing.files
             self._incoming.keep((), "archive")
@@ -196,17 +202,17 @@ class _Build:
         """Bring the files that are not there yet; return all of them, verified by the store."""
         listed = self._source.listing.files
         with open_store(self._source.folder_url, self._settings) as store:
-            kept = self._incoming.keep(listed, part, in_parts=store.resumes_parts)
+            kept = self._incoming.keep(listed, part, store.part_bytes)
             target, parts = self._incoming.folder / part, self._incoming.parts
             if part == "data":
                 kept += self._link_unchanged(_without(listed, kept), target)
             rest = _without(listed, kept)
-            to_move_bytes = total_size(rest) - parts.size_bytes
-            make_room(self._cache, to_move_bytes, len(rest))
-            self._incoming.grow(to_move_bytes)
+            there_bytes = parts.size_bytes
+            make_room(self._cache, total_size(rest) - there_bytes, len(rest))
+            self._incoming.grow(total_size(rest) - there_bytes)
             meter = Meter(self._label, rest)
             moved = store.download(rest, target, meter, self._incoming.note, parts)
-        self.moved_bytes = to_move_bytes
+        self.moved_bytes = total_size(rest) - there_bytes
         return kept + moved
 
     def _link_unchanged(self, files: Sequence[Entry], target: Path) -> list[FileRecord]:

@@ -71,14 +71,14 @@ class Incoming:
         return incoming
 
     def keep(
-        self, files: Sequence[Entry], part: Literal["data", "archive"], *, in_parts: bool = False
+        self, files: Sequence[Entry], part: Literal["data", "archive"], part_bytes: int = 0
     ) -> list[FileRecord]:
         """Remove everything but those of `files` that are complete; return these.
 
         Args:
             files: All files as they are listed now.
             part: The folder that they come to.
-            in_parts: Keep what is there of large files, too.
+            part_bytes: Keep what is there of large files in parts of this size; 0: nothing.
         """
         self._versions = {entry.path: entry.version for entry in files}
         target = self.folder / part
@@ -91,8 +91,8 @@ class Incoming:
             if record and version == entry.version and _has_size(target, entry):
                 kept[entry.path] = (version, record)
         self._complete = kept
-        rest = [entry for entry in files if in_parts and entry.path not in kept]
-        begun = self.parts.keep(rest, target)
+        rest = [entry for entry in files if part_bytes and entry.path not in kept]
+        begun = self.parts.keep(rest, part_bytes, target)
         _remove_others(target, {*kept, *begun})
         target.mkdir(exist_ok=True)
         self._write_journal()

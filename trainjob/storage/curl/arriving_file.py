@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainjob.errors import StoreError
-from trainjob.storage.arrived_parts import Span
+from trainjob.storage.arrived_parts import PartsOfFile
 from trainjob.storage.curl.arrival import too_short, wrong_md5
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
@@ -38,8 +38,7 @@ class ArrivingFile:
         entry: The object.
         meter: Counts its bytes, those that are there included.
         pool: Has the threads.
-        there: The parts that are there, with what the store told of the whole file then: its MD5,
-            or nothing.
+        there: Its parts that are there, of `PART_BYTES` each; None: there are none.
 
     Attributes:
         digesting: The work of the thread that digests, if there was any yet.
@@ -51,23 +50,25 @@ class ArrivingFile:
         entry: Entry,
         meter: Meter,
         pool: ThreadPoolExecutor,
-        there: Mapping[Span, str],
+        there: PartsOfFile | None,
     ) -> None:
         self.path = path
         self.entry = entry
         self.meter = meter
         self.digesting: Future[None] | None = None
-        self._there = {start for start, end in there if (start, end) == self._span(start)}
-        self._md5 = next(iter(there.values()), "")
+        self._there = bytes(there.flags) if there else b""
+        self._md5 = there.md5 if there else ""
         self._pool = pool
-        fresh = 0 if self._there else os.O_TRUNC
+        fresh = 0 if there else os.O_TRUNC
         with local_failures(path):
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | fresh, 0o666)
-        self._arrived = set(self._there)
+            if there:
+                os.ftruncate(self.fd, entry.size_bytes)
+        self._arrived = bytearray(self._there.ljust(-(-entry.size_bytes // PART_BYTES), b"\0"))
         self._digested_bytes = 0
         self._sha256 = hashlib.sha256()
         self._of_etag = hashlib.md5(usedforsecurity=False)
-        there_bytes = sum(end - start for start, end in map(self._span, self._there))
+        there_bytes = there.size_bytes(entry.size_bytes) if there else 0
         self._missing_bytes = entry.size_bytes - there_bytes
         meter.add_bytes(there_bytes)
         self._digest_next()
@@ -79,9 +80,10 @@ class ArrivingFile:
 
     def parts(self) -> Iterator["Part"]:
         """Yield what to ask for; one part may be the whole object."""
-        for start in range(0, self.entry.size_bytes, PART_BYTES):
-            if start not in self._there:
-                yield Part(self, *self._span(start))
+        for number in range(len(self._arrived)):
+            if number >= len(self._there) or not self._there[number]:
+                start = number * PART_BYTES
+                yield Part(self, start, min(start + PART_BYTES, self.entry.size_bytes))
 
     def complete(self, part: "Part", md5: str) -> bool:
         """Take note of a part that is there as a whole; say whether it was the last.
@@ -91,7 +93,7 @@ class ArrivingFile:
             md5: What the store tells of the whole file; empty if nothing.
         """
         self._md5 = md5
-        self._arrived.add(part.start)
+        self._arrived[part.start // PART_BYTES] = 1
         self._missing_bytes -= part.end - part.start
         self._digest_next()
         return self.is_there
@@ -101,6 +103,12 @@ class ArrivingFile:
         """Whether every byte is there and was digested; if not, the next ones are."""
         is_free = self._digest_next()
         return is_free and self._digested_bytes == self.entry.size_bytes
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether what was written could not be read back."""
+        digesting = self.digesting
+        return digesting is not None and digesting.done() and digesting.exception() is not None
 
     def record(self, url: str) -> FileRecord:
         """Return what arrived.
@@ -120,9 +128,6 @@ class ArrivingFile:
             os.close(self.fd)
             self.fd = -1
 
-    def _span(self, start: int) -> Span:
-        return start, min(start + PART_BYTES, self.entry.size_bytes)
-
     def _digest_next(self) -> bool:
         """Let a thread digest what has arrived, if none does; say if there was nothing to do."""
         if self.digesting is not None and not self.digesting.done():
@@ -131,9 +136,12 @@ class ArrivingFile:
             self.digesting.result()
             self.digesting = None
         start = end = self._digested_bytes
-        while end in self._arrived and end - start < _DIGEST_BYTES:
-            self._arrived.remove(end)
-            end = self._span(end)[1]
+        while (
+            end < self.entry.size_bytes
+            and self._arrived[end // PART_BYTES]
+            and end - start < _DIGEST_BYTES
+        ):
+            end = min(end + PART_BYTES, self.entry.size_bytes)
         if end == start:
             return True
         self._digested_bytes = end
@@ -173,10 +181,14 @@ class Part:
         return self
 
     def __call__(self, pieces: list[bytes]) -> None:
-        """Write the next pieces to their place."""
+        """Write the next pieces to their place; of an answer that is too long, only the size."""
         for first in range(0, len(pieces), _MAX_PIECES):
             some = pieces[first : first + _MAX_PIECES]
             size = sum(map(len, some))
+            if self.start + self.received + size > self.end:  # beyond it is what arrived before
+                self.received += size
+                self.file.meter.add_bytes(size)
+                continue
             with local_failures(self.file.path):
                 write_all(self.file.fd, some, size, self.start + self.received)
             self.received += size

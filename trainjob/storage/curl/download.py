@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainjob.errors import CorruptData, StoreError
 from trainjob.storage.arrived_parts import ArrivedParts
-from trainjob.storage.curl import retry
+from trainjob.storage.curl import arriving_file, retry
 from trainjob.storage.curl.arrival import (
     ANSWERS,
     PARTIAL,
@@ -83,6 +83,8 @@ class Download:
         finally:
             self._pool.shutdown(cancel_futures=True)
             for file in self._open:
+                if file.is_unreadable:
+                    self._forget_parts(file)
                 file.close()
         return [self._records[entry.path] for entry in files]
 
@@ -101,7 +103,7 @@ class Download:
                 # The disk keeps what waits to be digested, but open files are few.
                 while len(self._digesting) > _MAX_DIGESTING:
                     self._wait_for_digest()
-                there = self._parts.of(entry) if self._parts else {}
+                there = self._parts.of(entry, arriving_file.PART_BYTES) if self._parts else None
                 path = self._target + entry.path
                 file = ArrivingFile(path, entry, self._meter, self._pool, there)
                 self._open.add(file)
@@ -160,7 +162,8 @@ class Download:
             return Again(error)
         md5 = "" if is_encrypted(answer) else md5_in(file.entry.version)
         if self._parts is not None and not part.is_whole:
-            self._parts.note(file.entry, (part.start, part.end), md5)
+            size = arriving_file.PART_BYTES
+            self._parts.note(file.entry, size, part.start // size, md5)
         if file.complete(part, md5):
             self._digesting.append(file)
         self._settle()
@@ -177,8 +180,7 @@ class Download:
             try:
                 record = file.record(url)
             except CorruptData as error:
-                if self._parts is not None:
-                    self._parts.forget(file.entry.path)
+                self._forget_parts(file)
                 self._meter.add_bytes(-file.entry.size_bytes)
                 self._failed(file.entry, error)
             else:
@@ -191,6 +193,10 @@ class Download:
         if oldest.digesting is not None:
             wait([oldest.digesting], timeout=_WAIT_S)
         self._settle()
+
+    def _forget_parts(self, file: ArrivingFile) -> None:
+        if self._parts is not None:
+            self._parts.forget(file.entry.path)
 
     def _failed(self, entry: Entry, error: StoreError) -> None:
         if self._is_last_try:

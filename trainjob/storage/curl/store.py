@@ -6,6 +6,7 @@ from typing import Self
 
 from trainjob.errors import StoreError
 from trainjob.storage.arrived_parts import ArrivedParts
+from trainjob.storage.curl import arriving_file
 from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in, wrong_md5
 from trainjob.storage.curl.download import Download
 from trainjob.storage.curl.listing import pages
@@ -30,13 +31,17 @@ class CurlStore:
     """The folder at ``s3://bucket/prefix/``; see `trainjob.storage.store.Store`."""
 
     creates_in_one_step = True
-    resumes_parts = True
 
     def __init__(self, url: str, settings: StoreSettings) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
         self.url = f"s3://{bucket}/{self._prefix}"
         self._transport = Transport(bucket, settings)
+
+    @property
+    def part_bytes(self) -> int:
+        """The size of the parts in which large objects come."""
+        return arriving_file.PART_BYTES
 
     def __enter__(self) -> Self:
         """Return the store itself."""
