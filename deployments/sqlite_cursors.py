@@ -12,14 +12,22 @@ import sqlite3
 from typing import Any
 
 from sqlalchemy import event
+from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-__all__ = ["close_failed_cursors"]
+_IS_OURS = "deployments.sqlite_cursors"
 
 
 def close_failed_cursors() -> None:
-    """Have this process close every cursor of a later connection to SQLite that fails."""
-    event.listen(Engine, "do_connect", _choose_connection)
+    """Have this process close every cursor of its connections to SQLite that fails.
+
+    Connections that are pooled by now are replaced when they are asked for: the server has made one
+    before it loads what its settings name.
+    """
+    for target in LISTENERS:
+        event.listen(*target)
 
 
 class _Cursor(sqlite3.Cursor):
@@ -44,7 +52,25 @@ class _Connection(sqlite3.Connection):
 
 
 def _choose_connection(
-    dialect: Dialect, _record: object, _args: list[Any], options: dict[str, Any]
+    dialect: Dialect, record: ConnectionPoolEntry, _args: list[Any], options: dict[str, Any]
 ) -> None:
     if dialect.driver == "aiosqlite":
         options["factory"] = _Connection
+        record.info[_IS_OURS] = True
+
+
+def _replace_others(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    if not isinstance(connection, AsyncAdapt_aiosqlite_connection) or _IS_OURS in record.info:
+        return
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA database_list")
+    _, _, file = cursor.fetchall()[0]
+    if file:  # a database in memory ends with its connection
+        raise DisconnectionError
+    record.info[_IS_OURS] = False
+
+
+LISTENERS = (
+    (Engine, "do_connect", _choose_connection),
+    (Pool, "checkout", _replace_others),
+)

@@ -7,15 +7,17 @@ below a line that reads no database, and one connection that waited in ``BEGIN I
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import StaticPool
 
-from deployments.sqlite_cursors import close_failed_cursors
+from deployments.sqlite_cursors import LISTENERS, close_failed_cursors
 
 LOOP_STANDS_S = 5.0
 
@@ -27,11 +29,25 @@ FAILING: dict[str, Callable[[AsyncConnection], Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Have engines of this process as they are before somebody imports the broker."""
+
+    def remove() -> None:
+        for target in LISTENERS:
+            if event.contains(*target):
+                event.remove(*target)
+
+    remove()
+    yield
+    remove()
+
+
+@pytest.mark.parametrize("is_pooled", [False, True], ids=["later", "pooled before"])
 @pytest.mark.parametrize("fail", FAILING.values(), ids=FAILING)
 def test_what_a_failed_statement_left_never_holds_the_loop(
-    tmp_path: Path, fail: Callable[[AsyncConnection], Any]
+    tmp_path: Path, fail: Callable[[AsyncConnection], Any], is_pooled: bool
 ) -> None:
-    close_failed_cursors()
     is_in_statement, loop_goes_on = threading.Event(), threading.Event()
 
     def waits() -> bool:
@@ -42,6 +58,10 @@ def test_what_a_failed_statement_left_never_holds_the_loop(
         engine = create_async_engine(
             f"sqlite+aiosqlite:///{tmp_path}/db", isolation_level="AUTOCOMMIT"
         )
+        if is_pooled:
+            async with engine.connect(), engine.connect():
+                pass
+        close_failed_cursors()
         async with engine.connect() as writer, engine.connect() as other:
             await writer.exec_driver_sql("CREATE TABLE t (x)")
             await writer.exec_driver_sql("BEGIN IMMEDIATE")
@@ -62,3 +82,18 @@ def test_what_a_failed_statement_left_never_holds_the_loop(
         return has_gone_on
 
     assert asyncio.run(story())
+
+
+def test_a_database_in_memory_stays() -> None:
+    async def story() -> int:
+        engine = create_async_engine("sqlite+aiosqlite:///:memory:", poolclass=StaticPool)
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql("CREATE TABLE t (x)")
+        close_failed_cursors()
+        async with engine.connect() as connection:
+            found = await connection.exec_driver_sql("SELECT count(*) FROM t")
+            count = int(found.scalar_one())
+        await engine.dispose()
+        return count
+
+    assert asyncio.run(story()) == 0
