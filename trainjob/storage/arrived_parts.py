@@ -48,13 +48,9 @@ class ArrivedParts:
     Args:
         file: Where the lines are; it need not be there.
         boot: Names this start of the machine: one that fell may have kept a line and not the bytes.
-
-    Attributes:
-        size_bytes: How many bytes those have that were kept, and not forgotten since.
     """
 
     def __init__(self, file: Path, boot: str) -> None:
-        self.size_bytes = 0
         self._file = file
         self._boot = boot
         self._found: dict[str, PartsOfFile] = {}
@@ -64,6 +60,11 @@ class ArrivedParts:
     def __bool__(self) -> bool:
         """Whether there is any part."""
         return bool(self._found)
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes those have that were kept, and not forgotten since."""
+        return sum(self._sizes.values())
 
     def of(self, entry: Entry, part_bytes: int) -> PartsOfFile | None:
         """Return the parts of this version of a file that are of this size."""
@@ -86,7 +87,6 @@ class ArrivedParts:
                     kept[entry.path] = found
                     self._sizes[entry.path] = found.size_bytes(entry.size_bytes)
         self._found = kept
-        self.size_bytes = sum(self._sizes.values())
         self._file.unlink(missing_ok=True)
         self._write(
             [path, parts.version, parts.part_bytes, number, parts.md5]
@@ -112,7 +112,7 @@ class ArrivedParts:
     def forget(self, path: str) -> None:
         """Let the parts of a file count as not there."""
         if self._found.pop(path, None):
-            self.size_bytes -= self._sizes.pop(path, 0)
+            self._sizes.pop(path, None)
             self._write([[path]])
 
     def _add(self, path: str, version: str, part_bytes: int, number: int, md5: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +19,7 @@ from tests.core.storage.scripted_store import Asked, Reply, ScriptedStore, scrip
 from trainjob.errors import CorruptData, StoreError, StoreUnavailable, TreeChanged
 from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.curl import arriving_file, reading
+from trainjob.storage.curl.arriving_file import ArrivingFile
 from trainjob.storage.curl.store import CurlStore
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
@@ -177,6 +179,26 @@ def test_parts_that_cannot_be_read_are_forgotten(store, objects, tmp_path, monke
         store.download([entry], tmp_path, Meter(None, [entry]), None, ArrivedParts(note, "boot"))
 
     assert ArrivedParts(note, "boot").of(entry, PART_BYTES) is None
+
+
+def test_a_digest_that_never_began_is_no_part_that_cannot_be_read(tmp_path):
+    """An error elsewhere cancels it, and is what is raised."""
+    parts, is_over = ArrivedParts(tmp_path / "parts", "boot"), threading.Event()
+    entry = Entry("large", 2 * PART_BYTES, '"tag"')
+    for number in (0, 1):
+        parts.note(entry, PART_BYTES, number, "")
+    pool = ThreadPoolExecutor(1)
+    pool.submit(is_over.wait)
+    file = ArrivingFile(
+        str(tmp_path / "large"), entry, Meter(None, [entry]), pool, parts.of(entry, PART_BYTES)
+    )
+
+    pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        assert not file.is_unreadable
+    finally:
+        is_over.set()
+        file.close()
 
 
 def test_parts_that_are_not_what_they_should_be_are_fetched_again(store, server, objects, tmp_path):

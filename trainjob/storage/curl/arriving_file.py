@@ -56,7 +56,6 @@ class ArrivingFile:
         self.entry = entry
         self.meter = meter
         self.digesting: Future[None] | None = None
-        self._there = bytes(there.flags) if there else b""
         self._md5 = there.md5 if there else ""
         self._pool = pool
         fresh = 0 if there else os.O_TRUNC
@@ -64,7 +63,8 @@ class ArrivingFile:
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | fresh, 0o666)
             if there:
                 os.ftruncate(self.fd, entry.size_bytes)
-        self._arrived = bytearray(self._there.ljust(-(-entry.size_bytes // PART_BYTES), b"\0"))
+        flags = there.flags if there else b""
+        self._arrived = bytearray(flags.ljust(-(-entry.size_bytes // PART_BYTES), b"\0"))
         self._digested_bytes = 0
         self._sha256 = hashlib.sha256()
         self._of_etag = hashlib.md5(usedforsecurity=False)
@@ -80,8 +80,8 @@ class ArrivingFile:
 
     def parts(self) -> Iterator["Part"]:
         """Yield what to ask for; one part may be the whole object."""
-        for number in range(len(self._arrived)):
-            if number >= len(self._there) or not self._there[number]:
+        for number, has_arrived in enumerate(self._arrived):
+            if not has_arrived:
                 start = number * PART_BYTES
                 yield Part(self, start, min(start + PART_BYTES, self.entry.size_bytes))
 
@@ -108,7 +108,9 @@ class ArrivingFile:
     def is_unreadable(self) -> bool:
         """Whether what was written could not be read back."""
         digesting = self.digesting
-        return digesting is not None and digesting.done() and digesting.exception() is not None
+        if digesting is None or digesting.cancelled() or not digesting.done():
+            return False
+        return digesting.exception() is not None
 
     def record(self, url: str) -> FileRecord:
         """Return what arrived.
@@ -185,12 +187,9 @@ class Part:
         for first in range(0, len(pieces), _MAX_PIECES):
             some = pieces[first : first + _MAX_PIECES]
             size = sum(map(len, some))
-            if self.start + self.received + size > self.end:  # beyond it is what arrived before
-                self.received += size
-                self.file.meter.add_bytes(size)
-                continue
-            with local_failures(self.file.path):
-                write_all(self.file.fd, some, size, self.start + self.received)
+            if self.start + self.received + size <= self.end:  # beyond it is what arrived before
+                with local_failures(self.file.path):
+                    write_all(self.file.fd, some, size, self.start + self.received)
             self.received += size
             self.file.meter.add_bytes(size)
 
