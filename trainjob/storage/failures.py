@@ -29,12 +29,16 @@ def local_failures(url: str) -> Iterator[None]:
     """Raise what the operating system says about the file or folder `url` as a store's failure."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise failure(StoreNotFound, url, "no such file", "check the path") from error
-    except PermissionError as error:
-        do = "give the user that runs this the right to read and write there"
-        raise failure(StoreDenied, url, "permission denied", do) from error
     except OSError as error:
-        found = error.strerror or str(error)
-        do = "see that the disk is in order and has space"
-        raise failure(StoreError, url, found, do) from error
+        raise local_failure(url, error) from error
+
+
+def local_failure(url: str, error: OSError) -> StoreError:
+    """Return what `local_failures` raises, for work that is too small for a context manager."""
+    if isinstance(error, FileNotFoundError):
+        return failure(StoreNotFound, url, "no such file", "check the path")
+    if isinstance(error, PermissionError):
+        do = "give the user that runs this the right to read and write there"
+        return failure(StoreDenied, url, "permission denied", do)
+    found = error.strerror or str(error)
+    return failure(StoreError, url, found, "see that the disk is in order and has space")

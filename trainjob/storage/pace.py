@@ -49,12 +49,13 @@ class Window:
     Args:
         pace: Of the requests among which it is.
         seconds: After how many of them it is looked at.
+        moved_bytes: What it has moved by now.
     """
 
-    def __init__(self, pace: Pace, seconds: float) -> None:
+    def __init__(self, pace: Pace, seconds: float, moved_bytes: int = 0) -> None:
         self._pace = pace
         self._seconds = seconds
-        self._begin(0)
+        self._begin(moved_bytes)
 
     def is_too_slow(self, moved_bytes: int) -> bool:
         """Say whether a request that has moved so many bytes by now is to be given up."""

@@ -28,7 +28,7 @@ from trainjob.storage.curl.arriving_file import ArrivingFile, Part, write_all
 from trainjob.storage.curl.request import Again, Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.deadline import check_deadline
-from trainjob.storage.failures import failure, local_failures
+from trainjob.storage.failures import failure, local_failure, local_failures
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord, OnFile, Proof
 from trainjob.storage.meter import Meter
@@ -144,8 +144,10 @@ class Download:
         if md5 and not is_proved and not is_encrypted(answer):
             return Again(wrong_md5(url))
         path = self._target + entry.path
-        with local_failures(path):
+        try:
             write_file(path, body)
+        except OSError as error:
+            raise local_failure(path, error) from error
         self._meter.add_bytes(size_bytes)
         sha256 = hashlib.sha256(body).hexdigest()
         proof: Proof = "etag" if is_proved else ""
@@ -214,7 +216,8 @@ def write_file(path: str, data: bytes) -> None:
     """Write a small file; raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        write_all(fd, [data], len(data), 0)
+        if os.write(fd, data) < len(data):
+            write_all(fd, [data], len(data), 0)  # which tells why
     finally:
         os.close(fd)
 

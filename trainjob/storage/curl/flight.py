@@ -122,7 +122,6 @@ class Flight:
         except BaseException:
             handle.close()
             raise
-        handle.keep_pace(self._pace)
         self._active[handle.curl] = handle
         self._latest = request
         self._active_bytes += request.weight_bytes
@@ -146,7 +145,8 @@ class Flight:
     def _leave_slow(self) -> None:
         """Break off what would hardly end, to be tried again."""
         self._next_look_s = self._pace.seconds + _LOOK_AT_PACE_S
-        for curl in [curl for curl, handle in self._active.items() if handle.is_too_slow]:
+        slow = [curl for curl, handle in self._active.items() if handle.is_too_slow(self._pace)]
+        for curl in slow:
             answer, tries, _ = self._take(curl)
             self._broke(answer.request, tries, pycurl.E_OPERATION_TIMEDOUT, "it came too slowly")
 

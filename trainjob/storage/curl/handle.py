@@ -55,7 +55,7 @@ class Handle:
         if shape != self._shape:
             self._reset(request.method, has_file)
             self._shape = shape
-        self.head, self.pieces = [], []
+        self.head, self.pieces, self._window = [], [], None
         curl.setopt(pycurl.URL, url)
         curl.setopt(pycurl.HTTPHEADER, head)
         curl.setopt(pycurl.HEADERFUNCTION, self.head.append)
@@ -68,15 +68,15 @@ class Handle:
             curl.setopt(pycurl.POSTFIELDS, request.body or b"")
         self._sink = request.sink() if request.sink else None
 
-    def keep_pace(self, pace: Pace) -> None:
-        """Have the try looked at by `is_too_slow`, from now on."""
-        self._window = Window(pace, STALL_S)
+    def is_too_slow(self, pace: Pace) -> bool:
+        """Say whether the try moved too little for some time, see `trainjob.storage.pace`.
 
-    @property
-    def is_too_slow(self) -> bool:
-        """Whether the try moved too little for some time; see `trainjob.storage.pace`."""
+        It is watched from the first call on: most tries end before there is one.
+        """
         moved = self.curl.getinfo(pycurl.SIZE_DOWNLOAD_T) + self.curl.getinfo(pycurl.SIZE_UPLOAD_T)
-        return self._window is not None and self._window.is_too_slow(int(moved))
+        if self._window is None:
+            self._window = Window(pace, STALL_S, int(moved))
+        return self._window.is_too_slow(int(moved))
 
     def drain(self) -> None:
         """Give what has arrived of a good answer to the sink, if there is one."""

@@ -129,10 +129,11 @@ class Answer:
     def header(self, name: str) -> str:
         """Return the value of a header; empty if it is not there. `name` is in lower case."""
         start = f"{name}:".encode()
+        length = len(start)
         # The last one: before it may stand the header of an answer 100.
         for line in reversed(self.head):
-            if line[: len(start)].lower() == start:
-                return line[len(start) :].strip().decode("latin-1")
+            if line[:length].lower() == start:
+                return line[length:].strip().decode("latin-1")
         return ""
 
     @property

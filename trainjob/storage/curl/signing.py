@@ -10,6 +10,7 @@ anew for each request: 5,000 reads of 10 KB took it 0.57 s of processor time, an
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -22,6 +23,29 @@ EMPTY_SHA256 = hashlib.sha256().hexdigest()
 UNSIGNED = "UNSIGNED-PAYLOAD"
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
+_BLOCK_BYTES = 64  # of SHA-256
+
+_is_plain = re.compile(r"[A-Za-z0-9/\-_.~]*").fullmatch
+
+
+class _Seal:
+    """HMAC-SHA256 (RFC 2104) of texts that begin alike.
+
+    The beginning is digested once. `hmac.digest`, which begins anew for every text, takes three
+    times as long, which is noticeable with small objects.
+    """
+
+    def __init__(self, key: bytes, beginning: str) -> None:
+        block = key.ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block) + beginning.encode())
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def of(self, rest: str) -> str:
+        """Return the hex digest for the beginning and the `rest` of a text."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(rest.encode())
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
 
 class _Moment(NamedTuple):
@@ -32,6 +56,8 @@ class _Moment(NamedTuple):
     day: str
     keys: Keys | None
     key: bytes
+    scope: str
+    seal: _Seal
 
 
 class Signer:
@@ -84,16 +110,12 @@ class Signer:
         names = sorted(signed)
         lines = "".join([f"{name}:{signed[name]}\n" for name in names])
         listed = ";".join(names)
-        scope = f"{moment.day}/{self._region}/s3/aws4_request"
         request = f"{method}\n{path}\n{query}\n{lines}\n{listed}\n{sha256}"
-        text = (
-            f"{_ALGORITHM}\n{moment.time}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        )
-        signature = hmac.digest(moment.key, text.encode(), "sha256").hex()
+        signature = moment.seal.of(hashlib.sha256(request.encode()).hexdigest())
         del signed["host"]  # libcurl sends it
         return [
             *[f"{name}: {value}" for name, value in signed.items()],
-            f"Authorization: {_ALGORITHM} Credential={keys.access_key}/{scope}, "
+            f"Authorization: {_ALGORITHM} Credential={keys.access_key}/{moment.scope}, "
             f"SignedHeaders={listed}, Signature={signature}",
         ]
 
@@ -113,7 +135,9 @@ class Signer:
         else:
             key = _signing_key(keys.secret_key, day, self._region)
         self.keys = keys
-        self._latest = _Moment(now, text, day, keys, key)
+        scope = f"{day}/{self._region}/s3/aws4_request"
+        seal = _Seal(key, f"{_ALGORITHM}\n{text}\n{scope}\n")
+        self._latest = _Moment(now, text, day, keys, key, scope, seal)
         return self._latest
 
     def renew(self, old: Keys | None) -> bool:
@@ -129,7 +153,7 @@ class Signer:
 
 def encode_path(key: str) -> str:
     """Return a key as it stands in a path and in what is signed."""
-    return quote(key, safe="/-_.~")
+    return key if _is_plain(key) else quote(key, safe="/-_.~")
 
 
 def encode_query(query: Mapping[str, str]) -> str:
