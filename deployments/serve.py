@@ -31,6 +31,11 @@ _WORKER = ("-m", "prefect", "worker", "start", "--install-policy", "never")
 _PR_SET_PDEATHSIG = 1
 _MAX_PORT = 65535
 LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
+ON_SQLITE = {
+    "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
+}
+"""Without these, a busy SQLite database costs events, and runs their restarts."""
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 40.0
 
@@ -100,9 +105,7 @@ def _environment(url: str, port: str) -> dict[str, str]:
         # A trigger that is overdue at the start of the server still counts: without this, a run
         # whose process died while the server was down is Running for ever (default 60 s).
         "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
-        # Without these two, a busy SQLite database costs events, and runs their restarts.
-        "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
-        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
+        **ON_SQLITE,
         # Without it a server that restarts never takes back places in quotas (in memory alone).
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASE_STORAGE,
         "PREFECT_WORKER_QUERY_SECONDS": "2",

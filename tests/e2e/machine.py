@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from deployments.serve import LEASE_STORAGE
+from deployments.serve import LEASE_STORAGE, ON_SQLITE
 from tests.ports import free_port
 from tests.prefect_homes import fill_home
 from tests.serving import wait_for
@@ -24,12 +24,7 @@ from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 _ONE_AT_A_TIME = threading.Lock()
-_ON_SQLITE = {
-    # As docs/operations.md has it: a busy SQLite loses no event, and so no restart.
-    "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
-    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASE_STORAGE,
-}
+_ON_SQLITE = {**ON_SQLITE, "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASE_STORAGE}
 
 
 class Machine:
