@@ -23,12 +23,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from running import ROOT, Server, running_server
 from usage import used_by
 
-from deployments.serve import ON_SQLITE
-
 _DEPLOYMENT = "training-job/cpu"
 _ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 _TIMEOUT_S = 600.0
 _POLL_S = 0.5
+_OF_SQLITE = {
+    # As `make serve` sets them.
+    "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "deployments.patient_events",
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.patient_events",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Database:
     pid: int | None = None
 
 
-SQLITE = Database("SQLite", ON_SQLITE)
+SQLITE = Database("SQLite", _OF_SQLITE)
 
 
 class Platform:
