@@ -35,6 +35,9 @@ _VERSION_KEYS = (
     *("generation", "ETag", "etag", "e_tag", "checksum", "md5Hash", "md5"),
     *("Last-Modified", "last_modified", "LastModified", "mtime", "modified", "updated", "created"),
 )
+_AZURE = ("abfs", "abfss", "az")
+_AZURE_BLOCK_BYTES = 8 << 20  # adlfs has 50 MiB, some of which each file that is copied holds
+_UNREACHABLE = {"ServiceRequestError", "ServiceResponseError"}  # of azure.core
 _MD5_KEYS = ("md5Hash", "Content-MD5", "content_md5")
 # Without them a server that stops in the middle of an answer is waited for for five minutes.
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
@@ -74,8 +77,21 @@ def open_driver(url: str) -> AbstractFileSystem:
         options["block_size"] = 0
         headers = {"Accept-Encoding": "identity"}
         options["client_kwargs"] = {"timeout": _HTTP_TIMEOUT, "headers": headers}
+    if parts.scheme in _AZURE:
+        options["blocksize"] = _AZURE_BLOCK_BYTES
     with driver_failures(url):
-        return driver(**options, skip_instance_cache=True)
+        made = driver(**options, skip_instance_cache=True)
+    if parts.scheme in _AZURE and parts.username:
+        _refuse_other_account(url, (parts.hostname or "").partition(".")[0], made)
+    return made
+
+
+def _refuse_other_account(url: str, asked: str, driver: AbstractFileSystem) -> None:
+    """See that the driver asks the account of a url: it prefers that of a connection string."""
+    found = getattr(driver, "account_name", None)
+    if found and found.lower() != asked:
+        said = f"asked for the account {asked!r}, found {found!r} in the environment of the driver"
+        raise failure(StoreError, url, said, "set AZURE_STORAGE_… to those of the url")
 
 
 def is_http(url: str) -> bool:
@@ -135,15 +151,17 @@ def _failure_of(error: Exception, url: str) -> StoreError:
     if refusal := _refusal(_status_of(error), url):
         return refusal
     if isinstance(error, FileNotFoundError):
-        return failure(StoreNotFound, url, "no such file", "check the url")
-    if isinstance(error, PermissionError):
+        return _not_found(url)
+    # The driver of gs:// has no class of its own for it.
+    if isinstance(error, PermissionError) or str(error).startswith("Forbidden: "):
         do = "ask for the right, or use other credentials"
         return failure(StoreDenied, url, "the credentials are not allowed to do this", do)
     if isinstance(error, NotImplementedError):
         scheme = url.partition("://")[0]
         do = "use a store that can be written, such as s3://bucket/prefix/ or a folder"
         return failure(StoreError, url, f"{scheme}:// can only be read", do)
-    if isinstance(error, OSError | aiohttp.ClientError | HttpProcessingError):
+    is_broken = isinstance(error, OSError | aiohttp.ClientError | HttpProcessingError)
+    if is_broken or type(error).__name__ in _UNREACHABLE:
         found = f"no whole answer from the store ({type(error).__name__})"
         return failure(StoreUnavailable, url, found, "check the address and the network")
     found = f"the driver failed ({type(error).__name__}: {_one_line(error)})"
@@ -155,7 +173,7 @@ def _refusal(status: int, url: str) -> StoreError | None:
         do = "ask for the right, or use other credentials"
         return failure(StoreDenied, url, f"the store refuses these credentials ({status})", do)
     if status == HTTPStatus.NOT_FOUND:
-        return failure(StoreNotFound, url, "no such file", "check the url")
+        return _not_found(url)
     if status == HTTPStatus.PRECONDITION_FAILED:
         found, do = "the file changed while it was copied", "run again when nothing writes to it"
         return failure(TreeChanged, url, found, do)
@@ -167,13 +185,21 @@ def _refusal(status: int, url: str) -> StoreError | None:
     return None
 
 
-def _status_of(error: Exception) -> int:
-    """Return the HTTP status of an answer, under any of the names that drivers have for it."""
+def _not_found(url: str) -> StoreNotFound:
+    found = "no such file" if is_http(url) else "no such file, folder or bucket"
+    return failure(StoreNotFound, url, found, "check the url")
+
+
+def _status_of(error: BaseException) -> int:
+    """Return the HTTP status of an answer, under any of the names that drivers have for it.
+
+    Some drivers put the error that has it into one of their own.
+    """
     for name in ("status", "status_code", "code"):
         value = getattr(error, name, None)
         if isinstance(value, int) and value in set(HTTPStatus):
             return value
-    return 0
+    return _status_of(error.__cause__) if error.__cause__ else 0
 
 
 def _one_line(error: Exception) -> str:

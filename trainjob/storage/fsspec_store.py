@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
+from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from trainjob.errors import (
@@ -311,7 +312,11 @@ class FsspecStore:
             return self._driver.open(place, "wb")
 
     def _rename(self, old: str, new: str) -> None:
-        if type(self._driver).mv is AbstractFileSystem.mv:  # it would take names for patterns
+        # Those would take names for patterns.
+        if (
+            isinstance(self._driver, AsyncFileSystem)
+            or type(self._driver).mv is AbstractFileSystem.mv
+        ):
             self._driver.cp_file(old, new)
             self._driver.rm_file(old)
             return

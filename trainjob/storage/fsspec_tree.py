@@ -1,7 +1,7 @@
 """The names of a tree in a driver of fsspec: which files there are, and what a path is called."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -37,6 +37,9 @@ class FsspecTree:
             if path is None or path in seen:
                 continue
             seen.add(path)
+            if info["name"].endswith("/") and not info.get("size"):
+                # What consoles of stores make of a new folder is a file to some drivers.
+                info = {**info, "type": "directory"}
             yield path, info
             if info["type"] == "directory" and not is_flat:
                 with driver_failures(self._url + path):
@@ -60,7 +63,9 @@ class FsspecTree:
         return self.root + (quote(path) if is_http(self._url) else path)
 
     def _find(self) -> list[dict[str, Any]]:
-        return list(self._driver.find(self.root, withdirs=True, detail=True).values())
+        found = self._driver.find(self.root, withdirs=True, detail=True)
+        # A list is what the driver of Azure gives if the url is a file, which holds nothing.
+        return list(found.values()) if isinstance(found, Mapping) else []
 
     def _path(self, name: str) -> str | None:
         """Return the path below the folder that the driver calls `name`; None if it is none.

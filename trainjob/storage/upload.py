@@ -7,6 +7,7 @@ uploaded: all of it is named at the end, in the receipt and in the error, and th
 finished result without it.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,9 @@ from trainjob.storage.send import discard_unfinished, forget_other_content, send
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.store import Store, open_store
 from trainjob.values import counted
+
+_LOGGER = logging.getLogger(__name__)
+_MAX_NAMED = 10
 
 
 def upload_tree(
@@ -104,17 +108,19 @@ def upload_tree(
             if has_result:
                 return receipt_in(store)
             store.delete(sorted(entry.path for entry in listing.files))  # see own_files
-            return _receipt(Sources(look), [], None, run_id, state, facts)
+            return _receipt(Sources(look), [], (), None, run_id, state, facts)
         claim, claimed = _prepare(store, tree.look, listing, own, run_id)
         journal_of_run = Journal(journal, url, run_id)
         sent = _send(store, tree, journal_of_run, listing, label, state)
         store.make_folders(tree.look.empty_folders)
-        held = store.list_files().files
+        listing = store.list_files()
+        held = listing.files
         sent = _prove(store, sent, held, journal_of_run, label)
         if finished := _finished(store, run_id, state):
             return finished
         refuse_others(store, claim, held)
-        receipt = _receipt(tree, sent, claimed, run_id, state, facts)
+        folders = _kept_folders(tree.look, listing, url)
+        receipt = _receipt(tree, sent, folders, claimed, run_id, state, facts)
         _conclude(store, receipt, claim, held, is_marked=is_marked)
     if look.odd and state not in UNFINISHED_STATES:
         raise _not_all(url, look)
@@ -252,9 +258,19 @@ def _prove(
         raise
 
 
+def _kept_folders(look: Look, listing: Listing, url: str) -> list[str]:
+    """Return the empty folders that the store has now; drivers of object stores make none."""
+    missing = sorted(set(look.empty_folders).difference(listing.folders))
+    if missing:
+        some = ", ".join(map(repr, missing[:_MAX_NAMED]))
+        _LOGGER.warning("%s keeps no empty folders: %s", url, some)
+    return sorted(set(look.empty_folders).difference(missing))
+
+
 def _receipt(
     tree: Sources,
     sent: Sequence[FileRecord],
+    folders: Sequence[str],
     claimed: Exclusion | None,
     run_id: str,
     state: OutputState,
@@ -266,7 +282,7 @@ def _receipt(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint(sent),
         files=tuple(sorted(sent, key=lambda file: file.path)),
-        folders=tuple(sorted(tree.look.empty_folders)),
+        folders=tuple(folders),
         left_out=dict(sorted(tree.look.odd.items())),
         earlier=tree.earlier,
         claimed=claimed,
