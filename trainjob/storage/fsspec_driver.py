@@ -88,7 +88,8 @@ def open_driver(url: str) -> AbstractFileSystem:
 
 def _refuse_other_account(url: str, asked: str, driver: AbstractFileSystem) -> None:
     """See that the driver asks the account of a url: it prefers that of a connection string."""
-    found = getattr(driver, "account_name", None)
+    # Not the name that the driver itself has, which is that of the url.
+    found = getattr(getattr(driver, "service_client", None), "account_name", None)
     if found and found.lower() != asked:
         said = f"asked for the account {asked!r}, found {found!r} in the environment of the driver"
         raise failure(StoreError, url, said, "set AZURE_STORAGE_… to those of the url")

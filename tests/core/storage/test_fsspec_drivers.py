@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -147,7 +148,8 @@ def test_the_account_of_a_url_is_the_one_that_is_asked(monkeypatch):
     """A connection string in the environment names one, too, and adlfs takes that."""
 
     class Driver(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-        account_name = "mine"
+        account_name = "other"  # which is that of the url, whoever is asked
+        service_client = SimpleNamespace(account_name="mine")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", lambda _: Driver)
 
