@@ -23,6 +23,8 @@ import zstandard
 READ_BYTES = 1 << 17
 """How much of an archive is read at once: many small members, and few bytes for nothing."""
 
+_PIECE_BYTES = 1 << 20
+
 _MAX_PART_BYTES = 255  # NAME_MAX of Linux file systems
 _MAX_PATH_BYTES = 3072  # PATH_MAX is 4096, of which the folder takes its part
 _UNREADABLE = (
@@ -56,7 +58,8 @@ class Member:
         is_folder: Whether it is a folder, else a file.
         is_executable: Whether its owner may execute it.
         fault: Why it is refused; None if nothing is wrong with it by itself.
-        open: Gives the content; of a stream only until the next member is asked for.
+        content: Reads the content, piece by piece; of a stream only until the next member is asked
+            for.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Member:
     is_folder: bool
     is_executable: bool
     fault: str | None
-    open: Callable[[], IO[bytes] | None]
+    content: Callable[[], Iterator[bytes]]
 
     @property
     def path(self) -> str:
@@ -72,15 +75,27 @@ class Member:
         return posixpath.normpath(self.name)
 
 
+def pieces(source: IO[bytes]) -> Iterator[bytes]:
+    """Read all that a file of an archive holds, and close it."""
+    with source:
+        while piece := source.read(_PIECE_BYTES):
+            yield piece
+
+
 @contextmanager
-def unreadable_told(prefix: str = "") -> Iterator[None]:
-    """Raise what reading bytes raises as a `BadArchive`, except that there is no file."""
+def unreadable_told(name: str | None = None) -> Iterator[None]:
+    """Raise what reading bytes raises as a `BadArchive`, except that there is no file.
+
+    Args:
+        name: Of which member the bytes are; None: of the archive.
+    """
     try:
         yield
     except (FileNotFoundError, PermissionError):
         raise
     except _UNREADABLE as error:
-        raise BadArchive(prefix + _reason(error)) from error
+        of = "" if name is None else f"{name!r}: "
+        raise BadArchive(of + _reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,6 @@ from trainjob.storage.meter import Meter
 from trainjob.storage.tar_members import tar_members
 from trainjob.storage.zip_members import zip_members
 
-_CHUNK_BYTES = 1 << 20
 _MAX_NAMED = 10
 
 
@@ -214,10 +213,10 @@ class _Folder:
         digest = hashlib.sha256()
         copy = os.open(f"{self._root}/{path}", flags, mode)
         try:
-            for chunk in self._content(member):
-                _write_all(copy, chunk)
-                digest.update(chunk)
-                self._meter.add_bytes(len(chunk))
+            for piece in self._content(member):
+                _write_all(copy, piece)
+                digest.update(piece)
+                self._meter.add_bytes(len(piece))
         finally:
             os.close(copy)
         self._meter.finish_file()
@@ -235,18 +234,14 @@ class _Folder:
     def _content(self, member: Member) -> Iterator[bytes]:
         """Yield exactly as many bytes as the archive declares."""
         left = member.size_bytes
-        with unreadable_told(f"{member.name!r}: "):
-            source = member.open()
-        assert source is not None, "extractfile gives None only for links and folders"  # noqa: S101
-        with source:
-            while True:
-                check_deadline(self._place)
-                with unreadable_told(f"{member.name!r}: "):
-                    chunk = source.read(_CHUNK_BYTES)
-                left -= len(chunk)
-                if not chunk or left < 0:
+        check_deadline(self._place)
+        with unreadable_told(member.name):  # what is done with a piece is not done in here
+            for piece in member.content():
+                left -= len(piece)
+                if left < 0:
                     break
-                yield chunk
+                yield piece
+                check_deadline(self._place)
         if left:
             raise BadArchive(f"{member.name!r} has another size than the archive says")
 

@@ -18,6 +18,7 @@ from trainjob.storage.archive_members import (
     BadArchive,
     Member,
     name_fault,
+    pieces,
     unreadable_told,
 )
 
@@ -60,8 +61,12 @@ def _members(archive: zipfile.ZipFile, names: str) -> Iterator[Member]:
             is_folder=name.endswith("/"),
             is_executable=bool(mode & stat.S_IXUSR),
             fault=_fault(info, mode) or name_fault(name, names),
-            open=partial(archive.open, info),
+            content=partial(_content, archive, info),
         )
+
+
+def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    return pieces(archive.open(info))
 
 
 def _fault(info: zipfile.ZipInfo, mode: int) -> str | None:

@@ -168,7 +168,7 @@ def test_names_that_a_disk_takes_for_one_are_refused() -> None:
     table = Table(folds_case=True)
 
     def fault(name: str, *, is_folder: bool = False) -> str | None:
-        found = table.fault_of(Member(name, 0, is_folder, False, None, io.BytesIO))
+        found = table.fault_of(Member(name, 0, is_folder, False, None, lambda: iter(())))
         return str(found) if found else None
 
     assert fault("Data/a.png") is None
