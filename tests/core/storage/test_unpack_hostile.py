@@ -1,6 +1,5 @@
 """Hostile archives: refused by name, and nothing of them stays anywhere."""
 
-import io
 import stat
 import tarfile
 import zipfile
