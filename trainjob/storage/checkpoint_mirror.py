@@ -13,6 +13,7 @@ from trainjob.errors import StoreError, TreeChanged
 from trainjob.storage.checkpoint_index import OTHER_PLACE
 from trainjob.storage.checkpoint_store import CheckpointStore
 from trainjob.storage.checkpoint_units import (
+    Restlessness,
     deleted_files,
     has_unsettled,
     is_wanted,
@@ -67,6 +68,7 @@ class CheckpointMirror:
         self._run_id = run_id
         self._journal = Journal(journal, url, run_id)
         self._before = Look()
+        self._restlessness = Restlessness()
 
     def look(self) -> bool:
         """Note what the folder holds now; return whether something there is not settled."""
@@ -85,7 +87,9 @@ class CheckpointMirror:
         look, again, before = self._look(), self._look(), self._before
         self._before = look
         num_sent = 0
-        groups = ready_files(look, again, before, is_final=is_final)
+        self._restlessness.note(look, before)
+        restless = self._restlessness.units()
+        groups = ready_files(look, again, before, is_final=is_final, restless=restless)
         with self._open() as remote:
             remote.load()
             for group in groups:

@@ -1,13 +1,14 @@
 """Which files of a checkpoint folder belong together, and which of them are ready to be sent.
 
-``step-NNNNNNNN/`` is what `trainjob.checkpoint` writes: it counts as a whole, when its marker is
-there. What other programs write counts folder by folder when it has not changed for a while, and
-in the checkpoint folder itself file by file.
+``step-NNNNNNNN/`` with its marker is what `trainjob.checkpoint` writes: it counts as a whole, and at
+once. What other programs write, without the marker also under such a name, counts folder by folder
+when it has not changed for a while, and in the checkpoint folder itself file by file. So do the
+files of a folder that never rests, such as one with a log beside the weights.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
 from trainjob.storage.claim import is_bookkeeping
 from trainjob.storage.listing import Entry
@@ -15,6 +16,7 @@ from trainjob.storage.live_tree import Look, is_temporary
 
 MARKER = "COMPLETE"
 _STEP = re.compile(r"step-(\d{8,})")
+_RESTLESS_PASSES = 4  # two minutes: large checkpoints of several files take their time
 
 
 def is_wanted(path: str) -> bool:
@@ -38,11 +40,31 @@ def unit_of(path: str) -> str:
 
 
 def newest_step(paths: Iterable[str]) -> int | None:
-    """Return the last step that has a folder among `paths`."""
-    return max((step for path in paths if (step := step_of(path)) is not None), default=None)
+    """Return the last step of `trainjob.checkpoint` that has a folder among `paths`."""
+    marked = (path for path in paths if path == f"{unit_of(path)}/{MARKER}")
+    return max((step for path in marked if (step := step_of(path)) is not None), default=None)
 
 
-def ready_files(look: Look, again: Look, before: Look, *, is_final: bool) -> list[list[Entry]]:
+class Restlessness:
+    """Finds the folders of other programs in which something changes at every pass."""
+
+    def __init__(self) -> None:
+        self._num_passes: Counter[str] = Counter()
+
+    def note(self, look: Look, before: Look) -> None:
+        """Hear what the checkpoint folder holds at a pass, and what it held some seconds ago."""
+        units, units_before = _units(look), _units(before)
+        changing = [unit for unit, entries in units.items() if units_before.get(unit) != entries]
+        self._num_passes = Counter({unit: self._num_passes[unit] + 1 for unit in changing})
+
+    def units(self) -> Collection[str]:
+        """Return the folders of which each file counts by itself now."""
+        return {unit for unit, count in self._num_passes.items() if count >= _RESTLESS_PASSES}
+
+
+def ready_files(
+    look: Look, again: Look, before: Look, *, is_final: bool, restless: Collection[str] = ()
+) -> list[list[Entry]]:
     """Return the files that can be sent, in groups of what is worth most first.
 
     These are the last complete step, all files of other programs, and the other complete steps.
@@ -53,19 +75,22 @@ def ready_files(look: Look, again: Look, before: Look, *, is_final: bool) -> lis
             one look may show some files of the old one and some of the new one.
         before: What it held some seconds ago.
         is_final: Whether nobody writes to it any longer.
+        restless: The folders of other programs that are not waited for as a whole.
     """
     steps: list[tuple[int, list[Entry]]] = []
     others: list[Entry] = []
     units, units_again, units_before = _units(look), _units(again), _units(before)
     odd_units = {unit_of(path) for path in look.odd}
     for unit, entries in units.items():
-        if units_again.get(unit) != entries:
-            continue
+        is_steady = units_again.get(unit) == entries
         step = step_of(entries[0].path)
-        if step is None and (is_final or units_before.get(unit) == entries):
+        if step is not None and f"{unit}/{MARKER}" in look.files:
+            if is_steady and unit not in odd_units:
+                steps.append((step, entries))
+        elif is_steady and (is_final or units_before.get(unit) == entries):
             others += entries
-        elif step is not None and f"{unit}/{MARKER}" in look.files and unit not in odd_units:
-            steps.append((step, entries))
+        elif unit in restless:
+            others += [entry for entry in entries if before.has(entry) and again.has(entry)]
     groups = [entries for _, entries in sorted(steps, key=lambda found: -found[0])]
     return [group for group in (*groups[:1], others, *groups[1:]) if group]
 

@@ -15,6 +15,7 @@ from tests.core.storage.checkpoints import (
     index_of,
     index_path_of,
     mirror,
+    restore,
     save_step,
 )
 from tests.core.storage.conftest import LocalPlace
@@ -31,14 +32,29 @@ def test_a_step_counts_when_its_marker_is_there(place, folder):
     save_step(folder, 1)
     (folder / "step-00000001" / "COMPLETE").unlink()
 
-    for is_final in (False, False, True):
-        report = sync.push(is_final)
+    report = sync.push(is_final=False)
     assert (report.num_files, report.missing) == (0, ("step-00000001/",))
 
     (folder / "step-00000001" / "COMPLETE").touch()
     report = sync.push(is_final=False)
 
     assert (report.num_files, report.num_sent, report.missing) == (3, 3, ())
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+def test_a_step_of_another_program_is_taken_when_it_stays_as_it_is(
+    place, folder, tmp_path, write_tree, is_final
+):
+    sync = mirror(folder, place)
+    write_tree(folder, {"step-00000100/model.bin": b"w"})
+    assert sync.look()
+
+    report = sync.push(is_final)
+
+    assert (report.num_sent, report.missing) == (1, ())
+    back = restore(place, tmp_path / "back")
+    assert (back.step, back.num_files) == (None, 1)
+    assert (tmp_path / "back/step-00000100/model.bin").read_bytes() == b"w"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +135,28 @@ def test_a_file_that_always_changes_does_not_keep_its_neighbours(place, folder, 
         report = sync.push(is_final=False)
 
     assert (report.num_files, report.missing) == (1, ("run/events",))
+
+
+def test_a_log_beside_the_weights_does_not_keep_them_for_ever(place, folder, write_tree):
+    sync = mirror(folder, place)
+    write_tree(folder, {"exp/epoch-1.pt": b"1"})
+    sent = []
+    for i in range(8):
+        write_tree(folder, {"exp/log.txt": b"x" * (i + 1)})
+        if i == 6:
+            write_tree(folder, {"exp/epoch-2.pt": b"2"})
+        sent.append(sync.push(is_final=False).num_sent)
+
+    assert sent == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert sync.push(is_final=True).missing == ()
+
+
+def test_a_folder_that_rests_now_and_then_is_taken_as_a_whole(place, folder, write_tree):
+    sync = mirror(folder, place)
+    for i in range(1, 10):
+        if i % 3:
+            write_tree(folder, {"exp/a.pt": b"%d" % i, "exp/b.pt": b"%d" % i})
+        assert sync.push(is_final=False).num_sent == (0 if i % 3 else 2)
 
 
 def test_what_changes_while_it_is_sent_waits_for_the_next_pass(place, folder, monkeypatch):
