@@ -225,7 +225,8 @@ class Terminal:
         step, training = event.resumed_from, self._training
         if event.attempt == 0:
             return "" if step is None else f"going on from step {step}"
-        where = "from the beginning" if step is None else f"from step {step}"
+        own = "with what the script has saved" if event.has_files else "from the beginning"
+        where = own if step is None else f"from step {step}"
         cause = f"[yellow]{escape(_harmless(training.failed))}[/]; " if training.failed else ""
         return f"{training.attempt_text}: {cause}restarting {where}"
 

@@ -139,9 +139,10 @@ class Attempts:
     def _attempt(self) -> Trained | None:
         """Make one attempt; return None if it failed and another one can help."""
         resumed_from = _latest_step(self._workspace.checkpoints)
+        has_files = self._workspace.has_checkpoints()
         attempt = self._workspace.start_attempt(
             tuple(channel.name for channel in self._job.outputs),
-            keeps_outputs=self._workspace.has_checkpoints(),
+            keeps_outputs=has_files,
             at_least=self._first_attempt,
         )
         log_dir = str(self._workspace.attempt_logs(attempt))
@@ -155,7 +156,7 @@ class Attempts:
             lease=self._lease,
             core_lease=self._core_lease,
         )
-        emit(AttemptStarted(attempt, resumed_from))
+        emit(AttemptStarted(attempt, resumed_from, has_files))
         begun = time.monotonic()
         result, failure, will_restart = None, None, False
         try:

@@ -98,10 +98,13 @@ class AttemptStarted:
     Attributes:
         attempt: Which attempt of the run this is, counted from 0.
         resumed_from: Step of the checkpoint that it goes on from; None if none of ours is there.
+        has_files: Whether its checkpoint folder holds anything, such as what the script has saved
+            in its own way.
     """
 
     attempt: int
     resumed_from: int | None
+    has_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
 from trainjob.errors import Problem
 
 _INTERPRETER = re.compile(r"(?:ba|da|k|z)?sh|python[0-9.]*")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_OF_SHELLS = re.compile(r"&&?|\|\|?|.*;|[0-9]*(?:<|>>?).*|\$\w+|\$\{\w+\}")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
 def startup_problems(
@@ -85,12 +88,25 @@ def _command_problem(
     if not words or not words[0]:
         do = "start it with the program to run"
         return Problem("algorithm.command", asked, "no program in it", do)
+    if fault := _shell_fault(command):
+        do = "write it into a script and say sh start.sh, or say sh -c '…'"
+        return Problem("algorithm.command", asked, f"{fault}; no shell runs it", do)
+    if _ASSIGNMENT.match(words[0]):
+        found = f"{words[0]!r} where its program should be; no shell runs it"
+        return Problem("algorithm.command", asked, found, "set variables by env in the job")
     if code_dir is None:
         return None
-    fault = _program_fault(words[0], code_dir, files, search_path)
-    if fault is None and len(words) > 1:
-        fault = _script_fault(words[0], words[1], code_dir, files)
-    return Problem("algorithm.command", asked, *fault) if fault else None
+    wrong = _program_fault(words[0], code_dir, files, search_path)
+    if wrong is None and len(words) > 1:
+        wrong = _script_fault(words[0], words[1], code_dir, files)
+    return Problem("algorithm.command", asked, *wrong) if wrong else None
+
+
+def _shell_fault(command: str) -> str | None:
+    """Find what a shell would not hand on as a word, such as ``&&``; in quotes it would."""
+    words = _QUOTED.sub("''", command).split()
+    found = next((word for word in words if _OF_SHELLS.fullmatch(word)), None)
+    return found and f"{found!r}, which only a shell understands"
 
 
 def _program_fault(

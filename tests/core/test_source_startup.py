@@ -108,6 +108,9 @@ def test_a_boot_file_that_became_a_link_out_of_the_code_is_a_problem(code: Path)
         "/bin/sh start.sh",
         "python3 -m pkg.main",
         "env A=1 ./run",
+        "sh -c './run && ./run > log 2>&1; echo $A'",
+        'sh start.sh "$A" \'&&\' "a;"',
+        "sh start.sh --weights=a>b",
     ],
 )
 def test_a_command_that_can_be_started_is_no_problem(command: str, code: Path) -> None:
@@ -133,6 +136,28 @@ def test_a_command_that_can_be_started_is_no_problem(command: str, code: Path) -
             "./start.sh",
             "found a file './start.sh' that is not executable; "
             "make it executable, or write its interpreter first, such as 'sh ./start.sh'",
+        ),
+        *(
+            (
+                f"./run {words}",
+                f"found {word!r}, which only a shell understands; no shell runs it; "
+                "write it into a script and say sh start.sh, or say sh -c '…'",
+            )
+            for words, word in [
+                ("&& ./run", "&&"),
+                ("a | tee log", "|"),
+                ("a; ./run", "a;"),
+                ("> log", ">"),
+                ("2>&1", "2>&1"),
+                ("&", "&"),
+                ("--data $DATA_URL", "$DATA_URL"),
+                ("--data ${DATA_URL}", "${DATA_URL}"),
+            ]
+        ),
+        (
+            "A=1 ./run",
+            "found 'A=1' where its program should be; no shell runs it; "
+            "set variables by env in the job",
         ),
         ("./strat.sh", "found no file './strat.sh'; did you mean 'start.sh'?"),
         (

@@ -192,26 +192,32 @@ def test_what_a_rank_wrote_does_not_control_the_terminal_from_an_error() -> None
     assert console.file.getvalue() == "Failed after 1.0 s\nsaid [red]\n"
 
 
-def restarted(resumed_from: int | None) -> tuple[Event, Event]:
+def restarted(resumed_from: int | None, *, has_files: bool) -> tuple[Event, Event]:
     error = TrainingFailed("rank 1 was killed by SIGKILL\nlast 20 lines of [rank 1]")
     ended = AttemptEnded(0, 5.0, None, error, will_restart=True, log_dir="/logs")
-    return ended, AttemptStarted(1, resumed_from)
+    return ended, AttemptStarted(1, resumed_from, has_files)
 
 
 @pytest.mark.parametrize(
-    ("resumed_from", "where"), [(120, "from step 120"), (None, "from the beginning")]
+    ("resumed_from", "has_files", "where"),
+    [
+        (120, True, "from step 120"),
+        (None, True, "with what the script has saved"),
+        (None, False, "from the beginning"),
+    ],
 )
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_restart_is_one_line_with_its_cause_and_where_it_goes_on(
-    tmp_path: Path, resumed_from: int | None, where: str, is_terminal: bool
+    tmp_path: Path, resumed_from: int | None, has_files: bool, where: str, is_terminal: bool
 ) -> None:
     job = TrainingJob.parse(make_job(tmp_path, "", limits={"auto_restart": 2}))
+    restart = restarted(resumed_from, has_files=has_files)
     console = Console(file=io.StringIO(), width=200, force_terminal=is_terminal, color_system=None)
     terminal = Terminal(console)
     terminal.introduce(job)
 
     with terminal.live():
-        for event in (StageStarted("train"), AttemptStarted(0, None), *restarted(resumed_from)):
+        for event in (StageStarted("train"), AttemptStarted(0, None), *restart):
             terminal(event)
 
     assert isinstance(console.file, io.StringIO)
@@ -235,7 +241,7 @@ def test_a_first_attempt_that_goes_on_from_a_checkpoint_says_so() -> None:
 def test_the_bar_starts_anew_after_a_restart() -> None:
     text = told(
         StepReported(0, step=125, total=200, epoch=None, metrics={}),
-        *restarted(120),
+        *restarted(120, has_files=True),
         StepReported(0, step=121, total=200, epoch=None, metrics={}),
         is_terminal=True,
     )

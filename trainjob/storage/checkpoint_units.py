@@ -1,6 +1,6 @@
 """Which files of a checkpoint folder belong together, and which of them are ready to be sent.
 
-``step-NNNNNNNN/`` with its marker is what `trainjob.checkpoint` writes: it counts as a whole, and at
+``step-NNNNNNNN/`` with its marker is what `trainjob.checkpoint` writes: it counts as a whole, at
 once. What other programs write, without the marker also under such a name, counts folder by folder
 when it has not changed for a while, and in the checkpoint folder itself file by file. So do the
 files of a folder that never rests, such as one with a log beside the weights.
