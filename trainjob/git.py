@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from trainjob.code_limits import URL_FIELD, CodeLimits, check_limits, refused
 from trainjob.errors import Problem, SourceError, SourceUnavailable
 from trainjob.storage.listing import Entry, Listing
+from trainjob.url_secrets import without_secrets
 
 LIST_TIMEOUT_S = 60
 FETCH_TIMEOUT_S = 1800
@@ -27,9 +28,6 @@ _MIN_COMMIT_DIGITS = 7
 _MAX_NAMED_REFS = 5
 _COMMIT = re.compile(rf"[0-9a-f]{{{_MIN_COMMIT_DIGITS},64}}")
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_SECRETS = re.compile(r"(?<=://)[^\s'\"]*@|\?[^\s'\"]+")
-"""Up to the last @: a password may hold a / that should have been written as %2F."""
-
 _ALL_REFS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _SETTINGS = (
     "protocol.allow=never",  # nothing but the transport of the url, whatever it redirects to
@@ -69,7 +67,7 @@ class _GitFailed(Exception):
     """git ended with an error; the message is the line that tells why, without credentials."""
 
     def __init__(self, errors: str) -> None:
-        lines = [_masked(line).strip() for line in errors.splitlines()]
+        lines = [without_secrets(line).strip() for line in errors.splitlines()]
         telling = [line for line in lines if re.match(r"(?:fatal|error|ssh|remote):", line)]
         self._lines = lines
         super().__init__((telling or lines or ["no message"])[0].removeprefix("fatal: "))
@@ -84,7 +82,7 @@ def shown_url(url: str) -> str:
     """Return a url without its credentials and query; a user name for ssh is none."""
     is_remote = re.match(r"(?:git\+)?(?:https|ssh)://", url)
     is_user_only = re.fullmatch(r"(?:git\+)?ssh://[^/@:?]*@[^@?]*", url)
-    return _masked(url) if is_remote and not is_user_only else url
+    return without_secrets(url) if is_remote and not is_user_only else url
 
 
 def fetch_commit(url: str, ref: str | None, scratch: Path, target: Path, limits: CodeLimits) -> str:
@@ -177,10 +175,6 @@ class _Repository:
         if process.returncode:
             raise _GitFailed(os.fsdecode(errors))
         return os.fsdecode(output)
-
-
-def _masked(text: str) -> str:
-    return _SECRETS.sub(lambda found: "***@" if found[0].endswith("@") else "?***", text)
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from trainjob.env_rules import open_secret_problems
 from trainjob.errors import Problem
+from trainjob.url_secrets import without_secrets
 
 _NAME_RULE = "1 to 64 letters, digits, - and _, not starting with -"
 _MAX_FILL_ROUNDS = 3  # the deepest missing value is that many models down
@@ -215,7 +216,7 @@ def _is_bad_name(detail: ErrorDetails) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = without_secrets(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -20,6 +20,7 @@ from trainjob.parameters import channel_env_name, hyperparameter_problems, optio
 from trainjob.profile_rules import profile_problems
 from trainjob.profiles import PROFILES, GivenAs, way_of
 from trainjob.resource_rules import resource_problems
+from trainjob.url_secrets import without_secrets
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
     from trainjob.job import TrainingJob
@@ -74,9 +75,8 @@ def _url_problems(job: "TrainingJob") -> list[Problem]:
         problems.append(Problem("algorithm.code.url", asked, repr(shown_url(code.url)), do))
     if code.ref is not None and not code.url.startswith("git+"):
         do = "give a git+https://, git+ssh:// or git+file:// url, or remove ref"
-        problems.append(
-            Problem("algorithm.code.ref", f"ref {code.ref!r}", f"the url {code.url!r}", do)
-        )
+        found = f"the url {without_secrets(code.url)!r}"
+        problems.append(Problem("algorithm.code.ref", f"ref {code.ref!r}", found, do))
     return problems
 
 
@@ -84,16 +84,17 @@ def _scheme_problems(field: str, url: str, known: tuple[str, ...]) -> list[Probl
     accepted = ", ".join(f"{scheme}://" for scheme in known) + " or a path"
     if "://" not in url:
         return []
+    shown = repr(without_secrets(url))
     if url.partition("://")[0] not in known:
-        return [Problem(field, f"one of {accepted}", repr(url), "use one of these")]
+        return [Problem(field, f"one of {accepted}", shown, "use one of these")]
     bucket = url.removeprefix("s3://").partition("/")[0]
-    if url.startswith("s3://") and "@" in bucket:
-        found = "something before an @, which may be a password"
+    if url.startswith("s3://") and re.search("[@:]", bucket):
+        found = "something before an @ or with a :, which may be a password"
         return [Problem(field, "s3://bucket/prefix/", found, "name the bucket alone")]
     if url.startswith("s3://") and not bucket:
-        return [Problem(field, "s3://bucket/prefix/", repr(url), "name the bucket")]
+        return [Problem(field, "s3://bucket/prefix/", shown, "name the bucket")]
     if url.startswith("file://") and not url.startswith("file:///"):
-        return [Problem(field, "file:///path", repr(url), "write three slashes and the full path")]
+        return [Problem(field, "file:///path", shown, "write three slashes and the full path")]
     return [] if url.startswith("git+") else _secret_problems(field, url)
 
 

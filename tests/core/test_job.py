@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,6 +215,44 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
 
     assert problem.startswith("algorithm.code.url: asked for a url without a password")
     assert "token-of-mine" not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ci:s3cr3t@example.org/x.git",
+        "git+http://ci:s3cr3t@example.org/x.git",
+        "ftp://ci:s3cr3t@example.org/x",
+        "S3://KEY:s3/cr3t@bucket/x",
+        "s3://KEY:s3/cr3t@bucket/x",
+        "file://ci:s3cr3t@example.org/x",
+        "az://container/data?sig=s3cr3t",
+        "gs://ci:s3cr3t@bucket/x",
+        "https://ci:s3cr3t@example.org/x\0",
+    ],
+)
+@pytest.mark.parametrize("place", ["code", "ref", "input", "output", "checkpoints", "logs"])
+def test_no_problem_of_a_job_repeats_the_secret_in_a_url(url: str, place: str) -> None:
+    folder = {"url": url}
+    data: dict[str, Any] = {
+        "name": "x",
+        "algorithm": {"code": {"url": "c"}, "boot_file": "t.py"},
+        "limits": {"grace": "a while"},
+    }
+    match place:
+        case "code":
+            data["algorithm"]["code"] = folder
+        case "ref":
+            data["algorithm"]["code"] = {**folder, "ref": "v1"}
+        case "input" | "output":
+            data[f"{place}s"] = [{"name": "d", **folder}]
+        case _:
+            data[place] = folder
+
+    problems = problems_in(data)
+
+    assert len(problems) > 1
+    assert not [problem for problem in problems if "s3cr3t" in problem or "s3/cr3t" in problem]
 
 
 def test_all_mistakes_are_told_at_once_those_across_fields_included() -> None:
