@@ -69,6 +69,9 @@ class CheckpointIndex(BaseModel):
     files: tuple[SavedFile, ...]
     """What a restore brings back."""
 
+    links: dict[str, str] = Field(default_factory=dict)
+    """Files and folders among these that were links, by path: where each led from its folder."""
+
     pending: tuple[str, ...] = ()
     """Where, below the url, there may be something of ours that does not count: it is being sent,
     or about to be deleted."""

@@ -92,6 +92,7 @@ class CheckpointMirror:
         groups = ready_files(look, again, before, is_final=is_final, restless=restless)
         with self._open() as remote:
             remote.load()
+            remote.links = dict(look.links)
             for group in groups:
                 num_sent += self._send(remote, self._unsaved(remote, group))
             known = [path for path in remote.files if self._journal.knows(path)]

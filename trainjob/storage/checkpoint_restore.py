@@ -3,9 +3,11 @@
 The run that restores takes the folder over: a run that still writes there notices it and stops.
 """
 
+import filecmp
 import logging
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +87,7 @@ def restore_checkpoints(
         with replacing(target) as partial:
             check_space(target.parent, sum(file.size_bytes for file in remote.files.values()))
             damaged = _fetch_all(remote, partial, label)
+            _link_again(remote.links, partial)
             remote.drop([path for path in remote.files if unit_of(path) in damaged])
             remote.check_run()
         files = [FileRecord(f.path, f.size_bytes, f.sha256) for f in remote.files.values()]
@@ -150,6 +153,39 @@ def _fetch_all(remote: CheckpointStore, target: Path, label: str) -> list[str]:
             _LOGGER.warning("the checkpoint %s is damaged and is left out: %s", folder, error)
             shutil.rmtree(target / folder, ignore_errors=True)
     return damaged
+
+
+def _link_again(links: Mapping[str, str], folder: Path) -> None:
+    """Make links again where what they led to is there as it was: scripts look for links."""
+    root = folder.resolve()
+    for path, target in sorted(links.items()):
+        link = Path(os.path.normpath(root / path))
+        led_to = Path(os.path.normpath(link.parent / target))
+        if _is_safe(root, link, led_to) and _are_same(link, led_to):
+            if link.is_dir():
+                shutil.rmtree(link)
+            else:
+                link.unlink()
+            link.symlink_to(target)
+
+
+def _is_safe(root: Path, link: Path, led_to: Path) -> bool:
+    """Tell whether a link stays below `root` and leads to something else than itself.
+
+    Anyone may have written the index.
+    """
+    if not (root in link.parents and root in led_to.parents):
+        return False
+    return link.parent.resolve() == link.parent and led_to.resolve() != link
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    """Tell whether two paths hold the same bytes: two files, or two folders of the same files."""
+    if one.is_dir() and other.is_dir():
+        names = {entry.name for entry in one.iterdir()}
+        is_same = names == {entry.name for entry in other.iterdir()}
+        return is_same and all(_are_same(one / name, other / name) for name in names)
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _note(journal: Journal, target: Path, files: Iterable[FileRecord]) -> None:

@@ -67,11 +67,13 @@ class CheckpointStore:
     Attributes:
         store: The folder.
         files: The files that count, by path; of the last `load` or `claim` and what came after.
+        links: Which of these were links, by path: where each led from its folder.
     """
 
     def __init__(self, url: str, settings: StoreSettings | None, *, job: str, run_id: str) -> None:
         self.store = open_store(url, settings)
         self.files: dict[str, SavedFile] = {}
+        self.links: dict[str, str] = {}
         self._places: dict[str, Store] = {
             "": self.store,
             OTHER_PLACE: open_store(self.store.url + OTHER_PLACE, settings),
@@ -255,6 +257,7 @@ class CheckpointStore:
 
     def _take(self, index: CheckpointIndex) -> None:
         self.files = {saved.path: saved for saved in index.files}
+        self.links = dict(index.links)
         self._keys = {saved.key for saved in index.files} | set(index.pending)
 
     def _free_place(self, path: str) -> str:
@@ -272,6 +275,7 @@ class CheckpointStore:
     def _write(self) -> None:
         index = CheckpointIndex(
             files=tuple(self.files[path] for path in sorted(self.files)),
+            links=self.links,
             pending=tuple(self._uncounted()),
         )
         self.store.write(self._path, index.model_dump_json(indent=1).encode())

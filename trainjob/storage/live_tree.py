@@ -30,11 +30,13 @@ class Look:
         odd: What cannot be sent, and why, by path: broken links, links out, pipes, bad names, what
             this process may not read, keys that the store does not take.
         empty_folders: Folders that hold nothing.
+        links: Where its links lead that are followed, as a path from the folder that each is in.
     """
 
     files: dict[str, Entry] = field(default_factory=dict)
     odd: Mapping[str, str] = field(default_factory=dict)
     empty_folders: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, entry: Entry) -> bool:
         """Say whether this very version of a file was there."""
@@ -53,7 +55,7 @@ def look_at(root: Path, url: str, is_wanted: Callable[[str], bool]) -> Look:
         url: Where the files are sent; see `trainjob.storage.store.open_store`.
         is_wanted: Asked with the path of every file.
     """
-    files, odd, empty = {}, {}, []
+    files, odd, empty, links = {}, {}, [], {}
     keys = KeyRules(url)
     with local_failures(str(root)):
         for found in _walk(root):
@@ -63,6 +65,8 @@ def look_at(root: Path, url: str, is_wanted: Callable[[str], bool]) -> Look:
             match found:
                 case _Odd():
                     odd[path] = found.reason
+                case _Link():
+                    links[path] = found.target
                 case Entry() if reason := keys.refusal(path):
                     odd[path] = reason
                 case Entry():
@@ -71,7 +75,7 @@ def look_at(root: Path, url: str, is_wanted: Callable[[str], bool]) -> Look:
                     odd[path] = reason
                 case _:
                     empty.append(path)
-    return Look(files, odd, tuple(empty))
+    return Look(files, odd, tuple(empty), links)
 
 
 def refuse_link(root: Path) -> None:
@@ -106,8 +110,17 @@ class _Odd:
     reason: str
 
 
-def _walk(root: Path) -> Iterator[Entry | _Odd | str]:
-    """Yield files, what cannot be sent, and folders that hold nothing as their path."""
+@dataclass(frozen=True, slots=True)
+class _Link:
+    path: str
+    target: str
+
+
+def _walk(root: Path) -> Iterator[Entry | _Odd | _Link | str]:
+    """Yield files, what cannot be sent, links, and folders that hold nothing as their path.
+
+    What a link leads to is yielded as well, under the name of the link.
+    """
     real_root = root.resolve()
     pending = [(root, "", frozenset([real_root]))]
     while pending:
@@ -124,7 +137,10 @@ def _walk(root: Path) -> Iterator[Entry | _Odd | str]:
             try:
                 if reason := _oddity(item, path, real_root, above):
                     yield _Odd(path, reason)
-                elif item.is_dir():
+                    continue
+                if item.is_symlink() and folder.resolve() == real_root / prefix:
+                    yield _Link(path, _target(item, real_root / prefix))
+                if item.is_dir():
                     pending.append((Path(item.path), f"{path}/", above | {_real(item)}))
                 else:
                     yield entry_of(path, item.stat())
@@ -156,6 +172,11 @@ def _oddity(
     if not item.is_file():
         return "is not a regular file"
     return None if os.access(item.path, os.R_OK) else "is a file that this user may not read"
+
+
+def _target(item: os.DirEntry[str], folder: Path) -> str:
+    """Return where a link leads from the folder that it is in, of which no part is a link."""
+    return os.path.relpath(folder / Path(item.path).readlink(), folder)
 
 
 def _real(item: os.DirEntry[str]) -> Path:

@@ -45,6 +45,55 @@ def test_what_was_saved_comes_back_as_it_was(place, folder, tmp_path, read_tree,
     )
 
 
+def test_links_come_back_as_links(place, folder, tmp_path, write_tree, read_tree):
+    write_tree(folder, {"epoch-1.pt": b"1", "epoch-2.pt": b"2", "runs/a/model.pt": b"m"})
+    (folder / "last.pt").symlink_to("epoch-1.pt")
+    (folder / "best.pt").symlink_to(folder / "epoch-2.pt")
+    (folder / "runs/latest").symlink_to("a")
+    (folder / "newest").symlink_to("runs/latest")
+    sync = mirror(folder, place)
+    sync.push(is_final=True)
+    (folder / "last.pt").unlink()
+    (folder / "last.pt").symlink_to("epoch-2.pt")
+    sync.push(is_final=True)
+
+    back = tmp_path / "back"
+    restore(place, back)
+
+    links = {str(p.relative_to(back)): str(p.readlink()) for p in back.rglob("*") if p.is_symlink()}
+    assert links == {
+        "best.pt": "epoch-2.pt",
+        "last.pt": "epoch-2.pt",
+        "newest": "runs/latest",
+        "runs/latest": "a",
+    }
+    assert (back / "newest/model.pt").read_bytes() == b"m"
+    assert mirror(back, place, run_id="run-1").push(is_final=True).num_sent == 0
+
+
+def test_a_link_that_leads_to_something_else_by_now_comes_back_as_a_file(
+    place, folder, tmp_path, write_tree
+):
+    write_tree(folder, {"epoch-1.pt": b"1"})
+    (folder / "last.pt").symlink_to("epoch-1.pt")
+    sync = mirror(folder, place)
+    sync.push(is_final=True)
+    index = index_of(place)
+    index["links"] = {
+        **dict.fromkeys(("last.pt", "../outside", "/etc/hostname"), "../outside"),
+        "epoch-1.pt": "epoch-1.pt",
+        "no-such": "epoch-1.pt",
+    }
+    place.put(index_path_of(place), json.dumps(index).encode())
+    (tmp_path / "outside").write_bytes(b"1")
+
+    restore(place, tmp_path / "back")
+
+    assert not (tmp_path / "back/last.pt").is_symlink()
+    assert (tmp_path / "back/epoch-1.pt").read_bytes() == b"1"
+    assert not (tmp_path / "outside").is_symlink()
+
+
 def test_nothing_saved_yet_restores_nothing_and_leaves_the_folder(place, folder, read_tree):
     (folder / "own.pt").write_bytes(b"1")
 
