@@ -20,6 +20,7 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from tests.prefect_homes import fill_home
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         PREFECT_SERVER_EVENTS_MESSAGING_BROKER: "deployments.patient_events",
         PREFECT_CLIENT_MAX_RETRIES: 7,
     }
-    harness = prefect_test_harness(server_startup_timeout=180)
+    harness = prefect_test_harness(server_startup_timeout=int(PATIENCE_S))
     with temporary_settings(isolated), place, harness:
         yield str(PREFECT_API_URL.value())
 

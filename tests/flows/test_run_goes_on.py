@@ -198,7 +198,7 @@ def test_the_ranks_start_again_while_the_server_does_not_count(
     assert isinstance(state, State)
     assert state.is_completed(), state.message
     first, second = began()
-    assert second - first < 5
+    assert second - first < 60  # who waits for the server waits until there is a second start
     wait_until(lambda: client.read_flow_run(run.id).labels.get(RESTARTS_LABEL) == 1)
     assert client.read_flow_run(run.id).labels[ATTEMPTS_LABEL] == 2
 

@@ -29,10 +29,10 @@ SAVES_TOO_MUCH = """
     import signal, time
     def save(*_):
         data = b"x" * (400 * 2**20)
-        time.sleep(60)
+        time.sleep(600)
     signal.signal(signal.SIGTERM, save)
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 SPAWNS = """
     import os, subprocess
@@ -150,7 +150,7 @@ def test_a_record_of_the_watch_that_a_rank_has_changed_is_none(record: Any, tmp_
 def test_ranks_that_take_too_much_while_they_save_are_ended_too(
     make_launch: MakeLaunch, run_until: RunUntil
 ) -> None:
-    launch = make_launch(SAVES_TOO_MUCH, grace_s=50.0, memory_bytes=LIMIT_BYTES)
+    launch = make_launch(SAVES_TOO_MUCH, grace_s=500.0, memory_bytes=LIMIT_BYTES)
     control = Control()
     events: list[Event] = []
 
@@ -158,7 +158,7 @@ def test_ranks_that_take_too_much_while_they_save_are_ended_too(
         result = run_until(launch, "ready", control.stop_at_target, control)
 
     assert result.reason == "target"
-    assert result.seconds < 45
+    assert result.seconds < PATIENCE_S
     notes = [event.text for event in events if isinstance(event, Noted)]
     assert notes[-1].endswith("; they were ended while they were stopping")
 
