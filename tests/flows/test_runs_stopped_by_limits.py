@@ -11,7 +11,7 @@ from trainjob.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-STAY = "import time\ntime.sleep(60)\n"
+STAY = "import time\ntime.sleep(600)\n"
 
 
 def test_a_limit_that_stops_a_restarted_attempt_loses_nothing_of_the_first(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_limit_that_stops_a_restarted_attempt_loses_nothing_of_the_first(tmp_p
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         f"{STAY}"
     )
-    limits = {"auto_restart": 1, "auto_stop": "10s", "grace": "1s"}
+    limits = {"auto_restart": 1, "auto_stop": "20s", "grace": "1s"}
 
     ended = run(make_job(tmp_path, script, limits=limits))
 

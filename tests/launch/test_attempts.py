@@ -174,15 +174,15 @@ def test_the_metrics_of_all_attempts_are_kept(make_run: MakeRun) -> None:
 
 
 def test_the_time_of_all_attempts_counts_for_auto_stop(make_run: MakeRun) -> None:
-    script = COUNT + "import time\nif not number: time.sleep(0.6); " + KILLED + "time.sleep(60)"
-    run = make_run(script, auto_restart=1, auto_stop="4s", grace="1s")
+    script = COUNT + "import time\nif not number: time.sleep(0.6); " + KILLED + "time.sleep(600)"
+    run = make_run(script, auto_restart=1, auto_stop="12s", grace="1s")
 
     trained = run.train()
 
     assert trained.result.reason == "auto_stop"
-    assert trained.result.seconds >= 4
+    assert trained.result.seconds >= 12
     order = json.loads((run.workspace.attempt_logs(1) / "records" / "order.json").read_text())
-    assert 0 < order["auto_stop_s"] <= 3.4
+    assert 0 < order["auto_stop_s"] <= 11.4
 
 
 def trained_before(run: Run, attempt: int, seconds: int) -> None:

@@ -163,7 +163,7 @@ def test_a_person_stops_all_attempts(make_run: Any) -> None:
 
 
 def test_auto_stop_stops_all_attempts(make_run: Any) -> None:
-    run = make_run(auto_restart=1, auto_stop="6s")
+    run = make_run(auto_restart=1, auto_stop="12s")
 
     with pytest.raises(TrainingFailed, match="SIGKILL"):
         run.train(f"until_asked()\n{KILLED}")
@@ -223,7 +223,7 @@ def test_a_run_whose_time_is_used_up_waits_for_no_card(
 def test_the_attempt_that_auto_stop_cuts_off_takes_nothing_from_the_one_before(
     make_run: Any, tmp_path: Path
 ) -> None:
-    run = make_run(auto_stop="10s", auto_restart=1)
+    run = make_run(auto_stop="20s", auto_restart=1)
     first = writing("epoch-1.pt", "first") + writing("epoch-50.pt", "first") + KILLED
     second = writing("epoch-1.pt", "second") + "until_asked()\n"
 
