@@ -210,13 +210,17 @@ def test_a_process_whose_run_was_given_to_another_ends_without_a_word(
         f"delivery = delivery_of('{run.id}')\n"
         "with holding(delivery, Tally(delivery.earlier), is_restartable=True, poll_s=1.0):\n"
         f"    pathlib.Path({str(holds)!r}).touch()\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
     )
     env = os.environ | {"PREFECT_API_URL": prefect_server}
     process = subprocess.Popen([sys.executable, "-c", code], env=env)
     wait_until(holds.exists)
+    # Between two of the states it would take its run back.
+    process.send_signal(signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
 
     run_that_was_also(client, run, *states)
+    process.send_signal(signal.SIGCONT)
 
     assert process.wait(PATIENCE_S) == 0
     state = client.read_flow_run(run.id).state

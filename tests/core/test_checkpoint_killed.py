@@ -8,10 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import torch
 
+from tests.waiting import PATIENCE_S
 from trainjob.checkpoint import Checkpoints, load
 from trainjob.checkpoint_folder import Draft, complete_checkpoints
 
@@ -112,9 +114,10 @@ def test_a_kill_while_later_checkpoints_are_set_aside_mixes_no_trainings(tmp_pat
     assert list(dict.fromkeys(found)) == [(1, 3), (1, 2), (2, 1)]
 
 
-def save_for_ever(folder: Path) -> None:
+def save_for_ever(folder: Path, is_saving: Event) -> None:
     torch.set_num_threads(1)  # those of the parent are not here after the fork
     step = newest_step(folder)
+    is_saving.set()
     while True:
         step += 1
         Checkpoints(folder, keep_last=2).save(step, state(step, 300_000))
@@ -128,8 +131,10 @@ def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> N
     save_s = max(0.01, time.monotonic() - begun)
 
     for _ in range(25):
-        writer = _FORK.Process(target=save_for_ever, args=(tmp_path,))
+        is_saving = _FORK.Event()
+        writer = _FORK.Process(target=save_for_ever, args=(tmp_path, is_saving))
         writer.start()
+        assert is_saving.wait(PATIENCE_S)
         writer.join(timeout=moments.uniform(0.2, 5) * save_s)
         writer.kill()
         writer.join()
@@ -155,7 +160,7 @@ def save_beside_a_fork(folder: Path) -> None:
 def test_a_process_forked_amid_a_save_does_not_keep_others_from_saving(tmp_path: Path) -> None:
     writer = _FORK.Process(target=save_beside_a_fork, args=(tmp_path,))
     writer.start()
-    writer.join(timeout=30)
+    writer.join(timeout=PATIENCE_S)
     writer.kill()
     writer.join()
 

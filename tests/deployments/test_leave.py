@@ -73,7 +73,7 @@ def test_a_job_that_takes_the_place_of_one_that_left_is_not_asked(tmp_path: Path
     with worker_with(LINGERS, lingers, REFILLS.format(job=SAVES)) as worker:
         wait_until((leaves / "ready").exists)
 
-        code = main([str(worker.pid), "--timeout", "20"])
+        code = main([str(worker.pid), "--timeout", str(PATIENCE_S)])
 
     assert code == 0
     assert (leaves / "asked").exists()
@@ -84,12 +84,14 @@ def test_a_job_that_takes_the_place_of_one_that_left_is_not_asked(tmp_path: Path
 def test_a_job_that_stays_is_told_after_the_timeout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    asked = tmp_path / "asked"
     with worker_with(STAYS, tmp_path) as worker:
         code = main([str(worker.pid), "--timeout", "0.5"])
+        wait_until(lambda: asked.exists() and asked.read_text())  # it is killed with its worker
 
     assert code == 1
     assert "still there after 0.5 s" in capsys.readouterr().err
-    assert (tmp_path / "asked").read_text() == "once "
+    assert asked.read_text() == "once "
 
 
 def test_what_saves_the_results_of_a_job_that_has_left_is_waited_for(

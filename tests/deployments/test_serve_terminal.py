@@ -4,7 +4,6 @@ import fcntl
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+from tests.prefect_homes import fill_home
 from tests.waiting import PATIENCE_S, wait_until
 from trainjob.launch.processes import descendants, read_process
 
@@ -26,10 +27,11 @@ def served_in_a_terminal(
     home: Path, *, by_nohup: bool = False
 ) -> Iterator[tuple["subprocess.Popen[bytes]", FileIO]]:
     """Start `make serve` in a terminal of its own; give it, and the window that shows it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": port}
+    env = {
+        **os.environ,
+        "PREFECT_HOME": str(fill_home(home)),
+        "PREFECT_SERVER_API_PORT": str(free_port()),
+    }
     seen, terminal = os.openpty()
     window = FileIO(seen)
 

@@ -161,8 +161,11 @@ def test_a_place_that_another_run_got_meanwhile_is_waited_for(client: SyncPrefec
         with lease.kept(renew_s=0.1, poll_s=0.1):
             lost = lease.lease_id
             assert lost is not None
-            client.release_concurrency_slots_with_lease(lost)
+            # The other run is there before the place is lost, or both would be after it.
+            client.upsert_global_concurrency_limit_by_name(TEAM, 2)
             with concurrency(TEAM, strict=True):
+                client.upsert_global_concurrency_limit_by_name(TEAM, 1)
+                client.release_concurrency_slots_with_lease(lost)
                 wait_until(lambda: lease.lease_id is None)
             wait_until(lambda: lease.lease_id is not None)
 

@@ -46,6 +46,11 @@ if args.scale < 0:
 (args.train_url / "deep").mkdir()
 (args.train_url / "deep" / "more.txt").write_text("4")
 """
+BEFORE = dict.fromkeys(("stage_inputs", "fetch_code", "inject_hyperparameters"), "Completed")
+STAGES = {
+    "mended": BEFORE | {"train": "Completed", "upload_outputs": "Completed"},
+    "mangled": BEFORE | {"train": "Failed"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,7 @@ def ended(
             patch.setenv("TRAINJOB_WORKDIR", str(folder / "runs"))
             job = make_job(folder, SCRIPT, name=name, hyperparameters={"scale": scale})
             training_job(TrainingJob.parse(job), return_state=True)
-            facts[key] = shown(name)
+            facts[key] = told(name, STAGES[key])
     return facts
 
 
@@ -77,6 +82,15 @@ def shown(run: str) -> dict[str, Any]:
         assert main(["show", run, "--json"]) == 0
     facts: dict[str, Any] = json.loads(output.getvalue())
     return facts
+
+
+def told(run: str, stages: dict[str, str]) -> dict[str, Any]:
+    """Return what is shown of a run once its stages are in these states.
+
+    The server hears of stages by events, which may come after the end of their run.
+    """
+    wait_until(lambda: {stage["name"]: stage["state"] for stage in shown(run)["stages"]} == stages)
+    return shown(run)
 
 
 def planned(client: SyncPrefectClient, name: str) -> FlowRun:

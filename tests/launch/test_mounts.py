@@ -242,6 +242,7 @@ def test_no_process_is_left_whoever_is_killed(
 
 def _pid_of(launch: Launch, who: str) -> int:
     if who == "rank":
+        wait_until((launch.records_dir / "begin-0.json").exists)  # it may be rank 1 that is ready
         return int(read_record(launch, "begin-0")["program_pid"])
     word = {"supervisor": "/supervisor.py ", "bubblewrap": "bwrap "}[who]
     return min(pid for pid, command in marked_processes(launch).items() if word in command)
