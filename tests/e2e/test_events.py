@@ -178,11 +178,12 @@ def begin(begun: Begun, client: SyncPrefectClient) -> None:
     stopped: tuple[State[Any], ...] = (Cancelling(), Cancelled(), Cancelled(message=LAST_WORD))
     run_that_was("is-stopped", Pending(), Running(), *stopped)
     run_that_was("fails", Pending(), Running(), Failed(message='a rank <1> said "no"'))
+    run_that_was("taken-back", Pending(), Running(), Crashed(), Running())
+    run_that_was("unattended", Pending(), Running(), Cancelling())
+    # After "taken-back", whose test waits for what is told of this one.
     run_that_was("never-begins", Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1)))
     register_automation(client, soon_noticed(begun.runs["never-begins"]))
     client.set_flow_run_state(begun.runs["never-begins"], Pending(), force=True)
-    run_that_was("taken-back", Pending(), Running(), Crashed(), Running())
-    run_that_was("unattended", Pending(), Running(), Cancelling())
 
 
 def soon_noticed(run_id: UUID) -> AutomationCore:
@@ -241,7 +242,8 @@ def test_a_run_that_no_process_begins_is_crashed_and_told_to_have_failed(
 
 
 def test_a_crash_that_its_process_takes_back_is_no_failure(begun: Begun) -> None:
-    begun.wait_until_told("never-begins", "JobFailed")  # began with it, and waits for longer
+    begun.wait_until_told("never-begins", "JobFailed")  # began after it, and waits for longer
+    begun.wait_until(lambda: begun.told("taken-back"))
 
     assert begun.told("taken-back") == ["JobStarted"]
 

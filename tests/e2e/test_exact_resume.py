@@ -32,10 +32,10 @@ ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 NUM_STEPS = 4 * 30  # epochs, and batches of 16 images of 1,437 on three ranks
-# Three ranks: the sum of two numbers is the same in any order.
+NUM_RANKS = 3  # the sum of two numbers is the same in any order
 LAUNCHERS = {
-    "train.py": ["torchrun", "--standalone", "--nproc-per-node", "3"],
-    "train_mpi.py": ["mpirun", "-n", "3", sys.executable, "-m", "mpi4py"],
+    "train.py": ["torchrun", "--standalone", "--nproc-per-node", str(NUM_RANKS)],
+    "train_mpi.py": ["mpirun", "-n", str(NUM_RANKS), sys.executable, "-m", "mpi4py"],
 }
 
 pytestmark = pytest.mark.timeout(1500)
@@ -137,8 +137,11 @@ def kill_and_restart(script: str, dataset: Path, folder: Path) -> int:
 
 
 def random_step(moments: random.Random, part: int, num_kills: int) -> int:
-    """Return a step in the next part of the training: each kill comes later than the one before."""
-    first, after = (NUM_STEPS * number // (num_kills + 1) for number in (part, part + 1))
+    """Return a step in the next part of the training's first half, so that a late kill finds it.
+
+    Each kill comes later than the one before.
+    """
+    first, after = (NUM_STEPS * number // (2 * num_kills) for number in (part, part + 1))
     return moments.randrange(first + 1, after)
 
 
@@ -176,7 +179,7 @@ def digits_job(dataset: Path, folder: Path) -> dict[str, object]:
         checkpoints={"url": str(folder / "checkpoints")},
         hyperparameters={"epochs": 4, "save_every": 7},
         env={"OMP_NUM_THREADS": "1"},
-        resources={"processes_per_node": 3},
+        resources={"processes_per_node": NUM_RANKS},
         launcher="torchrun",
         limits={"auto_restart": 3},
     )
@@ -196,8 +199,10 @@ def run_with_kills(
         for part in range(num_kills):
             start = started.get(timeout=PATIENCE_S).resumed_from or 0
             [checkpoints] = runs.glob("*/checkpoints")
+            # Before the step: a busy machine looks for them while the training comes to its end.
+            ranks = all_ranks_of(checkpoints.parent.name)
             wait_for_step(checkpoints, max(start + 1, random_step(moments, part, num_kills)))
-            os.kill(moments.choice(ranks_of(checkpoints.parent.name)), signal.SIGKILL)
+            os.kill(moments.choice(ranks), signal.SIGKILL)
 
     with ThreadPoolExecutor() as pool:
         killing = pool.submit(kill)
@@ -208,6 +213,12 @@ def run_with_kills(
 
 def wait_for_step(checkpoints: Path, step: int) -> None:
     wait_until(lambda: saved_step(checkpoints) >= step)
+
+
+def all_ranks_of(run_id: str) -> list[int]:
+    """Wait until all ranks are there, and return them."""
+    wait_until(lambda: len(ranks_of(run_id)) == NUM_RANKS)
+    return ranks_of(run_id)
 
 
 def ranks_of(run_id: str) -> list[int]:
