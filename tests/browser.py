@@ -13,6 +13,8 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Response, sync_playwright
 
+from tests.waiting import PATIENCE_S
+
 Version = Literal["v1", "v2"]
 _PREFIX: dict[Version, str] = {"v1": "", "v2": "/v2"}
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -25,7 +27,7 @@ _ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
-_PATIENCE_MS = 60_000
+_PATIENCE_MS = int(PATIENCE_S * 1000)
 _REST_MS = 1_500
 _BUSY = 503  # what the server answers while its SQLite database is locked
 _MAX_TRIES = 5
@@ -94,10 +96,13 @@ class Person:
 
     def title(self, text: str, nth: int = 0) -> Locator:
         """Return the title of a field, of which there may be several."""
+        return self._titles(text).nth(nth)
+
+    def _titles(self, text: str) -> Locator:
         same = f"normalize-space()='{text}' or normalize-space()='{text} (Optional)'"
         # In the old UI, a label has its text in a span: both would count.
         where = "self::span" if self._version == "v1" else "self::label or self::span"
-        return self.page.locator(f"xpath=//*[{where}][{same}]").nth(nth)
+        return self.page.locator(f"xpath=//*[{where}][{same}]")
 
     def field(self, text: str, nth: int = 0) -> Locator:
         """Return what is below a title to write in."""
@@ -116,10 +121,19 @@ class Person:
         ).click()
         self.page.get_by_role("option", name=option, exact=True).click()
 
-    def add_item(self, title: str) -> None:
-        """Press the button below a list."""
+    def add_item(self, title: str, *fields: str) -> None:
+        """Press the button below a list, and wait for the new item, which has these fields.
+
+        They come one after the other; until they are there, others have their numbers.
+        """
+        new = [self._titles(field).nth(self._titles(field).count()) for field in fields]
+        if self._version == "v2":
+            handles = self.page.get_by_role("button", name="Drag to reorder", exact=True)
+            new.append(handles.nth(handles.count()))
         below = "xpath=following::button[normalize-space()='Add item'][1]"
         self.title(title).locator(below).click()
+        for part in new:
+            part.wait_for()
 
     def delete_item(self, title: str, nth: int = 0) -> None:
         """Delete an item of a list in the new UI."""

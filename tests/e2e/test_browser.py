@@ -220,8 +220,8 @@ def test_the_old_ui_submits_an_input_and_an_output_more(
 
     # The new ones are the second of the inputs, and after all of these the second output.
     for title, name, url in (("Data · Inputs", 1, 2), ("Data · Outputs", 3, 4)):
-        form.add_item(title)
-        form.settle()  # the fields of the new one come one after the other
+        form.add_item(title, "Name", "URL")
+        form.settle()
         form.field("Name", name).fill("more")
         form.field("URL", url).fill("somewhere/")
     form.settle()
@@ -292,9 +292,9 @@ def test_a_job_from_s3_to_s3_whose_lists_were_changed_by_hand_completes(
     form = person("v2")
     form.open_form(client.read_deployment_by_name("training-job/cpu").id)
 
-    form.add_item("Data · Outputs")
+    form.add_item("Data · Outputs", "Name", "URL")
     form.delete_item("Data · Outputs", 1)
-    form.add_item("Data · Inputs")
+    form.add_item("Data · Inputs", "Name", "URL")
     form.field("Name", 1).fill("more_url")
     form.delete_item("Basic information · Tags")
     form.add_item("Basic information · Tags")
