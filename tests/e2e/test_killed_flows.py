@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,9 @@ class Story:
         """Do what the kernel does where memory runs out."""
         mark = f"PREFECT__FLOW_RUN_ID={self.run_id}".encode()
         for pid in processes_with(b"prefect"):
-            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                os.kill(pid, signal.SIGKILL)
+            with suppress(OSError):  # one that was found has ended meanwhile
+                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
 
     def wait_until_explained(self) -> "Story":
         self.wait_for(lambda: "Saved: " in self.message)
