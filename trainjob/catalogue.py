@@ -31,10 +31,6 @@ launcher failed before the ranks began; launcher, supervisor or flow process die
 
 _FILE = Path(__file__).with_name("failure_catalogue.yaml")
 _MAX_SEARCHED_CHARS = 20_000
-_NUM_LAST_WORDS = 5
-_RAISED = re.compile(r"(?:\[\w+\]: ?)?[\w.]*(?:Error|Exception)\b")
-"""Start of the line with which a traceback ends, perhaps behind the name of a rank."""
-
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -47,12 +43,15 @@ class Signs:
         texts: What was said, the most telling text first: a rule for it goes before any other.
         signal: Name of the signal that ended a rank.
         oom_killed: Whether the kernel killed for want of memory meanwhile.
+        earlier: What was written up to the last words: if those have no name, it gives one to a
+            failure that would come again, but is no reason to try again.
     """
 
     ended: Ending
     texts: tuple[str, ...] = ()
     signal: str | None = None
     oom_killed: bool = False
+    earlier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,8 @@ class Rule:
         ended: How the attempt ended, any of these; empty: in any way.
         signal: The signal that ended the rank.
         oom_killed: True: only if the kernel killed for want of memory.
-        last_words: Whether only the last words of a rank that left with a code are searched.
+        last_words: Whether what was written before the last words is not searched, as it is not
+            for any rule by which another try can help.
         between_ranks: Whether the ranks lost each other, of which one that left is the cause.
     """
 
@@ -89,11 +89,14 @@ class Rule:
             return None
         if self.says is None:
             return self
-        text = text[-_MAX_SEARCHED_CHARS:]
-        if self.last_words and signs.ended == "exit":
-            text = _last_words(text)
-        found = re.search(self.says, text, re.MULTILINE)
+        found = re.search(self.says, text[-_MAX_SEARCHED_CHARS:], re.MULTILINE)
         return self._filled(found.groupdict()) if found else None
+
+    @property
+    def needs_last_words(self) -> bool:
+        """Whether it has to be the last words that it is found in, of a rank that left."""
+        of_rank = not self.ended or "exit" in self.ended
+        return of_rank and self.says is not None and (self.restart or self.last_words)
 
     def _conditions_hold(self, signs: Signs) -> bool:
         return (
@@ -122,7 +125,10 @@ def find_rule(signs: Signs) -> Rule | None:
             matched = rule.matched(signs, text)
             if matched is not None:
                 return matched
-    return None
+    if not signs.earlier:
+        return None
+    told = (rule.matched(signs, signs.earlier) for rule in rules() if not rule.needs_last_words)
+    return next((rule for rule in told if rule is not None), None)
 
 
 def catalogue_markdown() -> str:
@@ -135,7 +141,9 @@ def catalogue_markdown() -> str:
         "tries again where it can, `limits.restart_on: any` in any case. What no rule matches is",
         "tried again if a rank was killed or hung, not if it raised or left with an exit code.",
         "What a rank had written before it was killed does not name the failure; what it wrote",
-        "before it gave up by itself (SIGABRT, SIGBUS) or left with a code does.",
+        "before it gave up by itself (SIGABRT, SIGBUS) or left with a code does, its last words",
+        "first. An exception in whose handling another one was raised is not its cause, unless the",
+        "script says so by `raise ... from`.",
         "",
         "Made from `trainjob/failure_catalogue.yaml`; a new rule needs an example in",
         "`tests/core/test_catalogue.py`.",
@@ -147,16 +155,6 @@ def catalogue_markdown() -> str:
 def _rule(data: dict[str, Any]) -> Rule:
     ended: Sequence[Ending] = data.pop("ended", ())
     return Rule(**data, ended=tuple(ended))
-
-
-def _last_words(text: str) -> str:
-    """Return what was said last, and the exceptions before it.
-
-    What starts ranks itself, as a command may do, writes much after the exception of one.
-    """
-    lines = text.splitlines()
-    raised = [line for line in lines[:-_NUM_LAST_WORDS] if _RAISED.match(line)]
-    return "\n".join([*raised, *lines[-_NUM_LAST_WORDS:]])
 
 
 def _section(rule: Rule) -> list[str]:
@@ -183,7 +181,7 @@ def _conditions(rule: Rule) -> list[str]:
     if rule.oom_killed:
         found.append("the kernel counted a kill for want of memory")
     if rule.says:
-        where = " in the last words of a rank that left" if rule.last_words else ""
+        where = " in the last words of a rank that left" if rule.needs_last_words else ""
         text = f"``{rule.says}``" if "`" in rule.says else f"`{rule.says}`"
         found.append(f"text{where} {text}")
     return found

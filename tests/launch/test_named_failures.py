@@ -59,6 +59,16 @@ NAMED = [
         "file too large",
         False,
     ),
+    (
+        "raise ExceptionGroup('errors in a TaskGroup', [ConnectionResetError(104, 'reset')])",
+        "connection lost",
+        True,
+    ),
+    (
+        "try:\n    open('/nowhere')\nexcept OSError as e:\n    raise ValueError('x') from e",
+        "file not found",
+        False,
+    ),
     ("raise SystemExit('Loss is nan, stopping training')", "NaN or infinite loss", False),
     ("import os; os.kill(os.getpid(), 15)", "stopped from outside", True),
     ("import os; os.kill(os.getpid(), 9)", "killed without a trace", True),
@@ -140,6 +150,11 @@ def test_what_torch_says_gets_its_name(make_launch):
         ("python nowhere.py", "file not found"),
         ("python -c 'import nowhere_to_be_found'", "module not found"),
         ("kill -9 $$", "killed without a trace"),
+        (
+            "echo \"not used: No module named 'apex'\"; "
+            "python -c 'raise RuntimeError(\"gloo: Connection closed by peer\")'",
+            "connection to another rank lost",
+        ),
     ],
 )
 def test_what_a_command_says_last_names_its_failure(make_launch, command, name):

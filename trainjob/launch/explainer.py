@@ -43,6 +43,7 @@ class Explainer:
         ended: Ending,
         texts: Sequence[str],
         *,
+        earlier: str = "",
         rank: int | None = None,
         code: int | None = None,
         time_ns: float | None = None,
@@ -57,6 +58,7 @@ class Explainer:
             headline: One line that says it.
             ended: Who failed and how.
             texts: What was said about it, to find the rule by.
+            earlier: What was written up to that, which only names what would come again.
             rank: The rank that is the cause.
             code: Its exit code, or the negative number of the signal that ended it; None if it was
                 not its end that failed.
@@ -77,7 +79,7 @@ class Explainer:
         disk_full = (disk,) if disk else ()
         # On a full disk no record of a rank's end can be written, as if its launcher had died.
         says = (*texts, *disk_full) if rank is not None else (*disk_full, *texts)
-        signs = Signs(ended, says, signal_told, evidence.oom_killed)
+        signs = Signs(ended, says, signal_told, evidence.oom_killed, earlier)
         rule = find_rule(signs)
         if limit_bytes and _tells_of_memory(ended, rule):
             ended = "memory"

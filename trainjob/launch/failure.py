@@ -7,7 +7,6 @@ catalogue and its evidence.
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from trainjob.catalogue import Ending
 from trainjob.errors import LaunchError, TrainingFailed, TrainjobError
@@ -26,13 +25,12 @@ from trainjob.launch.launch import Launch
 from trainjob.launch.over_memory import OverMemory, read_over_memory
 from trainjob.launch.rank_log import last_lines
 from trainjob.launch.records import LAUNCH_ERROR, ErrorRecord, RankRecords
+from trainjob.launch.said import Said, said_by
 from trainjob.launch.stall import Stall, read_stall
 from trainjob.launch.supervision import Finished
 
 _NUM_SEARCHED_LINES = 60
 _MAX_HEADLINE_CHARS = 300
-_WITHOUT_WORDS = frozenset({"SIGKILL", "SIGTERM", "SIGSEGV", "SIGILL", "SIGXCPU"})
-"""Signals that end a rank whatever it had written; what gives up by SIGABRT or SIGBUS says why."""
 
 
 class Explained(TrainjobError):
@@ -171,17 +169,18 @@ def _rank_failed(told: Explainer, rank: RankRecords, left: RankRecords | None = 
     ended: Ending = "signal" if signal_of(code) else "exit"
     if error and error.type != "SystemExit":
         ended = "exception"
-    said = _said_by(rank, code, log_file)
+    said = said_by(rank, code, log_file)
     headline = _headline(rank, told.launch, code)
     if left:
         how = _how(rank, code)
         headline = f"{_left_early(left, told.launch)} an error; then rank {rank.rank} {how}"
-        ended, said = "left", ()
+        ended, said = "left", Said()
     log_end = error.log_offset if error else None
     return told.failure(
         headline,
         ended,
-        said,
+        said.texts,
+        earlier=said.earlier,
         rank=rank.rank,
         code=code,
         time_ns=failure_time_ns(rank),
@@ -189,19 +188,6 @@ def _rank_failed(told: Explainer, rank: RankRecords, left: RankRecords | None = 
         log_file=log_file,
         log_end=log_end,
     )
-
-
-def _said_by(rank: RankRecords, code: int, log_file: Path) -> tuple[str, ...]:
-    """Return what a rank said about its failure, the most telling text first."""
-    error = rank.error
-    if signal_of(code) in _WITHOUT_WORDS:
-        return ()
-    if error is None or (error.type == "SystemExit" and not error.message):
-        return ("\n".join(last_lines(log_file, _NUM_SEARCHED_LINES)),)
-    said = ": ".join(part for part in (error.type, error.message) if part)
-    # The exceptions that it came from stand in the traceback, at the start of a line.
-    causes = [line for line in error.traceback.splitlines() if line[:1].strip()]
-    return said, "\n".join(causes)
 
 
 def _failure_above_ranks(
