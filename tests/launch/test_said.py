@@ -1,6 +1,8 @@
 """Of all that a rank said, its last words and the exception that it raised name its failure."""
 
 import importlib
+import io
+import pickle
 import traceback
 from collections.abc import Callable
 
@@ -316,3 +318,23 @@ def lost_in_nested_groups() -> None:
 @pytest.mark.parametrize("script", [lost_in_a_group, lost_in_nested_groups])
 def test_a_group_with_one_error_is_named_as_that_alone(make_launch, script):
     assert named(failure_of_raised(make_launch, script)) == ("connection lost", True)
+
+
+@pytest.mark.parametrize(
+    ("place", "rule"),
+    [
+        ("/lib/python3.11/multiprocessing/connection.py", None),
+        ("/lib/site-packages/torch/_weights_only_unpickler.py", "damaged file"),
+    ],
+)
+def test_an_end_of_file_without_words_is_told_by_the_place_that_raised_it(make_launch, place, rule):
+    trace = f'{TRACEBACK[0]}\n  File "{place}", line 399, in load\n    raise EOFError\nEOFError\n'
+    record = error("", kind="EOFError", traceback=trace)
+
+    assert named(failure(make_launch, ended(), record)) == (rule, False)
+
+
+def test_an_empty_pickle_is_a_damaged_file(make_launch):
+    found = failure_of_raised(make_launch, lambda: pickle.load(io.BytesIO()))
+
+    assert named(found) == ("damaged file", False)

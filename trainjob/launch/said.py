@@ -12,7 +12,7 @@ from pathlib import Path
 from trainjob.launch.endings import signal_of
 from trainjob.launch.rank_log import last_lines
 from trainjob.launch.records import ErrorRecord, RankRecords
-from trainjob.launch.tracebacks import last_chain, without_contexts
+from trainjob.launch.tracebacks import last_chain, place_raised, without_contexts
 
 _NUM_READ_LINES = 500
 """More than are searched: the stacks of all threads of a rank that aborts take hundreds."""
@@ -120,4 +120,7 @@ def _own_words(error: ErrorRecord) -> str:
 def _causes(error: ErrorRecord) -> str:
     """Return the exceptions that an exception came from, or that a group of them holds."""
     lines = without_contexts(error.traceback.splitlines())
-    return "\n".join(line for line in lines if line[:1].strip())
+    told = [line for line in lines if line[:1].strip()]
+    # Python raises some without a word, such as EOFError, and then the place has to tell.
+    place = None if error.message else place_raised(error.traceback)
+    return "\n".join([*told, f"{error.type} raised in {place}"] if place else told)

@@ -16,6 +16,7 @@ _RANK = re.compile(r"(?:\[\w+\]: ?)*")
 
 _GROUP = re.compile(r" +\+ (?=Exception Group Traceback )")
 _IN_GROUP = re.compile(r" +\| ?")
+_PLACE = re.compile(r'^ +File "(?:.*[/\\])?([^/\\"]+[/\\][^/\\"]+)", line \d+', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,12 @@ def last_chain(lines: Sequence[str]) -> Sequence[str]:
         if _TRACEBACK.match(line[len(_rank(line)) :]) and not _is_joined(lines[:index])
     ]
     return lines[starts[-1] :] if starts else ()
+
+
+def place_raised(traceback: str) -> str | None:
+    """Return the file in which the last exception of a traceback was raised, with its folder."""
+    places = _PLACE.findall(traceback)
+    return places[-1].replace("\\", "/") if places else None
 
 
 def _is_joined(before: Sequence[str]) -> bool:
