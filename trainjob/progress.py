@@ -19,6 +19,7 @@ import atexit
 import json
 import operator
 import os
+import sys
 import time
 from contextlib import suppress
 from typing import Any, SupportsFloat
@@ -31,6 +32,9 @@ _last_written: dict[tuple[str, ...], float] = {}
 _held_back: dict[tuple[str, ...], dict[str, Any]] = {}
 """What was said last of them and not written, for it came too soon; written when Python ends."""
 
+_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK_ID")
+"""What torchrun, Open MPI, MPICH and MindSpore tell the ranks that they start."""
+
 _look_at = 0.0
 _is_asked_to_stop = False
 
@@ -41,7 +45,8 @@ def report(
     """Say that this rank has finished a step. Of rank 0, the last one said is shown.
 
     Of calls with the same metrics that follow faster than ten a second some are left out, but never
-    the last one.
+    the last one. Where the program of a rank starts ranks of its own, as a startup command with
+    torchrun does, the one of the same number speaks for it, and the others say nothing.
 
     Args:
         step: How many steps are done, all epochs together.
@@ -53,7 +58,7 @@ def report(
         TypeError: If a metric is not a number.
     """
     path = os.environ.get("TRAINJOB_PROGRESS_FILE")
-    if path is None:
+    if path is None or _is_another_rank():
         return
     _keep_step(path, step)
     now, kind = time.monotonic(), tuple(metrics)
@@ -89,6 +94,42 @@ def should_stop() -> bool:
     _look_at = now + _INTERVAL_S
     _is_asked_to_stop = os.access(stop_file, os.F_OK)
     return _is_asked_to_stop
+
+
+def _is_another_rank() -> bool:
+    """Tell whether this process is a rank that the program of our rank has started beside others.
+
+    All of them inherit the file of our rank. The process that we started is never another one,
+    whatever number a training over several machines gives it.
+    """
+    ours = os.environ.get("TRAINJOB_RANK", "")
+    if not ours.isdecimal() or os.environ.get("TRAINJOB_RANK_PID") == str(os.getpid()):
+        return False
+    # What is no number, such as the -1 of scripts that are alone, is no rank.
+    said = [value for value in _said_ranks() if value.isdecimal()]
+    return any(int(value) != int(ours) for value in said)
+
+
+def _said_ranks() -> list[str]:
+    """Return the numbers that launchers have given this process, and torch.distributed has."""
+    said = [os.environ.get(name, "") for name in _RANK_VARIABLES]
+    number_in_group = _number_in_group()
+    if number_in_group is not None and number_in_group != said[0]:
+        said.append(number_in_group)  # as of mp.spawn, whose processes inherit RANK
+    if os.environ.get("GROUP_RANK", "0") != "0":
+        # Of a torchrun over several machines, this one: its first rank is not the first of all.
+        said[0] = os.environ.get("LOCAL_RANK", "")
+    return said
+
+
+def _number_in_group() -> str | None:
+    """Return the rank that torch.distributed knows, if this process uses it."""
+    distributed = sys.modules.get("torch.distributed")
+    # The name is not there in a torch without it, and while another thread imports it.
+    is_initialized = getattr(distributed, "is_initialized", None)
+    if distributed is None or is_initialized is None or not is_initialized():
+        return None
+    return str(distributed.get_rank())
 
 
 def _keep_step(path: str, step: int) -> None:

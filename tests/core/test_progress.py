@@ -206,6 +206,44 @@ def test_only_the_standard_library_is_needed():
     assert done.stdout.strip() == "['trainjob']"
 
 
+@pytest.mark.parametrize("variable", ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK_ID"])
+def test_another_rank_that_inherits_the_file_says_nothing_and_may_be_stopped(
+    progress_file, stop_file, monkeypatch, variable
+):
+    monkeypatch.setenv("TRAINJOB_RANK", "0")
+    monkeypatch.setenv(variable, "1")
+
+    report(1, accuracy=0.95)
+    stop_file.touch()
+
+    assert not progress_file.exists()
+    assert not Path(f"{progress_file}.step").exists()
+    assert should_stop()
+    assert stop_file.with_name("listens-0").exists()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"TRAINJOB_RANK": "3"},
+        {"TRAINJOB_RANK": "3", "RANK": "3", "PMI_RANK": "3"},
+        {"TRAINJOB_RANK": "0", "RANK": "-1"},
+        {"TRAINJOB_RANK": "0", "RANK": "", "RANK_ID": "none"},
+        {"TRAINJOB_RANK": "0", "RANK": "2", "LOCAL_RANK": "0", "GROUP_RANK": "1"},
+        {"TRAINJOB_RANK": "0", "TRAINJOB_RANK_PID": str(os.getpid()), "RANK": "2"},
+        {"RANK": "1"},
+    ],
+    ids=["unknown", "the same", "alone", "no number", "next machine", "we started", "older launch"],
+)
+def test_a_process_that_may_be_the_rank_is_heard(progress_file, monkeypatch, env):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    report(1)
+
+    assert len(records(progress_file)) == 1
+
+
 def test_the_last_report_of_a_script_is_written_when_it_ends(tmp_path):
     file = tmp_path / "progress-0.jsonl"
     script = """

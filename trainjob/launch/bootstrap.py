@@ -46,6 +46,8 @@ def main() -> NoReturn:
     records = Records(order_file.parent, int(os.environ["RANK"]))
     os.environ["TRAINJOB_PROGRESS_FILE"] = str(records.path("progress", "jsonl"))
     os.environ["TRAINJOB_LISTENS_FILE"] = str(records.listens_file)
+    # Whose file that is: the program may start ranks of its own, which all inherit it.
+    os.environ["TRAINJOB_RANK"] = str(records.rank)
     _check_world_size(order["world_size"], records)
     records.make_room()
 
@@ -62,6 +64,7 @@ def main() -> NoReturn:
     _die_with_parent(signal.SIGKILL, own_pid)
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.environ["TRAINJOB_RANK_PID"] = str(os.getpid())
     _redirect_output(Path(order["log_dir"], f"rank-{records.rank}.log"), records)
     if order["rank_cores"]:
         with contextlib.suppress(OSError):  # it may compute anywhere, only not as fast
