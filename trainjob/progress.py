@@ -64,7 +64,7 @@ def report(
     now, kind = time.monotonic(), tuple(metrics)
     said = {"time_ns": time.time_ns(), "step": step, "total": total, "epoch": epoch}
     if now - _last_written.get(kind, -_INTERVAL_S) < _INTERVAL_S and step != total:
-        # A tensor as it is: asking for its number would make the script wait for its device.
+        # A tensor stays one: asking for its number would make the script wait for its device.
         _held_back[kind] = said | {"metrics": {name: _alone(metrics[name]) for name in metrics}}
         return
     if len(_last_written) >= _MAX_KINDS:
@@ -170,8 +170,14 @@ def _write(path: str, said: dict[str, Any]) -> None:
 
 
 def _alone(value: Any) -> Any:
-    """Return a tensor without the computation that led to it, which would stay in memory."""
-    return value.detach() if hasattr(value, "detach") else value
+    """Return a tensor or an array as it is now: a script goes on with it, as with a sum of losses.
+
+    Without the computation that led to a tensor, which would stay in memory.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach()
+        return value.clone() if hasattr(value, "clone") else value
+    return value.copy() if hasattr(value, "dtype") and hasattr(value, "copy") else value
 
 
 def _number(name: str, value: SupportsFloat) -> float:

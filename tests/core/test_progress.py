@@ -264,3 +264,52 @@ def test_the_last_report_of_a_script_is_written_when_it_ends(tmp_path):
         said |= metrics
     assert said == {"loss": 0.001, "accuracy": 1.0}
     assert records(file)[-1]["step"] == 1000
+
+
+class Tensor:
+    """Behaves like one of torch: what `detach` returns has the same memory."""
+
+    def __init__(self, memory: list[float]) -> None:
+        self._memory = memory
+
+    def detach(self) -> "Tensor":
+        return Tensor(self._memory)
+
+    def clone(self) -> "Tensor":
+        return Tensor(list(self._memory))
+
+    def __float__(self) -> float:
+        return self._memory[0]
+
+
+def test_what_is_said_is_what_is_written_though_the_script_goes_on_with_it(
+    progress_file, monkeypatch
+):
+    monkeypatch.setattr(progress, "_INTERVAL_S", 1000.0)
+    numpy = pytest.importorskip("numpy", reason="needs numpy")
+    memory = [1.5]
+    total, array = Tensor(memory), numpy.array(2.5)
+    report(1, total_loss=0.0, error=0.0)
+
+    report(2, total_loss=total, error=array)
+    memory[0] = 0.0
+    array[...] = 0.0
+    progress._write_held_back()
+
+    assert records(progress_file)[-1]["metrics"] == {"total_loss": 1.5, "error": 2.5}
+
+
+def test_a_tensor_of_torch_that_is_set_to_zero_later_keeps_what_was_said(
+    progress_file, monkeypatch
+):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    monkeypatch.setattr(progress, "_INTERVAL_S", 1000.0)
+    total = torch.tensor(1.5, requires_grad=True) * 2
+    report(1, loss=0.0)
+
+    report(2, loss=total)
+    with torch.no_grad():
+        total.zero_()
+    progress._write_held_back()
+
+    assert records(progress_file)[-1]["metrics"] == {"loss": 3.0}
