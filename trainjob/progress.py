@@ -32,6 +32,9 @@ _last_written: dict[tuple[str, ...], float] = {}
 _held_back: dict[tuple[str, ...], dict[str, Any]] = {}
 """What was said last of them and not written, for it came too soon; written when Python ends."""
 
+_child_that_writes = 0
+"""The process of multiprocessing that has been told to write it at its end; a fork has not."""
+
 _RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK_ID")
 """What torchrun, Open MPI, MPICH and MindSpore tell the ranks that they start."""
 
@@ -66,6 +69,7 @@ def report(
     if now - _last_written.get(kind, -_INTERVAL_S) < _INTERVAL_S and step != total:
         # A tensor stays one: asking for its number would make the script wait for its device.
         _held_back[kind] = said | {"metrics": {name: _alone(metrics[name]) for name in metrics}}
+        _write_at_end_of_child()
         return
     if len(_last_written) >= _MAX_KINDS:
         _write_held_back()
@@ -158,6 +162,20 @@ def _write_held_back() -> None:
 
 
 os.register_at_fork(after_in_child=_held_back.clear)  # the parent writes it
+
+
+def _write_at_end_of_child() -> None:
+    """Have it written also by a process of multiprocessing, which may leave without atexit.
+
+    One that is forked leaves by os._exit after what it registered here (CPython 3.11).
+    """
+    global _child_that_writes  # noqa: PLW0603 - one state a process
+    util = sys.modules.get("multiprocessing.util")
+    if util is None or _child_that_writes == os.getpid():
+        return
+    if sys.modules["multiprocessing.process"].parent_process() is not None:
+        util.Finalize(None, _write_held_back, exitpriority=0)
+        _child_that_writes = os.getpid()
 
 
 def _write(path: str, said: dict[str, Any]) -> None:

@@ -313,3 +313,43 @@ def test_a_tensor_of_torch_that_is_set_to_zero_later_keeps_what_was_said(
     progress._write_held_back()
 
     assert records(progress_file)[-1]["metrics"] == {"loss": 3.0}
+
+
+CHILDREN = """
+    import multiprocessing, os, sys
+    from trainjob import progress
+
+    progress._INTERVAL_S = 1000.0
+
+    def train(first):
+        for step in range(first, first + 5):
+            progress.report(step, loss=step)
+        if first == 1:  # and of a process that this one starts
+            start(11)
+
+    def start(first):
+        process = multiprocessing.get_context(sys.argv[1]).Process(target=train, args=(first,))
+        process.start()
+        process.join()
+
+    if __name__ == "__main__":
+        start(1)
+        progress.report(21, loss=21)
+        progress.report(22, loss=22)
+        start(31)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_last_report_of_a_process_of_multiprocessing_is_written_when_it_ends(tmp_path, method):
+    file = tmp_path / "progress-0.jsonl"
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(CHILDREN))
+    env = os.environ | {"TRAINJOB_PROGRESS_FILE": str(file), "PYTHONPATH": str(Path.cwd())}
+
+    subprocess.run([sys.executable, str(script), method], env=env, check=True)
+
+    steps = [record["step"] for record in records(file)]
+    # What a fork has of its parent's is written by the parent, once.
+    assert len(steps) == len(set(steps))
+    assert {5, 15, 22, 35} <= set(steps)
