@@ -144,6 +144,23 @@ class Checkpoints:
         Damaged ones are passed over, and that is said on stderr. Ranks that talk to each other
         all have to call it, and get the newest that all of them see.
         """
+        checkpoints = self._seen_by_all()
+        return checkpoints[-1].path if checkpoints else None
+
+    def best(self) -> Path | None:
+        """Return the complete checkpoint with the best metric, or None if there is none.
+
+        Ranks that talk to each other all have to call it, as `latest`, and get the same one; rank 0
+        alone would wait for them.
+        """
+        if self._best is None:
+            raise ValueError("best: asked for the best checkpoint; say by which metric it is best")
+        found = best_of(self._seen_by_all(), self._best)
+        name = of_all_ranks(found.path.name if found else None)[0]
+        return self.folder / name if name else None
+
+    def _seen_by_all(self) -> list[Saved]:
+        """Return the complete checkpoints that all ranks see, from old to new."""
         of_all_ranks(None)  # rank 0 may still be saving, which the others did not wait for
         checkpoints, damaged = complete_checkpoints(self.folder)
         for error in damaged:
@@ -153,14 +170,7 @@ class Checkpoints:
         common = set(names).intersection(*views)
         if not common and any(views):
             say_once(f"checkpoint: not every rank sees {self.folder}; none is used")
-        return next((saved.path for saved in checkpoints[::-1] if saved.path.name in common), None)
-
-    def best(self) -> Path | None:
-        """Return the complete checkpoint with the best metric, as this rank sees the folder."""
-        if self._best is None:
-            raise ValueError("best: asked for the best checkpoint; say by which metric it is best")
-        found = best_of(complete_checkpoints(self.folder)[0], self._best)
-        return found.path if found else None
+        return [saved for saved in checkpoints if saved.path.name in common]
 
     def _save_sharded(
         self, step: int, state: dict[str, Any], metrics: dict[str, float | None]

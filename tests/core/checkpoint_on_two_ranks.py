@@ -129,11 +129,28 @@ def ranks_see_other_folders(folder: Path) -> Any:
     return {"latest": str(own.latest()), "none": Checkpoints(folder / "nowhere").latest()}
 
 
-def _save_locally(folder: Path, step: int) -> None:
+def best(folder: Path) -> Any:
+    """Rank 1 asks while rank 0 still writes the best one; then rank 0 sees more than rank 1."""
+    checkpoints = Checkpoints(folder, keep_last=None, best=("accuracy", "max"))
+    if RANK == 1:
+        found = [checkpoints.best()]
+    else:
+        for step, accuracy in ((1, 0.5), (2, 0.7), (3, 0.6)):
+            checkpoints.save(step, {"w": torch.ones(100_000)}, metrics={"accuracy": accuracy})
+        found = [checkpoints.best()]
+    own = Checkpoints(folder / str(RANK), best=("accuracy", "max"))
+    for step in (1, 2, 3)[: 3 - RANK]:
+        _save_locally(own.folder, step, accuracy=float(step))
+    nowhere = Checkpoints(folder / "nowhere", best=("accuracy", "max"))
+    found += [own.best(), nowhere.best()]
+    return [path.name if path else None for path in found]
+
+
+def _save_locally(folder: Path, step: int, **metrics: float | None) -> None:
     from trainjob.checkpoint_folder import Draft, Marker
 
     draft = Draft(folder, step)
-    draft.complete(Marker(step, "plain", {}, {}, 2, None, "0"), None, None)
+    draft.complete(Marker(step, "plain", {}, metrics, 2, None, "0"), None, None)
     draft.close()
 
 

@@ -50,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gloo(folder: Path) -> dict[str, list[Any]]:
     """What the scenarios gave on both ranks; started once, since a start takes seconds."""
-    scenarios = ("sharded", "one_rank_fails", "damaged", "ranks_see_other_folders", "plain", "stop")
+    scenarios = ("sharded", "one_rank_fails", "damaged", "ranks_see_other_folders", "best", "plain")
+    scenarios += ("stop",)
     state = {"w": torch.arange(10.0), "step": 5}
     Checkpoints(folder / "of_other_ranks").save(5, state, sharded=True)
     code, output, found = on_ranks(TORCHRUN, folder, *scenarios, "of_other_ranks")
@@ -124,6 +125,12 @@ def test_ranks_agree_on_the_newest_checkpoint_that_all_see(gloo: dict[str, list[
     assert [rank["none"] for rank in gloo["ranks_see_other_folders"]] == [None, None]
 
 
+def test_ranks_agree_on_the_best_checkpoint_also_while_rank_0_saves_it(
+    gloo: dict[str, list[Any]],
+) -> None:
+    assert gloo["best"] == [["step-00000002", "step-00000002", None]] * 2
+
+
 def test_rank_0_writes_a_plain_state_and_each_rank_gets_its_random_numbers_back(
     gloo: dict[str, list[Any]],
 ) -> None:
@@ -157,13 +164,14 @@ def test_mpi_ranks_without_a_process_group_agree_too(tmp_path: Path) -> None:
     pytest.importorskip("mpi4py", reason="the extra mpi is not installed")
     if shutil.which("mpirun", path=PATH) is None:
         pytest.skip("mpirun is not on PATH")
-    scenarios = ("ranks_see_other_folders", "plain", "stop", "shards_without_a_group")
+    scenarios = ("ranks_see_other_folders", "best", "plain", "stop", "shards_without_a_group")
 
     code, output, found = on_ranks(MPIRUN, tmp_path, "MPI", *scenarios)
 
     assert code == 0, output
     names = [Path(rank["latest"]).name for rank in found["ranks_see_other_folders"]]
     assert names == ["step-00000002", "step-00000002"]
+    assert found["best"] == [["step-00000002", "step-00000002", None]] * 2
     assert [rank["same"] for rank in found["plain"]] == [True, True]
     assert [rank["of_all"] for rank in found["plain"]] == [["rank 0", "rank 1"]] * 2
     assert found["stop"] == [[False, False, True, True, True]] * 2
