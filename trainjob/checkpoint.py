@@ -117,6 +117,10 @@ class Checkpoints:
         all have written or fails on all of them. The state of a step that was saved before
         replaces it.
 
+        Of a plain tensor or value that several ranks give under one name with `sharded`, one is
+        kept: torch.distributed.checkpoint takes them for copies. What differs from rank to rank has
+        to be a DTensor, as of FSDP and tensor parallel, or needs a name of its own on every rank.
+
         Args:
             step: How many steps are done, all epochs together.
             state: Values by name: state dicts, tensors, numbers, texts, and lists and dicts of
@@ -125,7 +129,8 @@ class Checkpoints:
             sharded: Whether to save by torch.distributed.checkpoint.
 
         Raises:
-            CheckpointError: If it cannot be written; earlier checkpoints are as they were.
+            CheckpointError: If it cannot be written, or ranks give parts of different steps;
+                earlier checkpoints are as they were.
             TypeError: If the state holds something that could not be loaded again.
         """
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
@@ -184,11 +189,11 @@ class Checkpoints:
         with ExitStack() as stack:
             opened: list[Draft] = []
 
-            def begin() -> str:
+            def begin() -> tuple[int, str]:
                 ready.update(state_dicts_of(state))
                 if rank == 0:
                     opened.append(stack.enter_context(self._draft(step)))
-                return str(opened[0].path) if opened else ""
+                return step, str(opened[0].path) if opened else ""
 
             def finish() -> None:
                 for draft in opened:
@@ -196,7 +201,9 @@ class Checkpoints:
                     _check_shared(asked, written, set(marker.files))
                     draft.complete(marker, self._keep_last, self._best)
 
-            path = Path(agreed(asked, begin)[0])
+            begun = agreed(asked, begin)
+            _check_steps([its_step for its_step, _ in begun], self.folder)
+            path = Path(begun[0][1])
             written = set().union(*agreed(asked, lambda: write_shards(path, rank, ready)))
             agreed(asked, finish)
 
@@ -300,6 +307,15 @@ def _check_group(asked: str) -> None:
     if rank_and_world_size()[1] > 1 and not has_group():
         found = "several ranks without a process group of torch.distributed"
         do = "call init_process_group first, or save and load a plain state"
+        raise CheckpointError(str(Problem("sharded", asked, found, do)))
+
+
+def _check_steps(steps: list[int], folder: Path) -> None:
+    """Refuse parts of different steps: together they would be the state of none."""
+    if len(set(steps)) > 1:
+        asked = f"parts of one step in {str(folder)!r}"
+        found = ", ".join(f"step {step} on rank {steps.index(step)}" for step in sorted(set(steps)))
+        do = "save the same step on every rank"
         raise CheckpointError(str(Problem("sharded", asked, found, do)))
 
 

@@ -109,6 +109,21 @@ def one_rank_fails(folder: Path) -> Any:
     return {"told": told, "left": left, "latest": str(checkpoints.latest())}
 
 
+def other_steps(folder: Path) -> Any:
+    """Ranks whose counts of steps have come apart; then all is well again."""
+    checkpoints = Checkpoints(folder)
+    told = _error_of(lambda: checkpoints.save(10 + RANK, {f"stage {RANK}": RANK}, sharded=True))
+    dist.barrier()  # rank 0 drops its draft
+    left = sorted(path.name for path in folder.iterdir())
+    dist.barrier()
+    name = f"stage {RANK}"
+    checkpoints.save(12, {name: {"w": torch.full((2,), float(RANK))}}, sharded=True)
+    path = checkpoints.latest()
+    assert path is not None
+    stage = load(path, into={name: {"w": torch.zeros(2)}})[name]["w"].tolist()
+    return {"told": told, "left": left, "latest": path.name, "stage": stage}
+
+
 def damaged(folder: Path) -> Any:
     """A shard is cut off: passed over by all, and no rank loads it."""
     for step in (1, 2):

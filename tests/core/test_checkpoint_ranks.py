@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gloo(folder: Path) -> dict[str, list[Any]]:
     """What the scenarios gave on both ranks; started once, since a start takes seconds."""
     scenarios = ("sharded", "one_rank_fails", "damaged", "ranks_see_other_folders", "best", "plain")
-    scenarios += ("stop",)
+    scenarios += ("stop", "other_steps")
     state = {"w": torch.arange(10.0), "step": 5}
     Checkpoints(folder / "of_other_ranks").save(5, state, sharded=True)
     code, output, found = on_ranks(TORCHRUN, folder, *scenarios, "of_other_ranks")
@@ -129,6 +129,23 @@ def test_ranks_agree_on_the_best_checkpoint_also_while_rank_0_saves_it(
     gloo: dict[str, list[Any]],
 ) -> None:
     assert gloo["best"] == [["step-00000002", "step-00000002", None]] * 2
+
+
+def test_ranks_that_save_parts_of_other_steps_are_refused_and_nothing_is_left(
+    gloo: dict[str, list[Any]],
+) -> None:
+    first, second = gloo["other_steps"]
+
+    assert first["told"] == second["told"]
+    assert "step 10 on rank 0, step 11 on rank 1; save the same step on every" in first["told"]
+    assert first["left"] == second["left"] == [".lock"]
+    assert first["latest"] == "step-00000012"
+
+
+def test_what_differs_from_rank_to_rank_is_kept_under_names_of_its_own(
+    gloo: dict[str, list[Any]],
+) -> None:
+    assert [rank["stage"] for rank in gloo["other_steps"]] == [[0.0, 0.0], [1.0, 1.0]]
 
 
 def test_rank_0_writes_a_plain_state_and_each_rank_gets_its_random_numbers_back(
