@@ -9,11 +9,13 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainjob.env_rules import open_secret_problems
 from trainjob.errors import JobError, Problem
 from trainjob.job import TrainingJob
+from trainjob.job_pins import JobPath, pinned
 from trainjob.jobfile import read_value
 from trainjob.registry.records import DATA_KINDS
 from trainjob.registry.references import UNRESOLVED
@@ -27,7 +29,7 @@ _OPEN = ("hyperparameters", "env", "secrets")
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    path: tuple[str | int, ...]
+    path: JobPath
     text: str
     is_new: bool
 
@@ -40,6 +42,9 @@ def changed_job(
     data: Mapping[str, Any], changes: Sequence[str], source: str, registry: Registry | None = None
 ) -> tuple[TrainingJob, dict[str, Any]]:
     """Return a job with changes, and its keys and values as they were given, changed.
+
+    What a change names is that of now: a relative path is below the current folder and becomes
+    absolute, and a saved version or a flavor becomes what it is. All else stays as it was given.
 
     Args:
         data: Keys and values of the job; left unchanged.
@@ -56,8 +61,9 @@ def changed_job(
     if problems:
         raise JobError(source, problems)
     values: list[Any] = [read_value(change.text) for change in parsed]
+    places = [change.path for change in parsed]
     try:
-        return _read(data, _with(data, parsed, values, source), source, registry)
+        return _read(data, _with(data, parsed, values, source), places, source, registry)
     except JobError as error:
         as_text = [
             change.text if change.field in _fields(error) and _may_be_text(change, value) else value
@@ -66,17 +72,23 @@ def changed_job(
         if as_text == values:
             raise
         try:
-            return _read(data, _with(data, parsed, as_text, source), source, registry)
+            return _read(data, _with(data, parsed, as_text, source), places, source, registry)
         except JobError:
             raise error from None  # what the value is read as at first, is what people mean
 
 
 def _read(
-    old: Mapping[str, Any], data: dict[str, Any], source: str, registry: Registry | None
+    old: Mapping[str, Any],
+    data: dict[str, Any],
+    changed: Sequence[JobPath],
+    source: str,
+    registry: Registry | None,
 ) -> tuple[TrainingJob, dict[str, Any]]:
     if open_secrets := open_secret_problems(_changed_env(old.get("env"), data.get("env"))):
         raise JobError(source, open_secrets)
-    return TrainingJob.parse(data, source, registry), data
+    job = TrainingJob.parse(data, source, registry)
+    pins = pinned(data, changed, job, Path.cwd())
+    return (job if pins == data else TrainingJob.parse(pins, source, registry)), pins
 
 
 def _changed_env(old: Any, new: Any) -> dict[str, Any]:

@@ -275,7 +275,9 @@ def test_a_rerun_with_another_algorithm_leaves_the_deployment_of_the_old_one(
     assert main(["rerun", run, "--set", "hyperparameters.lr=0.25"]) == 0
     same = last_job(client)
     assert main(["rerun", run, "--set", "algorithm=forming@2"]) == 0
-    other = last_job(client)
+    deployment, other = last_job(client)
 
     assert same == ("forming", "forming@1")
-    assert other == ("cpu", "forming@2")
+    assert deployment == "cpu"
+    assert isinstance(other, dict)
+    assert other["registered"] == "forming@2"

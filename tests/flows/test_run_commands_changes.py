@@ -104,3 +104,40 @@ def test_a_secret_that_the_old_job_has_in_its_env_does_not_keep_it_from_running_
     changed, _ = changed_job(job, ["hyperparameters.lr=1"], "job")
 
     assert changed.env["WANDB_API_KEY"] == "sent-long-ago"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "expected"),
+    [
+        ("inputs[0].url=data2/", ("inputs", 0, "url"), "HERE/data2/"),
+        ("inputs=[{name: data_url, url: ../d}]", ("inputs", 0, "url"), "ABOVE/d"),
+        ("algorithm.code.url=code2", ("algorithm", "code", "url"), "HERE/code2"),
+        ("checkpoints={url: 'c/{run_id}'}", ("checkpoints", "url"), "HERE/c/{run_id}"),
+        ("inputs[0].url=s3://b/d/", ("inputs", 0, "url"), "s3://b/d/"),
+        ("inputs[0].name=data_url", ("inputs", 0, "url"), "data/"),
+        ("hyperparameters.lr=1", ("outputs", 0, "url"), "out/{run_id}"),
+    ],
+)
+def test_a_relative_path_of_a_change_is_below_the_current_folder_and_others_stay(
+    job: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    field: tuple[Any, ...],
+    expected: str,
+) -> None:
+    """Those of a form are relative to the checkout of the worker."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    job["inputs"] = [{"name": "data_url", "url": "data/"}]
+    job["outputs"] = [{"name": "train_url", "url": "out/{run_id}"}]
+
+    changed, data = changed_job(job, [change], "job")
+
+    wanted = expected.replace("HERE", str(here)).replace("ABOVE", str(tmp_path))
+    for found in (data, changed.model_dump(mode="json")):
+        value: Any = found
+        for part in field:
+            value = value[part]
+        assert value == wanted

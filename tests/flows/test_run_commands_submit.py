@@ -152,6 +152,36 @@ def test_rerun_fills_in_the_old_job_and_takes_changes(
     assert f"  rerun of {old.id}" in capsys.readouterr().out
 
 
+def test_what_a_rerun_changes_does_not_depend_on_where_it_was_submitted(
+    client: SyncPrefectClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "nums").mkdir()
+    (tmp_path / "nums" / "value.txt").write_text("1")
+    assert main(["dataset", "register", "nums", str(tmp_path / "nums")]) == 0
+    capsys.readouterr()
+    old = submitted(client, capsys, "submit", job_file(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    paths = ["inputs[0].url=data2/", "outputs[0].url=out2/{run_id}", "logs.url=~/l/{run_id}"]
+    moved = submitted(client, capsys, "rerun", str(old.id), *_set(*paths))
+    latest = submitted(client, capsys, "rerun", str(old.id), *_set("inputs[0].dataset=nums"))
+
+    job = moved.parameters["job"]
+    assert job["inputs"][0]["url"] == f"{tmp_path}/data2/"
+    assert job["outputs"][0]["url"] == f"{tmp_path}/out2/{{run_id}}"
+    assert job["logs"]["url"] == f"{Path.home()}/l/{{run_id}}"
+    [channel] = latest.parameters["job"]["inputs"]
+    assert (channel["dataset"], channel["url"]) == ("nums@1", str(tmp_path / "nums"))
+    assert channel["expect"].startswith("sha256:")
+
+
+def _set(*changes: str) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
+
+
 def test_runs_are_listed_by_tag(client: SyncPrefectClient, tmp_path: Path, capsys) -> None:
     (tmp_path / "other").mkdir()
     run = submitted(client, capsys, "submit", job_file(tmp_path, tags=["paper", "lab"]))

@@ -547,6 +547,25 @@ def test_a_change_to_another_version_takes_its_files(channel: dict[str, Any]) ->
         changed(job, "inputs[0].dataset=nope@9")
 
 
+@pytest.mark.parametrize(
+    ("change", "versions"),
+    [
+        ("inputs[0].dataset=digits", ["algorithm train@1", "dataset digits@2"]),
+        ("inputs=[{name: data_url, model: net}]", ["algorithm train@1", "model net@1"]),
+        ("algorithm=train", ["algorithm train@1", "dataset digits@1"]),
+    ],
+)
+def test_a_version_of_a_change_is_that_of_the_moment_wherever_the_run_is(
+    monkeypatch, tmp_path: Path, change: str, versions: list[str]
+) -> None:
+    job = resolved_job()
+
+    _, data = changed_job(job, [change], "job")
+
+    monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path / "nothing"))
+    assert TrainingJob.parse(data).saved_versions == versions
+
+
 def test_a_rerun_needs_no_registry(monkeypatch, tmp_path) -> None:
     job = resolved_job()
     monkeypatch.setenv("TRAINJOB_REGISTRY", str(tmp_path / "nothing"))
