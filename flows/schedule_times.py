@@ -67,7 +67,13 @@ def read_interval(every: str, anchor: str | None, timezone: str) -> IntervalSche
     if interval < _SHORTEST:
         raise _no_schedule(every, "less than a minute", "write 1m or more")
     begin = datetime.now(UTC) if anchor is None else _read_time(anchor, timezone)
-    return IntervalSchedule(interval=interval, anchor_date=begin, timezone=timezone)
+    schedule = IntervalSchedule(interval=interval, anchor_date=begin, timezone=timezone)
+    if _in_zone(begin, timezone) is None:
+        found = f"the anchor {anchor!r}, which is beyond the years 1 to 9999 elsewhere"
+        raise _no_schedule(every, found, "write a time of these years, such as 2026-01-31T03:00")
+    if next_start(schedule) is None:
+        raise _no_schedule(every, "no time that is still to come", "write a shorter one")
+    return schedule
 
 
 def read_rrule(rrule: str, timezone: str) -> RRuleSchedule:
@@ -109,6 +115,8 @@ def next_start(times: Times) -> datetime | None:
         found: list[datetime] = asyncio.run(of_server.get_dates(1))
     except ValueError:  # of the 30th of February (croniter's CroniterBadDateError)
         return None
+    except OverflowError:  # of an interval that ends after the year 9999
+        return None
     return found[0] if found else None
 
 
@@ -118,8 +126,9 @@ def in_words(schedule: object) -> str:
         return f"{schedule.cron} ({schedule.timezone or 'UTC'})"
     if isinstance(schedule, IntervalSchedule):
         zone = schedule.timezone or "UTC"
-        begin = schedule.anchor_date.astimezone(ZoneInfo(zone))
-        return f"every {format_duration(schedule.interval)} from {begin:%Y-%m-%d %H:%M} ({zone})"
+        begin = _in_zone(schedule.anchor_date, zone)
+        start = "a time beyond the years 1 to 9999" if begin is None else f"{begin:%Y-%m-%d %H:%M}"
+        return f"every {format_duration(schedule.interval)} from {start} ({zone})"
     if isinstance(schedule, RRuleSchedule):
         rule = schedule.rrule.removeprefix(_DEFAULT_START)
         return f"{' '.join(rule.split())} ({schedule.timezone or 'UTC'})"
@@ -133,6 +142,14 @@ def _read_time(text: str, timezone: str) -> datetime:
         do = "write one such as 2026-01-31T03:00"
         raise TrainjobError(f"asked for --anchor {text!r}, found no time; {do}") from error
     return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(timezone))
+
+
+def _in_zone(time: datetime, timezone: str) -> datetime | None:
+    """Return a time in a time zone; None if no calendar has it there, or as UTC for the server."""
+    try:
+        return time.astimezone(UTC).astimezone(ZoneInfo(timezone))
+    except OverflowError:
+        return None
 
 
 def _require_timezone(asked: str, timezone: str) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from prefect.client.schemas.schedules import NoSchedule
+from prefect.client.schemas.schedules import IntervalSchedule, NoSchedule
 
 from flows.schedule_times import in_words, next_start, read_cron, read_interval, read_rrule
 from trainjob.errors import TrainjobError
@@ -19,6 +19,38 @@ def test_an_interval_is_counted_from_now_or_from_a_time_of_its_time_zone() -> No
     assert datetime.now(UTC) - from_now.anchor_date < timedelta(minutes=1)
     assert in_words(anchored) == "every 1d from 2026-01-31 03:00 (Europe/Berlin)"
     assert in_words(with_offset) == "every 1h30m from 2026-01-30 22:00 (UTC)"
+
+
+@pytest.mark.parametrize(
+    ("every", "anchor", "timezone", "expected"),
+    [
+        ("3000000d", None, "UTC", "found no time that is still to come; write a shorter one"),
+        ("1d", "9999-12-31T23:00", "America/New_York", "found the anchor '9999-12-31T23:00'"),
+        ("1d", "0001-01-01", "Asia/Kolkata", "found the anchor '0001-01-01', which is beyond"),
+    ],
+    ids=["too-long", "too-late", "too-early"],
+)
+def test_an_interval_that_no_calendar_has_is_refused(
+    every: str, anchor: str | None, timezone: str, expected: str
+) -> None:
+    with pytest.raises(TrainjobError) as refused:
+        read_interval(every, anchor, timezone)
+
+    assert str(refused.value).startswith(f"asked for the schedule {every!r}, found ")
+    assert expected in str(refused.value)
+
+
+def test_an_interval_of_the_ui_that_no_calendar_has_is_said_to_be_one() -> None:
+    begin = datetime(9999, 12, 31, 23, tzinfo=ZoneInfo("America/New_York"))
+    late = IntervalSchedule(
+        interval=timedelta(days=1), anchor_date=begin, timezone="America/New_York"
+    )
+    long = IntervalSchedule(interval=timedelta(days=3_000_000), timezone="UTC")
+
+    assert in_words(late) == "every 1d from a time beyond the years 1 to 9999 (America/New_York)"
+    assert in_words(long).startswith("every 3000000d from ")
+    assert next_start(late) is None
+    assert next_start(long) is None
 
 
 @pytest.mark.parametrize(
