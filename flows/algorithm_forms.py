@@ -13,8 +13,12 @@ from trainjob.job import TrainingJob
 
 
 def takes(deployment: DeploymentResponse, job: TrainingJob) -> bool:
-    """Tell whether a deployment takes jobs of the algorithm of a job."""
-    return _only_algorithm(deployment) in (None, job.algorithm.registered)
+    """Tell whether a deployment takes a job: of its algorithm, and with a value where it has one.
+
+    A form has a type for each hyperparameter, and null, which removes a default, is of none.
+    """
+    only = _only_algorithm(deployment)
+    return only is None or (only == job.algorithm.registered and not _removed(job))
 
 
 def as_taken(
@@ -28,18 +32,28 @@ def as_taken(
         data: Its keys and values; left unchanged.
 
     Raises:
-        TrainjobError: If the deployment trains with another algorithm alone.
+        TrainjobError: If the deployment trains with another algorithm alone, or its form has a
+            value for a hyperparameter that the job removes.
     """
     only = _only_algorithm(deployment)
     if only is None:
         return data
-    if not takes(deployment, job):
-        raise TrainjobError(
-            f"asked for the deployment 'training-job/{deployment.name}' to train with "
-            f"{job.algorithm.registered or 'an algorithm that is not saved'}, found that it trains "
-            f"with {only} alone; give --pool with another one, such as cpu"
-        )
-    return {**data, "algorithm": only}
+    if takes(deployment, job):
+        return {**data, "algorithm": only}
+    asked = f"asked for the deployment 'training-job/{deployment.name}' to train with"
+    do = "give --pool with another one, such as cpu"
+    if only == job.algorithm.registered:
+        removed = ", ".join(f"hyperparameters.{name}: null" for name in _removed(job))
+        raise TrainjobError(f"{asked} {removed}, found that its form takes no null; {do}")
+    raise TrainjobError(
+        f"{asked} {job.algorithm.registered or 'an algorithm that is not saved'}, found that it "
+        f"trains with {only} alone; {do}"
+    )
+
+
+def _removed(job: TrainingJob) -> list[str]:
+    """Return the hyperparameters whose default a job removes."""
+    return [name for name, value in job.hyperparameters.items() if value is None]
 
 
 def _only_algorithm(deployment: DeploymentResponse) -> str | None:

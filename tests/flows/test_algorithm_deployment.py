@@ -281,3 +281,24 @@ def test_a_rerun_with_another_algorithm_leaves_the_deployment_of_the_old_one(
     assert deployment == "cpu"
     assert isinstance(other, dict)
     assert other["registered"] == "forming@2"
+
+
+def test_a_job_that_removes_a_default_is_not_for_the_form_that_has_it(
+    client: SyncPrefectClient, deployed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = job_file(deployed, algorithm="forming@1", hyperparameters={"lr": 0.5})
+    assert main(["submit", file, "--pool", "forming", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["id"]
+
+    assert main(["rerun", run, "--set", "hyperparameters.lr=null"]) == 0
+    [again] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    removing = job_file(deployed, algorithm="forming@1", hyperparameters={"lr": None})
+    assert main(["submit", removing, "--pool", "forming"]) == 1
+
+    assert again.deployment_id
+    assert client.read_deployment(again.deployment_id).name == "cpu"
+    assert again.parameters["job"]["hyperparameters"] == {"lr": None}
+    assert capsys.readouterr().err == (
+        "asked for the deployment 'training-job/forming' to train with hyperparameters.lr: null, "
+        "found that its form takes no null; give --pool with another one, such as cpu\n"
+    )
