@@ -64,14 +64,15 @@ def schedule(arguments: argparse.Namespace, say: Say) -> Answer:
         if times is None:
             dataset = arguments.on_dataset
             data = job_on_versions_of(arguments.what, data, dataset)
-            add_retraining(client, job, base, name, dataset, data)
+            was_paused = add_retraining(client, job, base, name, dataset, data)
         else:
-            add_schedule(client, job, base, name, times, data)
+            was_paused = add_schedule(client, job, base, name, times, data)
         cost = cost_text(job)
         if cost:
             say(f"cost: {cost}; so much for every run")
+        ended = [f"the schedule {name!r} was paused, and is not any more"] if was_paused else []
         about = warnings(client, job, base, pool, variables)
-        for warning in (*about, *shared_checkpoints(job)):
+        for warning in (*ended, *about, *shared_checkpoints(job)):
             say(f"warning: {warning}")
     if times is None:
         when, then = f"on every new version of the dataset {dataset}", ""

@@ -80,7 +80,7 @@ def add_schedule(
     name: str,
     times: Times,
     data: dict[str, Any],
-) -> None:
+) -> bool:
     """Have a job started by a schedule; one of the same name that was made here is replaced.
 
     Args:
@@ -92,12 +92,15 @@ def add_schedule(
         times: When.
         data: The job as `job_of_schedule` returns it.
 
+    Returns:
+        Whether somebody had paused the one that is replaced, which this one is not.
+
     Raises:
         JobError: If the second run would find its place taken by the first.
         TrainjobError: If a deployment has the name that was not made here.
     """
     refuse_shared_places(job)
-    _make_deployment(client, job, base, name, data, times)
+    return _make_deployment(client, job, base, name, data, times)[1]
 
 
 def add_retraining(
@@ -107,7 +110,7 @@ def add_retraining(
     name: str,
     dataset: str,
     data: dict[str, Any],
-) -> None:
+) -> bool:
     """Have a job started whenever a dataset gets a new version, as `add_schedule` does.
 
     Args:
@@ -119,13 +122,17 @@ def add_retraining(
         dataset: Name of the dataset.
         data: The job as `flows.new_versions.job_on_versions_of` returns it.
 
+    Returns:
+        Whether somebody had paused the one that is replaced, which this one is not.
+
     Raises:
         JobError: If the second run would find its place taken by the first.
         TrainjobError: If a deployment has the name that was not made here.
     """
     refuse_shared_places(job)
-    made = _make_deployment(client, job, base, name, data, None)
+    made, was_paused = _make_deployment(client, job, base, name, data, None)
     client.create_automation(automation_of(made, name, dataset, data))
+    return was_paused
 
 
 def _make_deployment(
@@ -135,18 +142,21 @@ def _make_deployment(
     name: str,
     data: dict[str, Any],
     times: Times | None,
-) -> UUID:
+) -> tuple[UUID, bool]:
+    """Return the deployment, and whether the one that it replaces was paused."""
     known = find_deployment(client, name)
     if known is not None and MADE_HERE not in known.tags:
         raise TrainjobError(
             f"asked for a schedule of the name {name!r}, found a deployment of that name which "
             "this command has not made; give another --name"
         )
+    was_paused = False
     if known is not None:
+        was_paused = _is_paused(client, known)
         client.delete_resource_owned_automations(owner_of(known.id))
     # An upsert: the server drops the old schedule and the runs that it has planned, and the
     # deployment stays, without which a run that goes on could not be started again.
-    return client.create_deployment(
+    made = client.create_deployment(
         flow_id=base.flow_id,
         name=name,
         description=job.description or f"The job {job.name}, which starts by itself.",
@@ -157,6 +167,15 @@ def _make_deployment(
         **kept_limit(known),
         **same_start(base),
     )
+    return made, was_paused
+
+
+def _is_paused(client: SyncPrefectClient, known: DeploymentResponse) -> bool:
+    """Tell whether somebody has switched off all that starts a deployment."""
+    waiting = waiting_deployments(client.read_automations()).get(known.id)
+    if waiting is not None:
+        return not waiting.is_active
+    return bool(known.schedules) and not _is_active(known)
 
 
 def same_start(base: DeploymentResponse) -> dict[str, Any]:
@@ -209,11 +228,15 @@ def _timed_schedule(client: SyncPrefectClient, deployment: DeploymentResponse) -
     return Schedule(
         name=deployment.name,
         when=", ".join(in_words(item.schedule) for item in deployment.schedules),
-        is_active=not deployment.paused and any(s.active for s in deployment.schedules),
+        is_active=_is_active(deployment),
         pool=deployment.work_pool_name,
         next_start=_next_start(client, deployment),
         is_ours=MADE_HERE in deployment.tags,
     )
+
+
+def _is_active(deployment: DeploymentResponse) -> bool:
+    return not deployment.paused and any(item.active for item in deployment.schedules)
 
 
 def _waiting_schedule(deployment: DeploymentResponse, waiting: Waiting) -> Schedule:

@@ -247,8 +247,6 @@ def _pool_warnings(
     if name is None:
         yield f"the deployment {deployment.name!r} has no work pool, so no worker starts its runs"
         return
-    if deployment.paused:
-        yield f"the deployment {deployment.name!r} is paused: its schedules start nothing"
     if pool is None:
         yield f"the work pool {name!r} does not exist: create it, by `make register`"
         return

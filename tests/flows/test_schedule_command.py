@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.__main__ import main
@@ -162,16 +164,55 @@ def test_a_schedule_that_is_replaced_keeps_its_deployment(
     before = client.read_deployment_by_name("training-job/relative")
     client.pause_deployment(before.id)
     run = client.create_flow_run_from_deployment(before.id)
+    capsys.readouterr()
 
     assert main(["schedule", file, "--cron", "0 4 * * *"]) == 0
 
+    ended = "warning: the schedule 'relative' was paused, and is not any more\n"
+    assert ended in capsys.readouterr().out
     after = client.read_deployment_by_name("training-job/relative")
     assert after.id == before.id == client.read_flow_run(run.id).deployment_id
     assert [item.schedule.model_dump()["cron"] for item in after.schedules] == ["0 4 * * *"]
     assert not after.paused
-    capsys.readouterr()
+    assert main(["schedule", file, "--cron", "0 5 * * *"]) == 0
+    assert "was paused" not in capsys.readouterr().out
     assert main(["schedule", "delete", "relative"]) == 0
     assert "runs that have begun stay" in capsys.readouterr().out
+
+
+def test_a_deployment_that_is_paused_keeps_no_run_and_no_new_schedule_from_starting(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    """Prefect 3.8 plans no runs of its own schedules, and takes every other one."""
+    file = job_file(tmp_path)
+    base = client.read_deployment_by_name("training-job/cpu")
+    client.pause_deployment(base.id)
+
+    assert main(["submit", file]) == 0
+    assert main(["schedule", file, "--cron", "0 3 * * *"]) == 0
+
+    made = client.read_deployment_by_name("training-job/relative")
+    client.delete_deployment(made.id)
+    assert "is paused" not in capsys.readouterr().out
+    assert not made.paused
+
+
+def test_a_schedule_of_the_ui_that_no_calendar_has_is_listed_and_deleted(
+    client: SyncPrefectClient, tmp_path: Path, capsys
+) -> None:
+    assert main(["schedule", job_file(tmp_path), "--every", "1d"]) == 0
+    made = client.read_deployment_by_name("training-job/relative")
+    zone = "America/New_York"
+    begin = datetime(9999, 12, 31, 23, tzinfo=ZoneInfo(zone))
+    late = IntervalSchedule(interval=timedelta(days=1), anchor_date=begin, timezone=zone)
+    client.create_deployment_schedules(made.id, [DeploymentScheduleCreate(schedule=late)])
+    capsys.readouterr()
+
+    assert main(["schedule", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert main(["schedule", "delete", "relative"]) == 0
+
+    assert "every 1d from a time beyond the years 1 to 9999 (America/New_York)" in listed
 
 
 def test_what_a_schedule_is_made_from_does_not_make_it_another_thing(
@@ -199,6 +240,7 @@ def test_what_a_schedule_is_made_from_does_not_make_it_another_thing(
         (["--every", "tomorrow"], "asked for the schedule 'tomorrow', found no length of time"),
         (["--cron", "0 3 * * *", "--anchor", "2026-01-31"], "found no --every"),
         (["--rrule", "FREQ=FOO"], "asked for the schedule 'FREQ=FOO'"),
+        (["--every", "3000000d"], "asked for the schedule '3000000d', found no time"),
     ],
 )
 def test_a_wrong_schedule_is_one_message(
