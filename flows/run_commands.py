@@ -92,7 +92,7 @@ def _add_schedule(commands: Any) -> argparse.ArgumentParser:
     when.add_argument("--rrule", metavar="RULE", help="when, such as 'FREQ=WEEKLY;BYDAY=MO'")
     when.add_argument("--on-dataset", metavar="NAME", help="when this dataset has a new version")
     schedule.add_argument("--anchor", metavar="TIME", help="what --every is counted from; now")
-    schedule.add_argument("--timezone", default="UTC", metavar="ZONE", help="of the times; UTC")
+    schedule.add_argument("--timezone", metavar="ZONE", help="of the times; UTC")
     schedule.add_argument("--name", metavar="NAME", help="of the schedule; else that of the job")
     _add_pool(schedule)
     return schedule

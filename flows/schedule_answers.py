@@ -106,17 +106,23 @@ def _times(arguments: argparse.Namespace) -> Times | None:
             f"asked for --anchor {arguments.anchor!r}, found no --every that is counted from it; "
             "write both, such as --every 6h --anchor 2026-01-31T03:00"
         )
+    timezone = "UTC" if arguments.timezone is None else arguments.timezone
     if arguments.cron is not None:
-        return read_cron(arguments.cron, arguments.timezone)
+        return read_cron(arguments.cron, timezone)
     if arguments.every is not None:
-        return read_interval(arguments.every, arguments.anchor, arguments.timezone)
+        return read_interval(arguments.every, arguments.anchor, timezone)
     if arguments.rrule is not None:
-        return read_rrule(arguments.rrule, arguments.timezone)
+        return read_rrule(arguments.rrule, timezone)
     if arguments.on_dataset is None:
         raise TrainjobError(
             f"asked for a schedule of {arguments.what!r}, found nothing that says when; write "
             "--cron, --every, --rrule or --on-dataset, such as, for every night at three, "
             f"python -m flows schedule {arguments.what} --cron '0 3 * * *'"
+        )
+    if arguments.timezone is not None:
+        raise TrainjobError(
+            f"asked for --timezone {arguments.timezone!r}, found --on-dataset, which starts the "
+            "job at no time of day; remove one of them"
         )
     return None
 

@@ -241,6 +241,10 @@ def test_what_a_schedule_is_made_from_does_not_make_it_another_thing(
         (["--cron", "0 3 * * *", "--anchor", "2026-01-31"], "found no --every"),
         (["--rrule", "FREQ=FOO"], "asked for the schedule 'FREQ=FOO'"),
         (["--every", "3000000d"], "asked for the schedule '3000000d', found no time"),
+        (
+            ["--on-dataset", "numbers", "--timezone", "Mars/North"],
+            "asked for --timezone 'Mars/North', found --on-dataset",
+        ),
     ],
 )
 def test_a_wrong_schedule_is_one_message(
