@@ -72,7 +72,14 @@ def refusal(response: httpx.Response) -> TrainjobError:
 
 
 def no_answer(problem: Exception, do: str) -> TrainjobError:
-    """Return the error that the configured server does not answer, with what to do about it."""
+    """Return the error that the configured server does not answer, with what to do about it.
+
+    Args:
+        problem: What came instead; of an answer with an error, it says that the url may be wrong.
+        do: What to do if there was no answer.
+    """
+    if isinstance(problem, httpx.HTTPStatusError):
+        return _no_api(problem.response)
     why = without_password(str(problem))  # may have the url in it
     return TrainjobError(f"the Prefect server at {server_url()!r} does not answer ({why}); {do}")
 
@@ -85,6 +92,16 @@ def server_url() -> str:
 def without_password(text: str) -> str:
     """Return a text without who logs in at the urls in it; a password may have / or @ in it."""
     return re.sub(r"//[^\s'\"]*@", "//", text)
+
+
+def _no_api(response: httpx.Response) -> TrainjobError:
+    """Return the error that what answers at the configured url is not Prefect's API."""
+    status = HTTPStatus(response.status_code)
+    return TrainjobError(
+        f"the server at {server_url()!r} answers, but not as Prefect's API ({status} "
+        f"{status.phrase}); correct PREFECT_API_URL, which ends in /api, such as "
+        "http://127.0.0.1:4200/api"
+    )
 
 
 def _end_with_this_process() -> None:
