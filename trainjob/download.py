@@ -84,9 +84,13 @@ def download_output(
 
 def _refuse_full(target: Path) -> None:
     with local_failures(str(target)):
+        file = next((p for p in target.parents if p.exists() and not p.is_dir()), None)
         is_full = target.is_symlink() or (
             target.exists() and (not target.is_dir() or any(target.iterdir()))
         )
+    if file is not None:
+        found = f"a file at {str(file)!r}, where a folder should be"
+        raise failure(StoreError, str(target), found, "give another folder")
     if is_full:
         raise failure(StoreError, str(target), "something there already", "give another folder")
 
