@@ -58,7 +58,7 @@ def test_the_rank_that_does_not_join_a_collective_is_named(make_launch):
         dist.all_reduce(tensor)
     """
 
-    stall = stall_of(make_launch(script, world_size=2, stall_s=2.0))
+    stall = stall_of(make_launch(script, world_size=2, stall_s=5.0))
 
     assert stall["behind"] == 1
     assert [rank["waits_in"] for rank in stall["ranks"]] == ["all_reduce", None]
@@ -84,7 +84,7 @@ def test_the_rank_that_hangs_in_its_loader_is_named(make_launch):
         dist.barrier()
     """
 
-    stall = stall_of(make_launch(script, world_size=2, stall_s=2.0))
+    stall = stall_of(make_launch(script, world_size=2, stall_s=5.0))
 
     assert stall["behind"] == 1
     assert [rank["waits_in"] for rank in stall["ranks"]] == ["barrier", None]
