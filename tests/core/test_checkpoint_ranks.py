@@ -50,8 +50,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gloo(folder: Path) -> dict[str, list[Any]]:
     """What the scenarios gave on both ranks; started once, since a start takes seconds."""
-    scenarios = ("sharded", "one_rank_fails", "damaged", "ranks_see_other_folders", "best", "plain")
-    scenarios += ("stop", "other_steps")
+    scenarios = (
+        *("sharded", "one_rank_fails", "other_steps", "damaged", "ranks_see_other_folders"),
+        *("best", "plain", "stop"),
+    )
     state = {"w": torch.arange(10.0), "step": 5}
     Checkpoints(folder / "of_other_ranks").save(5, state, sharded=True)
     code, output, found = on_ranks(TORCHRUN, folder, *scenarios, "of_other_ranks")
