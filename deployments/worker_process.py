@@ -1,20 +1,25 @@
-"""A worker of this machine that is to be stopped later: that one, and no other of its number.
+"""Which process of this machine is a worker, and one that is to be stopped later.
 
-Used by `deployments.drain`, which may wait for hours between finding the worker and stopping it.
+That one, and no other of its number: `deployments.drain` may wait for hours between finding a
+worker and stopping it. `deployments.leave` asks which processes are workers.
 """
 
 import os
+import re
 import select
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from trainjob.errors import TrainjobError
 from trainjob.launch.processes import read_environment, read_process
 
 _STOP_TIMEOUT_S = 60.0
+_OPTION = re.compile("-([bBdEhiIOPqRsSuvVx?]*)([cmWX]?)(.*)")
+"""Letters that have no value, one that has, and that value if it is joined (python --help)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,9 @@ def worker_of(pools: Collection[str], pid: int) -> Iterator[WorkerProcess]:
     except (OSError, OverflowError) as error:  # in which ways depends on the number
         raise _refusal(pools, pid, "no such process") from error
     try:
-        words = _words(pid)
+        words = command_line(pid)
         if not ({"worker", "start"} <= set(words) and _pool(words) in pools):
-            found = f"`{' '.join(words)}`" if any(words) else "no such process"
+            found = f"`{' '.join(words)}`" if words else "no such process"
             raise _refusal(pools, pid, found)
         try:
             signal.pidfd_send_signal(descriptor, 0)
@@ -78,6 +83,32 @@ def worker_of(pools: Collection[str], pid: int) -> Iterator[WorkerProcess]:
         yield WorkerProcess(pid, descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_worker(pid: int) -> bool:
+    """Tell whether a process is itself a worker, and not only what has begun one."""
+    return starts_worker(command_line(pid))
+
+
+def starts_worker(words: Sequence[str]) -> bool:
+    """Tell whether a command line is that of a worker: Python that runs ``prefect worker start``.
+
+    Those of sudo, timeout, a shell or the init of a container that have begun one have the same
+    words. The child of these is the worker, and none of its runs.
+    """
+    if not words or not Path(words[0]).name.startswith("python"):
+        return False
+    program, *arguments = _program_of(words[1:])
+    is_prefect = program == "-m prefect" or Path(program).name == "prefect"
+    return is_prefect and ("worker", "start") in pairwise(arguments)
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the words that a process was begun with; none if there is no such process."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0")
+        return text.split("\0") if text else []
+    return []
 
 
 def stop_command(cgroups: str) -> str | None:
@@ -127,10 +158,22 @@ def _refusal(pools: Collection[str], pid: int, found: str) -> TrainjobError:
     )
 
 
-def _words(pid: int) -> list[str]:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
-    return []
+def _program_of(words: Sequence[str]) -> list[str]:
+    """Return what an interpreter with these arguments runs, and the arguments of that.
+
+    It is a path, or a module after ``-m ``; empty if it is neither.
+    """
+    rest = iter(words)
+    for word in rest:
+        option = _OPTION.fullmatch(word)
+        if option is None:
+            return [word, *rest]
+        kind, value = option[2], option[3] or (next(rest, "") if option[2] else "")
+        if kind == "m":
+            return [f"-m {value}", *rest]
+        if kind == "c":
+            break
+    return [""]
 
 
 def _pool(words: Sequence[str]) -> str | None:

@@ -32,3 +32,15 @@ def finisher_in(workspace: Path, *, saves: bool = True) -> "subprocess.Popen[byt
             [*command, str(workspace), str(lock.fileno()), "asked", "-1"],
             pass_fds=[lock.fileno()] if saves else [],
         )
+
+
+def worker_script(folder: Path, code: str = "import signal; signal.pause()") -> list[str]:
+    """Return a command line that has what is known of a worker from outside.
+
+    Args:
+        folder: Where the program called ``prefect`` is made.
+        code: What it does, with ``worker``, ``start`` and what is added as its arguments.
+    """
+    script = folder / "prefect"
+    script.write_text(code)
+    return [sys.executable, str(script), "worker", "start"]
