@@ -1,5 +1,6 @@
 """The deployments of prefect.yaml on the server, and what became of each."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,10 @@ def deploy_all(client: SyncPrefectClient) -> list[Change]:
     before = _deployments(client)
     # prefect.yaml is read by Prefect's own command, which is the only one that reads all of it.
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+    # With the variable, Prefect would write its value here and now into the pull step, which is for
+    # each worker to fill in with its own.
+    env = {name: value for name, value in os.environ.items() if name != "TRAINJOB_HOME"}
+    done = subprocess.run(command, cwd=HOME, env=env, capture_output=True, text=True, check=False)
     # First, also of those that were deployed before one was refused.
     after = _deployments(client)
     for key, deployment in after.items():

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.schedules import CronSchedule
@@ -16,12 +17,13 @@ from deployments.work_pools import POOLS
 from tests.pools import delete_pools
 
 ROOT = Path(__file__).parents[2]
+PULL = yaml.safe_load((ROOT / "prefect.yaml").read_text())["pull"]
 
 
-def registered(server: str) -> list[str]:
+def registered(server: str, **variables: str) -> list[str]:
     """Register everything, a store too, and return the lines that were printed."""
     keys = {"AWS_ACCESS_KEY_ID": "lab-key", "AWS_SECRET_ACCESS_KEY": "not-for-everyone"}
-    env = os.environ | keys | {"PREFECT_API_URL": server}
+    env = os.environ | keys | {"PREFECT_API_URL": server} | variables
     command = [sys.executable, "-m", "deployments.register", "--store", "lab"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -44,7 +46,8 @@ def test_registering_again_leaves_everything_and_what_a_person_set_in_the_ui(
         [only] = client.create_deployment_schedules(cpu.id, [own])
         client.update_deployment(cpu.id, DeploymentUpdate(concurrency_limit=3, paused=True))
 
-        second = registered(prefect_server)
+        # As of a checkout in another place; `make serve` registers with its own, too.
+        second = registered(prefect_server, TRAINJOB_HOME="/x")
 
         after = client.read_deployment_by_name("training-job/nightly").schedules
         cpu = client.read_deployment_by_name("training-job/cpu")
@@ -67,6 +70,7 @@ def test_registering_again_leaves_everything_and_what_a_person_set_in_the_ui(
         str(added.id): False,
     }
     assert [found.id for found in cpu.schedules] == [only.id]
+    assert cpu.pull_steps == PULL
     assert cpu.paused
     assert cpu.global_concurrency_limit is not None
     assert cpu.global_concurrency_limit.limit == 3
