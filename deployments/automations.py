@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import get_current_settings
 
 from deployments.changes import Change
+from deployments.flow_deployments import heartbeat_in_file
 from flows.delivery import AWAITING_RESTART, RESTART_PENDING, RESTARTABLE_EVENT
 from flows.run_end import GOOD_STATES
 from trainjob.values import format_duration
@@ -66,11 +67,13 @@ _ANY_DEPLOYMENT: dict[str, str | list[str]] = {
 def default_dead_after_s() -> float:
     """Return how long nothing is heard of a run that is dead: three heartbeats of a flow.
 
-    Counted by ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, which must be the same here and where the
-    workers are.
+    Counted by ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` if that is set here, and otherwise by what
+    prefect.yaml gives its runs: these have that wherever they are registered from.
     """
-    heartbeat_s = get_current_settings().flows.heartbeat_frequency or 180
-    return float(_NUM_MISSED_HEARTBEATS * heartbeat_s)
+    flows = get_current_settings().flows
+    is_set = "heartbeat_frequency" in flows.model_fields_set
+    heartbeat_s = flows.heartbeat_frequency if is_set else None
+    return float(_NUM_MISSED_HEARTBEATS * (heartbeat_s or heartbeat_in_file()))
 
 
 def automations(dead_after_s: float, hold_s: float = _HOLD_S) -> tuple[AutomationCore, ...]:
@@ -120,13 +123,21 @@ def register_automation(client: SyncPrefectClient, wanted: AutomationCore) -> Ch
         client.create_automation(wanted)
         return Change("created", what)
     current = AutomationCore(**found[0].model_dump(exclude={"id"}))
-    switched = "" if current.enabled else "a person has disabled it"
+    switched = [] if current.enabled else ["a person has disabled it"]
     kept = wanted.model_copy(update={"enabled": current.enabled})
     # An update makes the server forget which runs have asked for a restart.
     if current == kept:
-        return Change("left", what, switched)
+        return Change("left", what, *switched)
     client.update_automation(found[0].id, kept)
-    return Change("changed", what, switched)
+    return Change("changed", what, "; ".join([*_other_time(current, kept), *switched]))
+
+
+def _other_time(old: AutomationCore, new: AutomationCore) -> list[str]:
+    """Say how long a trigger waited and waits now, if that is what was changed."""
+    times = [getattr(automation.trigger, "within", None) for automation in (old, new)]
+    if None in times or times[0] == times[1]:
+        return []
+    return [" -> ".join(f"{time.total_seconds():g} s" for time in times if time is not None)]
 
 
 def _remove(client: SyncPrefectClient, name: str) -> list[Change]:

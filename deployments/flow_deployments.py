@@ -19,6 +19,9 @@ from trainjob.errors import TrainjobError
 
 HOME = Path(__file__).resolve().parent.parent
 
+_HEARTBEAT_S = 180
+"""The interval of a run that is given none (Prefect's default)."""
+
 _COMPARED = {
     "description",
     "enforce_parameter_schema",
@@ -79,6 +82,13 @@ def pools_in_file() -> set[str]:
 def keys_in_file() -> set[tuple[str, str | None]]:
     """Return name and entrypoint of the deployments of prefect.yaml; flows may share a name."""
     return {(deployment["name"], deployment["entrypoint"]) for deployment in _in_file()}
+
+
+def heartbeat_in_file() -> int:
+    """Return the longest interval of heartbeats, in seconds, that prefect.yaml gives its runs."""
+    pools = [deployment.get("work_pool") or {} for deployment in _in_file()]
+    envs = [(pool.get("job_variables") or {}).get("env") or {} for pool in pools]
+    return max(int(env.get("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", _HEARTBEAT_S)) for env in envs)
 
 
 def _in_file() -> list[dict[str, Any]]:

@@ -1,5 +1,8 @@
 """The automations on a server: there once, as they should be, off if a person wants that."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,9 +101,30 @@ def test_a_run_that_ended_is_not_watched_any_more_whatever_its_end_is_called() -
     assert expected - watch.trigger.expect == set()
 
 
-@pytest.mark.parametrize(("heartbeat_s", "expected_s"), [(30, 90.0), (180, 540.0), (None, 540.0)])
+@pytest.mark.parametrize(("heartbeat_s", "expected_s"), [(30, 90.0), (180, 540.0), (None, 90.0)])
 def test_a_run_counts_as_dead_after_three_heartbeats(
     heartbeat_s: int | None, expected_s: float
 ) -> None:
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: heartbeat_s}):
         assert default_dead_after_s() == expected_s
+
+
+def test_where_no_heartbeat_is_set_it_is_counted_by_that_of_prefect_yaml() -> None:
+    """Runs of prefect.yaml have that anyway; Prefect's default made it 540 s without a word."""
+    # In a process of its own: Prefect has no setting by which one of this process is not set.
+    code = "from deployments.automations import *; print(default_dead_after_s())"
+    name = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
+    env = {key: value for key, value in os.environ.items() if key != name}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+
+    assert float(found.stdout) == 90
+
+
+def test_an_automation_that_waits_for_another_time_says_so(client: SyncPrefectClient) -> None:
+    register_automations(client, 90)
+
+    changes = register_automations(client, 540)
+
+    assert [str(change) for change in changes if change.verb == "changed"] == [
+        f"changed  automation {DEAD_RUNS!r}: 90 s -> 540 s"
+    ]
