@@ -25,7 +25,7 @@ from deployments.starter_blocks import (
     write_starter_flavors,
 )
 from deployments.webhooks import OFF, check_url, register_webhook
-from deployments.work_pools import KINDS, POOLS, PoolSpec, ensure_pool
+from deployments.work_pools import KINDS, POOLS, PoolSpec, check_image, ensure_pool
 from deployments.work_queues import ensure_queues, other_pools
 from flows.server_client import configured_server
 from trainjob.errors import TrainjobError
@@ -87,6 +87,7 @@ def register(
     Raises:
         TrainjobError: If something cannot be as it was asked for.
     """
+    check_image(client, pools)
     if store is not None:
         check_store(client, store)
     for spec in pools:

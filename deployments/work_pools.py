@@ -7,6 +7,7 @@ changed it since.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -61,6 +62,23 @@ def base_job_template(kind: Kind, like: PoolName, image: str | None = None) -> d
     return {**template, _MARK: {"fingerprint": _fingerprint(template)}}
 
 
+def check_image(client: SyncPrefectClient, specs: Sequence[PoolSpec]) -> None:
+    """See that an image that was given is for a pool whose runs are containers.
+
+    Raises:
+        TrainjobError: If it is for none.
+    """
+    given = [spec for spec in specs if spec.image]
+    if given and all(
+        (spec.kind or _present_kind(client, spec.name)) == "process" for spec in given
+    ):
+        names = ", ".join(spec.name for spec in given)
+        raise TrainjobError(
+            f"asked for the image {given[0].image!r}, found no pool of containers to start in it "
+            f"(of type process: {names}); name one, such as gpu=docker, or leave out --image"
+        )
+
+
 def ensure_pool(client: SyncPrefectClient, spec: PoolSpec, *, force: bool = False) -> Change:
     """Create a pool, or bring its template up to date; its limit and pause stay as they are.
 
@@ -90,6 +108,14 @@ def ensure_pool(client: SyncPrefectClient, spec: PoolSpec, *, force: bool = Fals
     _refuse_no_image(spec.name, kind, image)
     client.update_work_pool(spec.name, WorkPoolUpdate(base_job_template=wanted))
     return Change("changed", what, "its template")
+
+
+def _present_kind(client: SyncPrefectClient, name: str) -> str:
+    """Return the type that a pool has, or would be made with."""
+    try:
+        return client.read_work_pool(name).type
+    except ObjectNotFound:
+        return "process"
 
 
 def _create(client: SyncPrefectClient, spec: PoolSpec) -> Change:

@@ -19,6 +19,7 @@ from deployments.work_pools import (
     PoolName,
     PoolSpec,
     base_job_template,
+    check_image,
     ensure_pool,
 )
 from tests.pools import delete_pools
@@ -214,3 +215,27 @@ def test_a_template_of_any_shape_is_looked_at(template: dict[str, Any]) -> None:
     """A server that checks less than Prefect's own may have them."""
     assert not work_pools._is_untouched(template)
     assert work_pools._image_of(template) is None
+
+
+@pytest.mark.parametrize(("words", "names"), [(["cpu=process"], "cpu"), ([], "cpu, gpu, npu")])
+def test_an_image_that_no_pool_would_start_in_is_refused_before_anything_is_made(
+    client: SyncPrefectClient,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    names: str,
+) -> None:
+    assert main([*words, "--image", IMAGE]) == 1
+
+    assert capsys.readouterr().err == (
+        f"asked for the image {IMAGE!r}, found no pool of containers to start in it (of type "
+        f"process: {names}); name one, such as gpu=docker, or leave out --image\n"
+    )
+    assert [pool.name for pool in client.read_work_pools() if pool.name in POOLS] == []
+
+
+def test_an_image_without_a_name_is_for_a_pool_of_containers_that_there_is(
+    client: SyncPrefectClient,
+) -> None:
+    ensure_pool(client, PoolSpec("gpu", "gpu", "docker", IMAGE))
+
+    check_image(client, register._pools([], "mine:2"))
