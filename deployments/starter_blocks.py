@@ -27,6 +27,7 @@ from trainjob.storage.failures import local_failures
 from trainjob.storage.settings import StoreSettings
 
 _EXAMPLE = HOME / "examples" / "flavors.yaml"
+_ADVICE = "its prices are no platform's; change them here, and in the UI those of blocks made of it"
 _KEYS = {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}
 
 
@@ -91,7 +92,7 @@ def write_starter_flavors() -> Change:
             return Change("left", what)
         finally:
             part.unlink(missing_ok=True)
-    return Change("created", what, "change its prices, and register again")
+    return Change("created", what, _ADVICE)
 
 
 def register_store(client: SyncPrefectClient, name: str, *, force: bool) -> Change:

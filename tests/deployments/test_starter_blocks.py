@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import BlockDocument
 from blocks.flavor import FlavorBlock
 from blocks.saved_versions import BlockPlace, create_block
 from deployments.register import _parser
-from deployments.starter_blocks import register_blocks, write_starter_flavors
+from deployments.starter_blocks import _ADVICE, register_blocks, write_starter_flavors
 from flows.__main__ import main
 from tests.jobs import make_job
 from trainjob.errors import JobError
@@ -115,10 +115,14 @@ def test_a_new_platform_begins_with_the_flavors_of_the_example(
 
     first, lines = str(write_starter_flavors()), registered(client)
 
-    assert first == f"created  {str(file)!r}: change its prices, and register again"
+    assert first == f"created  {str(file)!r}: {_ADVICE}"
     assert file.read_bytes() == EXAMPLE.read_bytes()
     assert "created  flavor 2c4g" in lines
     assert documents(client).keys() >= {"2c4g", "lab-a100", "small"}
+    # Why the advice is not to change the file alone.
+    file.write_text(file.read_text().replace("price_per_hour: ", "price_per_hour: 1"))
+    assert {line.split()[0] for line in registered(client)} == {"left"}
+    assert "in the UI those of blocks" in first
 
 
 def test_the_flavors_of_a_platform_are_not_replaced_by_those_of_the_example(flavors: Path) -> None:
