@@ -75,10 +75,11 @@ def no_answer(problem: Exception, do: str) -> TrainjobError:
     """Return the error that the configured server does not answer, with what to do about it.
 
     Args:
-        problem: What came instead; of an answer with an error, it says that the url may be wrong.
+        problem: What came instead. An answer that there is no such thing says that the url is
+            wrong; one of the 5xx, as of a proxy, that the server is away.
         do: What to do if there was no answer.
     """
-    if isinstance(problem, httpx.HTTPStatusError):
+    if isinstance(problem, httpx.HTTPStatusError) and problem.response.is_client_error:
         return _no_api(problem.response)
     why = without_password(str(problem))  # may have the url in it
     return TrainjobError(f"the Prefect server at {server_url()!r} does not answer ({why}); {do}")

@@ -4,11 +4,12 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.server import reach_server
+from flows.server import no_answer, reach_server
 from flows.server_client import configured_server
 from trainjob.errors import TrainjobError
 
@@ -59,3 +60,12 @@ def test_a_url_that_is_not_that_of_the_api_is_told_as_such(url_without_api: str)
         f"the server at {url_without_api!r} answers, but not as Prefect's API (404 Not Found); "
         "correct PREFECT_API_URL, which ends in /api, such as http://127.0.0.1:4200/api"
     )
+
+
+def test_a_proxy_whose_server_is_away_is_told_as_a_server_that_does_not_answer() -> None:
+    request = httpx.Request("GET", "http://127.0.0.1:4200/api/health")
+    away = httpx.HTTPStatusError(
+        "502 Bad Gateway", request=request, response=httpx.Response(502, request=request)
+    )
+
+    assert str(no_answer(away, "start it")).endswith("does not answer (502 Bad Gateway); start it")
