@@ -216,7 +216,8 @@ def _is_bad_name(detail: ErrorDetails) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = without_secrets(repr(value))
+    is_text = isinstance(value, str)
+    text = repr(without_secrets(value)) if is_text else without_secrets(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -35,8 +35,11 @@ _held_back: dict[tuple[str, ...], dict[str, Any]] = {}
 _child_that_writes = 0
 """The process of multiprocessing that has been told to write it at its end; a fork has not."""
 
-_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK_ID")
-"""What torchrun, Open MPI, MPICH and MindSpore tell the ranks that they start."""
+_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK_ID", "SLURM_PROCID")
+"""What torchrun, Open MPI, MPICH, MindSpore and Slurm tell the ranks that they start."""
+
+_MACHINE_VARIABLES = ("GROUP_RANK", "CROSS_RANK")
+"""In which torchrun and DeepSpeed tell them which of several machines this one is."""
 
 _look_at = 0.0
 _is_asked_to_stop = False
@@ -120,8 +123,8 @@ def _said_ranks() -> list[str]:
     number_in_group = _number_in_group()
     if number_in_group is not None and number_in_group != said[0]:
         said.append(number_in_group)  # as of mp.spawn, whose processes inherit RANK
-    if os.environ.get("GROUP_RANK", "0") != "0":
-        # Of a torchrun over several machines, this one: its first rank is not the first of all.
+    if any(os.environ.get(name, "0") != "0" for name in _MACHINE_VARIABLES):
+        # Of a training over several machines, this one: its first rank is not the first of all.
         said[0] = os.environ.get("LOCAL_RANK", "")
     return said
 

@@ -16,8 +16,10 @@ from trainjob.algorithm import CommandAlgorithm, ScriptAlgorithm
 from trainjob.errors import Problem
 
 _INTERPRETER = re.compile(r"(?:ba|da|k|z)?sh|python[0-9.]*")
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_OF_SHELLS = re.compile(r"&&?|\|\|?|.*;|[0-9]*(?:<|>>?).*|\$\w+|\$\{\w+\}")
+_QUOTED = re.compile(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+_OF_SHELLS = re.compile(r"&&?|\|\|?|.*;|(?!</?\w+>)[0-9]*(?:<|>>?).*|\$\w+|\$\{\w+\}")
+"""But not ``<pad>``, which is what models of language call a token."""
+
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -89,7 +91,10 @@ def _command_problem(
         do = "start it with the program to run"
         return Problem("algorithm.command", asked, "no program in it", do)
     if fault := _shell_fault(command):
-        do = "write it into a script and say sh start.sh, or say sh -c '…'"
+        do = (
+            "write it into a script and say sh start.sh, or say sh -c '…'; put it in quotes if the "
+            "program is to have it as it is"
+        )
         return Problem("algorithm.command", asked, f"{fault}; no shell runs it", do)
     if _ASSIGNMENT.match(words[0]):
         found = f"{words[0]!r} where its program should be; no shell runs it"

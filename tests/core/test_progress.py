@@ -206,7 +206,9 @@ def test_only_the_standard_library_is_needed():
     assert done.stdout.strip() == "['trainjob']"
 
 
-@pytest.mark.parametrize("variable", ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK_ID"])
+@pytest.mark.parametrize(
+    "variable", ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK_ID", "SLURM_PROCID"]
+)
 def test_another_rank_that_inherits_the_file_says_nothing_and_may_be_stopped(
     progress_file, stop_file, monkeypatch, variable
 ):
@@ -230,10 +232,14 @@ def test_another_rank_that_inherits_the_file_says_nothing_and_may_be_stopped(
         {"TRAINJOB_RANK": "0", "RANK": "-1"},
         {"TRAINJOB_RANK": "0", "RANK": "", "RANK_ID": "none"},
         {"TRAINJOB_RANK": "0", "RANK": "2", "LOCAL_RANK": "0", "GROUP_RANK": "1"},
+        {"TRAINJOB_RANK": "0", "RANK": "8", "LOCAL_RANK": "0", "CROSS_RANK": "1"},
         {"TRAINJOB_RANK": "0", "TRAINJOB_RANK_PID": str(os.getpid()), "RANK": "2"},
         {"RANK": "1"},
     ],
-    ids=["unknown", "the same", "alone", "no number", "next machine", "we started", "older launch"],
+    ids=[
+        *("unknown", "the same", "alone", "no number", "next machine", "next of DeepSpeed"),
+        *("we started", "older launch"),
+    ],
 )
 def test_a_process_that_may_be_the_rank_is_heard(progress_file, monkeypatch, env):
     for name, value in env.items():

@@ -111,6 +111,8 @@ def test_a_boot_file_that_became_a_link_out_of_the_code_is_a_problem(code: Path)
         "sh -c './run && ./run > log 2>&1; echo $A'",
         'sh start.sh "$A" \'&&\' "a;"',
         "sh start.sh --weights=a>b",
+        'sh start.sh "He said \\"stop; go\\" now" it\\\'s \'a; b\' \\;',
+        "sh start.sh --pad_token <pad> --end </s>",
     ],
 )
 def test_a_command_that_can_be_started_is_no_problem(command: str, code: Path) -> None:
@@ -141,7 +143,8 @@ def test_a_command_that_can_be_started_is_no_problem(command: str, code: Path) -
             (
                 f"./run {words}",
                 f"found {word!r}, which only a shell understands; no shell runs it; "
-                "write it into a script and say sh start.sh, or say sh -c '…'",
+                "write it into a script and say sh start.sh, or say sh -c '…'; "
+                "put it in quotes if the program is to have it as it is",
             )
             for words, word in [
                 ("&& ./run", "&&"),

@@ -95,6 +95,38 @@ def test_what_passed_long_before_a_rank_left_makes_no_restart_and_no_name(
     assert named(failure(make_launch, ended(3), failed, *lines)) == (None, False)
 
 
+RESET = [*TRACEBACK, "    upload()", "ConnectionResetError: [Errno 104] Connection reset by peer"]
+
+
+@pytest.mark.parametrize("failed", [SYS_EXIT, None])
+def test_an_exception_that_was_survived_makes_no_restart_and_no_name(make_launch, failed):
+    lines = [*RESET, *["retry ok"] * 40, "ERROR: accuracy below threshold"]
+
+    assert named(failure(make_launch, ended(1), failed, *lines)) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "  exitcode  : 1 (pid: 123)",
+        "srun: error: node1: task 0: Exited with exit code 1",
+        "Primary job  terminated normally, but 1 process returned a non-zero exit code.",
+        "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Hangup (signal 1)",
+        "[launch.py:325:sigkill_handler] ['python', 'train.py'] exits with return code = 1",
+    ],
+)
+def test_the_exception_of_a_rank_is_found_above_the_words_of_its_launcher(make_launch, last):
+    lines = [*RESET, *["the launcher goes on"] * 20, last]
+
+    assert named(failure(make_launch, ended(1), None, *lines)) == ("connection lost", True)
+
+
+def test_a_message_of_very_many_blanks_is_read_at_once(make_launch):
+    raised = error(f"table:{' ' * 300_000}+ end", kind="ValueError")
+
+    assert named(failure(make_launch, ended(), raised)) == (None, False)
+
+
 def test_what_would_come_again_is_named_though_more_was_written_after_it(make_launch):
     lines = ["train.py: error: unrecognized arguments: --x", *STEPS]
 

@@ -36,6 +36,13 @@ _RAISED = re.compile(r"(?:\[\w+\]: ?)*[\w.]*(?:Error|Exception)\b")
 _OF_ANOTHER = re.compile(r"\b(?:CalledProcessError|ChildFailedError|ProcessExitedException)\b")
 """Exceptions of what starts processes, of which one has said why."""
 
+_OF_LAUNCHER = re.compile(
+    r"\b(?:CalledProcessError|ChildFailedError|ProcessExitedException)\b|\bexitcode\b"
+    r"|\b(?:exit|return)(?:ed|s)?\b.{0,20}\b(?:code|status|string)\b|To enable traceback see",
+    re.IGNORECASE,
+)
+"""What torchrun, mpirun, srun and DeepSpeed say at the end, after the exception of a rank."""
+
 _NATIVE = re.compile(
     r"terminate called|\s*what\(\):|(?:\[\w+\]: ?)*\[[EF][ \d]|.{0,100}\bWatchdog caught\b"
 )
@@ -80,8 +87,10 @@ def _before_exit(lines: Sequence[str]) -> Said:
     if _has_left_by(final, lines):
         caused = filter(_is_error, last_chain(lines))
         return Said(("\n".join(final), "\n".join(caused)))
-    # What starts ranks itself, as a command may do, writes much after the exception of one.
-    raised = [line for line in lines[:-_NUM_LAST_LINES] if _is_error(line)]
+    # What starts ranks itself, as a command may do, writes much after the exception of one. Other
+    # exceptions from before the last words were survived.
+    is_of_launcher = any(_OF_LAUNCHER.search(line) for line in last)
+    raised = [line for line in lines[:-_NUM_LAST_LINES] if is_of_launcher and _is_error(line)]
     texts = ("\n".join(final), "\n".join(last), "\n".join([*raised, *last]))
     return Said(tuple(dict.fromkeys(texts)), "\n".join(lines))
 

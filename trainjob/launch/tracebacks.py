@@ -91,7 +91,9 @@ def _rank(line: str) -> str:
 
 def _parsed(line: str) -> _Line:
     rank = _rank(line)
-    text = _GROUP.sub("", line[len(rank) :], count=1)
+    text = line[len(rank) :]
+    if group := _GROUP.match(text):  # not searched for: a message may hold a million blanks
+        text = text[group.end() :]
     in_group = _IN_GROUP.match(text)
     level = in_group.group().rstrip() if in_group else ""
     return _Line(rank, level, text[in_group.end() :] if in_group else text)

@@ -17,6 +17,7 @@ from trainjob.storage.checkpoint_units import (
     deleted_files,
     has_unsettled,
     is_wanted,
+    marked_units,
     ready_files,
     step_of,
     unit_of,
@@ -92,7 +93,10 @@ class CheckpointMirror:
         groups = ready_files(look, again, before, is_final=is_final, restless=restless)
         with self._open() as remote:
             remote.load()
-            remote.links = dict(look.links)
+            self._note_links(remote, look)
+            # A step that was saved whole and has lost its marker is not sent half over that.
+            unmarked = marked_units(remote.files) - marked_units(look.files)
+            groups = [[e for e in group if unit_of(e.path) not in unmarked] for group in groups]
             for group in groups:
                 num_sent += self._send(remote, self._unsaved(remote, group))
             known = [path for path in remote.files if self._journal.knows(path)]
@@ -130,6 +134,10 @@ class CheckpointMirror:
     def _look(self) -> Look:
         # The longer of the two keys that a file may have, see `CheckpointStore.send`.
         return look_at(self._source, f"{self.url.rstrip('/')}/{OTHER_PLACE}", is_wanted)
+
+    def _note_links(self, remote: CheckpointStore, look: Look) -> None:
+        if look.files and remote.links != look.links:
+            remote.note_links(look.links)
 
     def _unsaved(self, remote: CheckpointStore, entries: Iterable[Entry]) -> list[Entry]:
         return [entry for entry in entries if not self._is_saved(remote, entry)]

@@ -3,11 +3,10 @@
 The run that restores takes the folder over: a run that still writes there notices it and stops.
 """
 
-import filecmp
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from trainjob.errors import CorruptData
 from trainjob.storage.checkpoint_claim import claim_of_job, files_in, refuse_other_run
 from trainjob.storage.checkpoint_index import standing_index
 from trainjob.storage.checkpoint_store import CheckpointStore
-from trainjob.storage.checkpoint_units import newest_step, step_of, unit_of
+from trainjob.storage.checkpoint_units import marked_units, newest_step, step_of, unit_of
 from trainjob.storage.failures import local_failures
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry
@@ -87,8 +86,8 @@ def restore_checkpoints(
         with replacing(target) as partial:
             check_space(target.parent, sum(file.size_bytes for file in remote.files.values()))
             damaged = _fetch_all(remote, partial, label)
-            _link_again(remote.links, partial)
             remote.drop([path for path in remote.files if unit_of(path) in damaged])
+            _link_again(remote, partial)
             remote.check_run()
         files = [FileRecord(f.path, f.size_bytes, f.sha256) for f in remote.files.values()]
     _note(Journal(journal, url, run_id), target, files)
@@ -136,32 +135,35 @@ def _fetch_all(remote: CheckpointStore, target: Path, label: str) -> list[str]:
     """Copy everything but damaged steps, and return the names of these."""
     entries = [Entry(saved.path, saved.size_bytes, "") for saved in remote.files.values()]
     meter = Meter(label, entries)
-    steps = sorted({step for path in remote.files if (step := step_of(path)) is not None})
+    folders = sorted(marked_units(remote.files), key=lambda folder: step_of(f"{folder}/") or 0)
     with remote.blaming_other_run():
-        remote.fetch([path for path in remote.files if step_of(path) is None], target, meter)
+        others = [path for path in remote.files if unit_of(path) not in folders]
+        remote.fetch(others, target, meter)
     damaged: list[str] = []
-    for step in reversed(steps):
-        paths = [path for path in remote.files if step_of(path) == step]
+    for folder in reversed(folders):
+        paths = [path for path in remote.files if unit_of(path) == folder]
         try:
             with remote.blaming_other_run():
                 remote.fetch(paths, target, meter)
         except CorruptData as error:
-            folder = unit_of(paths[0])
             damaged.append(folder)
-            if len(damaged) == len(steps):
+            if len(damaged) == len(folders):
                 raise
             _LOGGER.warning("the checkpoint %s is damaged and is left out: %s", folder, error)
             shutil.rmtree(target / folder, ignore_errors=True)
     return damaged
 
 
-def _link_again(links: Mapping[str, str], folder: Path) -> None:
+def _link_again(remote: CheckpointStore, folder: Path) -> None:
     """Make links again where what they led to is there as it was: scripts look for links."""
     root = folder.resolve()
-    for path, target in sorted(links.items()):
+    for path, target in sorted(remote.links.items()):
         link = Path(os.path.normpath(root / path))
         led_to = Path(os.path.normpath(link.parent / target))
-        if _is_safe(root, link, led_to) and _are_same(link, led_to):
+        if not _is_safe(root, link, led_to):
+            continue
+        content = _content(remote, link.relative_to(root))
+        if content and content == _content(remote, led_to.relative_to(root)):
             if link.is_dir():
                 shutil.rmtree(link)
             else:
@@ -179,13 +181,14 @@ def _is_safe(root: Path, link: Path, led_to: Path) -> bool:
     return link.parent.resolve() == link.parent and led_to.resolve() != link
 
 
-def _are_same(one: Path, other: Path) -> bool:
-    """Tell whether two paths hold the same bytes: two files, or two folders of the same files."""
-    if one.is_dir() and other.is_dir():
-        names = {entry.name for entry in one.iterdir()}
-        is_same = names == {entry.name for entry in other.iterdir()}
-        return is_same and all(_are_same(one / name, other / name) for name in names)
-    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+def _content(remote: CheckpointStore, place: Path) -> dict[str, str]:
+    """Return the digests of a file, or of those below a folder, by their paths from there."""
+    start = place.as_posix()
+    return {
+        path.removeprefix(start): file.sha256
+        for path, file in remote.files.items()
+        if path == start or path.startswith(f"{start}/")
+    }
 
 
 def _note(journal: Journal, target: Path, files: Iterable[FileRecord]) -> None:

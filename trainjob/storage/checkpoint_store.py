@@ -20,7 +20,7 @@ under way at the moment of the claim still happens, and does no harm but in one 
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +197,11 @@ class CheckpointStore:
                 if record.sha256 != saved.sha256:
                     raise self._damaged(saved, "other bytes than were saved")
                 os.utime(target / saved.path, ns=(saved.mtime_ns, saved.mtime_ns))
+
+    def note_links(self, links: Mapping[str, str]) -> None:
+        """Note which of the files are links now, and of what."""
+        self.links = dict(links)
+        self._write()
 
     def drop(self, paths: Iterable[str]) -> None:
         """Let files no longer count."""

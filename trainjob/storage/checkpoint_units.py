@@ -16,7 +16,7 @@ from trainjob.storage.live_tree import Look, is_temporary
 
 MARKER = "COMPLETE"
 _STEP = re.compile(r"step-(\d{8,})")
-_RESTLESS_PASSES = 4  # two minutes: large checkpoints of several files take their time
+_RESTLESS_PASSES = 10  # five minutes: a large checkpoint of one file takes its time
 
 
 def is_wanted(path: str) -> bool:
@@ -41,21 +41,41 @@ def unit_of(path: str) -> str:
 
 def newest_step(paths: Iterable[str]) -> int | None:
     """Return the last step of `trainjob.checkpoint` that has a folder among `paths`."""
-    marked = (path for path in paths if path == f"{unit_of(path)}/{MARKER}")
-    return max((step for path in marked if (step := step_of(path)) is not None), default=None)
+    steps = (step_of(f"{unit}/") for unit in marked_units(paths))
+    return max((step for step in steps if step is not None), default=None)
+
+
+def marked_units(paths: Iterable[str]) -> set[str]:
+    """Return the folders among `paths` that are whole steps of `trainjob.checkpoint`."""
+    return {
+        unit_of(path)
+        for path in paths
+        if step_of(path) is not None and path == f"{unit_of(path)}/{MARKER}"
+    }
 
 
 class Restlessness:
-    """Finds the folders of other programs in which something changes at every pass."""
+    """Finds the folders of other programs in which the same files change at every pass.
+
+    One in which files come and go is perhaps a checkpoint that is being written.
+    """
 
     def __init__(self) -> None:
         self._num_passes: Counter[str] = Counter()
+        self._paths: dict[str, list[str]] = {}
 
     def note(self, look: Look, before: Look) -> None:
         """Hear what the checkpoint folder holds at a pass, and what it held some seconds ago."""
         units, units_before = _units(look), _units(before)
-        changing = [unit for unit, entries in units.items() if units_before.get(unit) != entries]
+        paths = {unit: [entry.path for entry in entries] for unit, entries in units.items()}
+        changing = [
+            unit
+            for unit, entries in units.items()
+            if units_before.get(unit) != entries
+            and self._paths.get(unit, paths[unit]) == paths[unit]
+        ]
         self._num_passes = Counter({unit: self._num_passes[unit] + 1 for unit in changing})
+        self._paths = paths
 
     def units(self) -> Collection[str]:
         """Return the folders of which each file counts by itself now."""
@@ -104,17 +124,18 @@ def has_unsettled(look: Look, before: Look) -> bool:
 def deleted_files(saved: Sequence[str], look: Look, before: Look) -> list[str]:
     """Return those of the saved files that the run has deleted.
 
-    Of a step only all files together count, since one that is half deleted may have been the best.
-    From an empty folder nothing was deleted: it is more likely lost.
+    Of a step with its marker only all files together count, since one that is half deleted may have
+    been the best. From an empty folder nothing was deleted: it is more likely lost.
     """
     if not look.files:
         return []
     here = look.files.keys() | before.files.keys()
     units_here = {unit_of(path) for path in here}
+    marked = marked_units(saved)
     return [
         path
         for path in saved
-        if path not in here and (step_of(path) is None or unit_of(path) not in units_here)
+        if path not in here and not (unit_of(path) in marked and unit_of(path) in units_here)
     ]
 
 

@@ -138,8 +138,8 @@ def _walk(root: Path) -> Iterator[Entry | _Odd | _Link | str]:
                 if reason := _oddity(item, path, real_root, above):
                     yield _Odd(path, reason)
                     continue
-                if item.is_symlink() and folder.resolve() == real_root / prefix:
-                    yield _Link(path, _target(item, real_root / prefix))
+                if target := _target(item, folder, real_root / prefix):
+                    yield _Link(path, target)
                 if item.is_dir():
                     pending.append((Path(item.path), f"{path}/", above | {_real(item)}))
                 else:
@@ -174,9 +174,19 @@ def _oddity(
     return None if os.access(item.path, os.R_OK) else "is a file that this user may not read"
 
 
-def _target(item: os.DirEntry[str], folder: Path) -> str:
-    """Return where a link leads from the folder that it is in, of which no part is a link."""
-    return os.path.relpath(folder / Path(item.path).readlink(), folder)
+def _target(item: os.DirEntry[str], folder: Path, real: Path) -> str | None:
+    """Return where a link leads from the folder that it is in; None if it is none that can be told.
+
+    One in a folder that is reached by a link is told where that really is.
+    """
+    if not item.is_symlink() or folder.resolve() != real:
+        return None
+    try:
+        target = os.path.relpath(real / Path(item.path).readlink(), real)
+        target.encode()  # a name that is no text could not be written down
+    except (OSError, UnicodeEncodeError):  # replaced by a file since the folder was read
+        return None
+    return target
 
 
 def _real(item: os.DirEntry[str]) -> Path:

@@ -71,6 +71,21 @@ def test_links_come_back_as_links(place, folder, tmp_path, write_tree, read_tree
     assert mirror(back, place, run_id="run-1").push(is_final=True).num_sent == 0
 
 
+def test_a_link_that_became_a_file_comes_back_as_a_file(place, folder, tmp_path, write_tree):
+    write_tree(folder, {"epoch-1.pt": b"1"})
+    (folder / "best.pt").symlink_to("epoch-1.pt")
+    sync = mirror(folder, place)
+    sync.push(is_final=True)
+    os.utime(folder / "epoch-1.pt", ns=(1, 1))
+    (folder / "best.pt").unlink()
+    shutil.copy2(folder / "epoch-1.pt", folder / "best.pt")
+
+    sync.push(is_final=True)
+    restore(place, tmp_path / "back")
+
+    assert not (tmp_path / "back/best.pt").is_symlink()
+
+
 def test_a_link_that_leads_to_something_else_by_now_comes_back_as_a_file(
     place, folder, tmp_path, write_tree
 ):
@@ -246,6 +261,18 @@ def test_when_no_step_is_whole_nothing_starts_anew_by_itself(place, folder, tmp_
         restore(place, target)
 
     assert [path.name for path in target.iterdir()] == ["kept"]
+
+
+def test_a_step_of_another_program_does_not_stand_for_the_ones_that_are_damaged(
+    place, folder, tmp_path, write_tree
+):
+    save_step(folder, 1)
+    write_tree(folder, {"step-00000002/model.bin": b"2"})
+    mirror(folder, place).push(is_final=True)
+    place.put("step-00000001/model.pt", b"damaged")
+
+    with pytest.raises(CorruptData):
+        restore(place, tmp_path / "back")
 
 
 def test_a_damaged_file_of_the_script_is_an_error(place, folder, tmp_path):

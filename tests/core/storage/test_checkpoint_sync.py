@@ -141,14 +141,61 @@ def test_a_log_beside_the_weights_does_not_keep_them_for_ever(place, folder, wri
     sync = mirror(folder, place)
     write_tree(folder, {"exp/epoch-1.pt": b"1"})
     sent = []
-    for i in range(8):
+    for i in range(25):
         write_tree(folder, {"exp/log.txt": b"x" * (i + 1)})
-        if i == 6:
+        if i == 12:
             write_tree(folder, {"exp/epoch-2.pt": b"2"})
         sent.append(sync.push(is_final=False).num_sent)
 
-    assert sent == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert [i for i, num_sent in enumerate(sent) if num_sent] == [9, 22]
+    assert sum(sent) == 2
     assert sync.push(is_final=True).missing == ()
+
+
+def test_a_checkpoint_of_many_files_is_taken_as_a_whole_however_slow(place, folder, write_tree):
+    sync = mirror(folder, place)
+    for i in range(20):
+        write_tree(folder, {f"checkpoint-500/shard-{i}.bin": b"x"})
+        assert sync.push(is_final=False).num_sent == 0
+    assert sync.push(is_final=False).num_sent == 20
+
+
+def test_a_step_that_has_lost_its_marker_is_not_mixed_with_what_was_saved(place, folder, tmp_path):
+    sync = mirror(folder, place)
+    save_step(folder, 1)
+    sync.push(is_final=False)
+    (folder / "step-00000001/COMPLETE").unlink()
+    (folder / "step-00000001/model.pt").write_bytes(b"half")
+
+    assert [sync.push(is_final).num_sent for is_final in (False, False, True)] == [0, 0, 0]
+
+    assert restore(place, tmp_path / "back").step == 1
+    assert (tmp_path / "back/step-00000001/model.pt").read_bytes() == b"weights"
+
+
+def test_what_another_program_deletes_in_its_step_goes_from_the_store(
+    place, folder, tmp_path, write_tree
+):
+    sync = mirror(folder, place)
+    write_tree(folder, {"step-00000100/shard-0": b"0", "step-00000100/shard-1": b"1"})
+    sync.push(is_final=True)
+    (folder / "step-00000100/shard-1").unlink()
+
+    sync.push(is_final=True)
+
+    assert files_of(place.paths()) == ["step-00000100/shard-0"]
+
+
+def test_a_link_to_a_name_that_is_no_text_keeps_nothing_from_being_saved(place, folder):
+    odd = folder / os.fsdecode(b"\xff")
+    odd.mkdir()
+    (odd / "m.pt").write_bytes(b"m")
+    (folder / "last.pt").symlink_to(odd / "m.pt")
+
+    report = mirror(folder, place).push(is_final=True)
+
+    assert place.get("last.pt") == b"m"
+    assert len(report.missing) == 1
 
 
 def test_a_folder_that_rests_now_and_then_is_taken_as_a_whole(place, folder, write_tree):
