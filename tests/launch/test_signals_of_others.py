@@ -10,6 +10,7 @@ from tests.launch.conftest import marked_processes, read_record
 from tests.launch.rank_records import ENDED, ended, ranks
 from tests.launch.test_stop_requests import LISTENING
 from tests.launch.test_stopping import launcher_pid, pid_of
+from tests.waiting import wait_until
 from trainjob.launch.failure import Explained, RankFailed, RanksAbandoned, training_error
 from trainjob.launch.launch import Launch
 from trainjob.launch.records import ExitRecord, RankRecords
@@ -77,8 +78,13 @@ def test_ranks_that_save_at_the_sigterm_of_somebody_else_have_not_finished(
     script = SAVES_AT_SIGTERM.format(**changes)
     launch = make_launch(script, launcher=launcher, world_size=size, grace_s=30.0)
 
+    def terminate_when_all_listen() -> None:
+        logs = [launch.rank_log(rank) for rank in range(size)]
+        wait_until(lambda: all(log.exists() and "ready" in log.read_text() for log in logs))
+        terminate(launch)
+
     with pytest.raises(Explained) as caught:
-        run_until(launch, "ready", lambda: terminate(launch))
+        run_until(launch, "ready", terminate_when_all_listen)
 
     assert "saved" in launch.rank_log(0).read_text()
     assert caught.value.restart
