@@ -36,6 +36,9 @@ _RAISED = re.compile(r"(?:\[\w+\]: ?)*[\w.]*(?:Error|Exception)\b")
 _OF_ANOTHER = re.compile(r"\b(?:CalledProcessError|ChildFailedError|ProcessExitedException)\b")
 """Exceptions of what starts processes, of which one has said why."""
 
+_UNCAUGHT = re.compile(r"\[rank\d+\]:")
+"""What torch puts before the traceback of an exception that ends a rank."""
+
 _OF_LAUNCHER = re.compile(
     r"\b(?:CalledProcessError|ChildFailedError|ProcessExitedException)\b|\bexitcode\b"
     r"|\b(?:exit|return)(?:ed|s)?\b.{0,20}\b(?:code|status|string)\b|To enable traceback see",
@@ -90,7 +93,11 @@ def _before_exit(lines: Sequence[str]) -> Said:
     # What starts ranks itself, as a command may do, writes much after the exception of one. Other
     # exceptions from before the last words were survived.
     is_of_launcher = any(_OF_LAUNCHER.search(line) for line in last)
-    raised = [line for line in lines[:-_NUM_LAST_LINES] if is_of_launcher and _is_error(line)]
+    raised = [
+        line
+        for line in lines[:-_NUM_LAST_LINES]
+        if _is_error(line) and (is_of_launcher or _UNCAUGHT.match(line))
+    ]
     texts = ("\n".join(final), "\n".join(last), "\n".join([*raised, *last]))
     return Said(tuple(dict.fromkeys(texts)), "\n".join(lines))
 
