@@ -265,12 +265,18 @@ def test_a_job_of_another_algorithm_is_not_sent_to_the_deployment_of_one(
     assert "to train with an algorithm that is not saved, found that it" in of_own
 
 
+def submitted_to_form(deployed: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the id of a run of the deployment that was made from the algorithm."""
+    file = job_file(deployed, algorithm="forming@1", hyperparameters={"lr": 0.5})
+    assert main(["submit", file, "--pool", "forming", "--json"]) == 0
+    run: str = json.loads(capsys.readouterr().out)["id"]
+    return run
+
+
 def test_a_rerun_with_another_algorithm_leaves_the_deployment_of_the_old_one(
     client: SyncPrefectClient, deployed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = job_file(deployed, algorithm="forming@1", hyperparameters={"lr": 0.5})
-    assert main(["submit", file, "--pool", "forming", "--json"]) == 0
-    run = json.loads(capsys.readouterr().out)["id"]
+    run = submitted_to_form(deployed, capsys)
 
     assert main(["rerun", run, "--set", "hyperparameters.lr=0.25"]) == 0
     same = last_job(client)
@@ -286,9 +292,7 @@ def test_a_rerun_with_another_algorithm_leaves_the_deployment_of_the_old_one(
 def test_a_job_that_removes_a_default_is_not_for_the_form_that_has_it(
     client: SyncPrefectClient, deployed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = job_file(deployed, algorithm="forming@1", hyperparameters={"lr": 0.5})
-    assert main(["submit", file, "--pool", "forming", "--json"]) == 0
-    run = json.loads(capsys.readouterr().out)["id"]
+    run = submitted_to_form(deployed, capsys)
 
     assert main(["rerun", run, "--set", "hyperparameters.lr=null"]) == 0
     [again] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)

@@ -40,11 +40,11 @@ _UNCAUGHT = re.compile(r"\[rank\d+\]:")
 """What torch puts before the traceback of an exception that ends a rank."""
 
 _OF_LAUNCHER = re.compile(
-    r"\b(?:CalledProcessError|ChildFailedError|ProcessExitedException)\b|\bexitcode\b"
-    r"|\b(?:exit|return)(?:ed|s)?\b.{0,20}\b(?:code|status|string)\b|To enable traceback see",
+    r"\bexitcode\b|\b(?:exit|return)(?:ed|s)?\b.{0,20}\b(?:code|status|string)\b"
+    r"|To enable traceback see",
     re.IGNORECASE,
 )
-"""What torchrun, mpirun, srun and DeepSpeed say at the end, after the exception of a rank."""
+"""What else torchrun, mpirun, srun and DeepSpeed say at the end, after the exception of a rank."""
 
 _NATIVE = re.compile(
     r"terminate called|\s*what\(\):|(?:\[\w+\]: ?)*\[[EF][ \d]|.{0,100}\bWatchdog caught\b"
@@ -92,7 +92,7 @@ def _before_exit(lines: Sequence[str]) -> Said:
         return Said(("\n".join(final), "\n".join(caused)))
     # What starts ranks itself, as a command may do, writes much after the exception of one. Other
     # exceptions from before the last words were survived.
-    is_of_launcher = any(_OF_LAUNCHER.search(line) for line in last)
+    is_of_launcher = any(_OF_ANOTHER.search(line) or _OF_LAUNCHER.search(line) for line in last)
     raised = [
         line
         for line in lines[:-_NUM_LAST_LINES]

@@ -17,7 +17,7 @@ from trainjob.storage.checkpoint_units import (
     deleted_files,
     has_unsettled,
     is_wanted,
-    marked_units,
+    marked_steps,
     ready_files,
     step_of,
     unit_of,
@@ -95,7 +95,7 @@ class CheckpointMirror:
             remote.load()
             self._note_links(remote, look)
             # A step that was saved whole and has lost its marker is not sent half over that.
-            unmarked = marked_units(remote.files) - marked_units(look.files)
+            unmarked = marked_steps(remote.files).keys() - marked_steps(look.files)
             groups = [[e for e in group if unit_of(e.path) not in unmarked] for group in groups]
             for group in groups:
                 num_sent += self._send(remote, self._unsaved(remote, group))

@@ -14,7 +14,7 @@ from trainjob.errors import CorruptData
 from trainjob.storage.checkpoint_claim import claim_of_job, files_in, refuse_other_run
 from trainjob.storage.checkpoint_index import standing_index
 from trainjob.storage.checkpoint_store import CheckpointStore
-from trainjob.storage.checkpoint_units import marked_units, newest_step, step_of, unit_of
+from trainjob.storage.checkpoint_units import marked_steps, newest_step, unit_of
 from trainjob.storage.failures import local_failures
 from trainjob.storage.journal import Journal
 from trainjob.storage.listing import Entry
@@ -135,19 +135,19 @@ def _fetch_all(remote: CheckpointStore, target: Path, label: str) -> list[str]:
     """Copy everything but damaged steps, and return the names of these."""
     entries = [Entry(saved.path, saved.size_bytes, "") for saved in remote.files.values()]
     meter = Meter(label, entries)
-    folders = sorted(marked_units(remote.files), key=lambda folder: step_of(f"{folder}/") or 0)
+    steps = marked_steps(remote.files)
     with remote.blaming_other_run():
-        others = [path for path in remote.files if unit_of(path) not in folders]
+        others = [path for path in remote.files if unit_of(path) not in steps]
         remote.fetch(others, target, meter)
     damaged: list[str] = []
-    for folder in reversed(folders):
+    for folder in sorted(steps, key=steps.__getitem__, reverse=True):
         paths = [path for path in remote.files if unit_of(path) == folder]
         try:
             with remote.blaming_other_run():
                 remote.fetch(paths, target, meter)
         except CorruptData as error:
             damaged.append(folder)
-            if len(damaged) == len(folders):
+            if len(damaged) == len(steps):
                 raise
             _LOGGER.warning("the checkpoint %s is damaged and is left out: %s", folder, error)
             shutil.rmtree(target / folder, ignore_errors=True)

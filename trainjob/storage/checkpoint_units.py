@@ -41,16 +41,15 @@ def unit_of(path: str) -> str:
 
 def newest_step(paths: Iterable[str]) -> int | None:
     """Return the last step of `trainjob.checkpoint` that has a folder among `paths`."""
-    steps = (step_of(f"{unit}/") for unit in marked_units(paths))
-    return max((step for step in steps if step is not None), default=None)
+    return max(marked_steps(paths).values(), default=None)
 
 
-def marked_units(paths: Iterable[str]) -> set[str]:
-    """Return the folders among `paths` that are whole steps of `trainjob.checkpoint`."""
+def marked_steps(paths: Iterable[str]) -> dict[str, int]:
+    """Return the steps of `trainjob.checkpoint` whose marker is among `paths`, by their folders."""
     return {
-        unit_of(path)
+        unit_of(path): step
         for path in paths
-        if step_of(path) is not None and path == f"{unit_of(path)}/{MARKER}"
+        if (step := step_of(path)) is not None and path == f"{unit_of(path)}/{MARKER}"
     }
 
 
@@ -131,7 +130,7 @@ def deleted_files(saved: Sequence[str], look: Look, before: Look) -> list[str]:
         return []
     here = look.files.keys() | before.files.keys()
     units_here = {unit_of(path) for path in here}
-    marked = marked_units(saved)
+    marked = marked_steps(saved)
     return [
         path
         for path in saved
