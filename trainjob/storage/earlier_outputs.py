@@ -38,6 +38,8 @@ def with_earlier(source: Path, look: Look, earlier: Mapping[Path, Look]) -> Sour
         earlier: What the folders of earlier attempts hold, the latest first.
     """
     by_folder: dict[Path, list[Entry]] = {source: list(look.files.values())}
+    if not earlier:  # as for nearly every run, and what is below takes time for many files
+        return Sources(look, by_folder)
     files = dict(look.files)
     taken = {*files, *look.odd}
     folders = {above for path in taken for above in _above(path)} | {*look.empty_folders}

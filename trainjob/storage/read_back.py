@@ -1,13 +1,12 @@
 """The proof that a store holds what was sent: by the ETag that it tells, or by reading it again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from trainjob.errors import CorruptData
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry
 from trainjob.storage.live_tree import named
-from trainjob.storage.manifest import FileRecord
+from trainjob.storage.manifest import FileRecord, Proof
 from trainjob.storage.meter import Meter
 from trainjob.storage.store import Store
 
@@ -62,7 +61,12 @@ def read_back(
         if wrong is not None:
             wrong += differing
         raise _not_as_sent(store.url, differing)
-    return [replace(file, verified="etag" if file.path in proved else "read back") for file in sent]
+    return [_verified(file, "etag" if file.path in proved else "read back") for file in sent]
+
+
+def _verified(file: FileRecord, proof: Proof) -> FileRecord:
+    # Not dataclasses.replace, which takes several times as long: there may be a million files.
+    return FileRecord(file.path, file.size_bytes, file.sha256, file.etag, proof)
 
 
 def _not_as_sent(url: str, differing: Mapping[str, str]) -> CorruptData:

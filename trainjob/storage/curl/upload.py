@@ -79,6 +79,7 @@ class _Upload:
         self._transport = transport
         self._prefix = prefix
         self._source = source
+        self._folder = f"{source}/"  # no Path where something is done ten thousand times
         self._meter = meter
         self._changed = changed
         self._large: dict[str, LargeFile] = {}
@@ -142,9 +143,8 @@ class _Upload:
     def _read(self, entry: Entry) -> bytes | None:
         """Return the content of a small file; None if it is not the one that was listed."""
         try:
-            # Not a Path and not a file object: this is done ten thousand times.
             # Without O_NONBLOCK, a pipe in its place would be waited for.
-            opened = os.open(f"{self._source}/{entry.path}", os.O_RDONLY | os.O_NONBLOCK)
+            opened = os.open(self._folder + entry.path, os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
@@ -223,8 +223,7 @@ class _Upload:
 
     def _is_changed(self, entry: Entry) -> bool:
         try:
-            # Not a Path: this is done ten thousand times.
-            found = os.stat(f"{self._source}/{entry.path}")  # noqa: PTH116
+            found = os.stat(self._folder + entry.path)  # noqa: PTH116 - see _folder
         except (FileNotFoundError, NotADirectoryError):
             return True
         return entry_of(entry.path, found) != entry
