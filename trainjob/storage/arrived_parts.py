@@ -17,20 +17,20 @@ class PartsOfFile:
     Attributes:
         version: That version.
         part_bytes: The size of each, but for the last of the file.
-        md5: What the store told of the whole file; empty if nothing.
+        told: What the store told of the bytes of the whole file; empty if nothing.
         flags: A byte a part, from the first on: 1 if it is there.
     """
 
     version: str
     part_bytes: int
-    md5: str = ""
+    told: str = ""
     flags: bytearray = field(default_factory=bytearray)
 
-    def add(self, number: int, md5: str) -> None:
+    def add(self, number: int, told: str) -> None:
         """Count a part as there."""
         self.flags.extend(bytes(max(0, number + 1 - len(self.flags))))
         self.flags[number] = 1
-        self.md5 = md5
+        self.told = told
 
     def size_bytes(self, file_bytes: int) -> int:
         """Return how many bytes of a file of this size they are."""
@@ -89,25 +89,25 @@ class ArrivedParts:
         self._found = kept
         self._file.unlink(missing_ok=True)
         self._write(
-            [path, parts.version, parts.part_bytes, number, parts.md5]
+            [path, parts.version, parts.part_bytes, number, parts.told]
             for path, parts in kept.items()
             for number, is_there in enumerate(parts.flags)
             if is_there
         )
         return list(kept)
 
-    def note(self, entry: Entry, part_bytes: int, number: int, md5: str) -> None:
+    def note(self, entry: Entry, part_bytes: int, number: int, told: str) -> None:
         """Take down that a part is there.
 
         Args:
             entry: The version that it is of; one without a name is not taken down.
             part_bytes: The size of each part.
             number: Which, from 0.
-            md5: What the store tells of the whole file; empty if nothing.
+            told: What the store tells of the bytes of the whole file; empty if nothing.
         """
         if entry.version:
-            self._add(entry.path, entry.version, part_bytes, number, md5)
-            self._write([[entry.path, entry.version, part_bytes, number, md5]])
+            self._add(entry.path, entry.version, part_bytes, number, told)
+            self._write([[entry.path, entry.version, part_bytes, number, told]])
 
     def forget(self, path: str) -> None:
         """Let the parts of a file count as not there."""
@@ -115,11 +115,11 @@ class ArrivedParts:
             self._sizes.pop(path, None)
             self._write([[path]])
 
-    def _add(self, path: str, version: str, part_bytes: int, number: int, md5: str) -> None:
+    def _add(self, path: str, version: str, part_bytes: int, number: int, told: str) -> None:
         found = self._found.get(path)
         if found is None or (found.version, found.part_bytes) != (version, part_bytes):
             found = self._found[path] = PartsOfFile(version, part_bytes)
-        found.add(number, md5)
+        found.add(number, told)
 
     def _write(self, lines: Iterable[list[Any]]) -> None:
         text = "".join(f"{json.dumps(line)}\n" for line in lines)

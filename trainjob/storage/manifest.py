@@ -9,9 +9,9 @@ from typing import Literal
 
 from trainjob.storage.own_files import RECEIPT, SUCCESS
 
-Proof = Literal["", "etag", "read back"]
-"""How it was proved that a store holds these bytes: by the digest that it tells of them (the ETag
-that follows from the bytes, or their MD5), or they were read again after they were sent; empty:
+Proof = Literal["", "etag", "checksum", "read back"]
+"""How it was proved that a store holds these bytes: by the ETag that follows from them, or another
+MD5 that it tells; by a checksum that it keeps; or they were read again after they were sent. Empty:
 not, or not yet."""
 
 

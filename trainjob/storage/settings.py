@@ -40,9 +40,10 @@ class StoreSettings:
     """Whether the bucket stands in the path or in the host name; OBS, COS and OSS need virtual."""
 
     checksums: Literal["when_required", "when_supported"] = "when_required"
-    """When to send the newer S3 checksums; OBS, COS, OSS and older MinIO need when_required. With
-    when_supported every object that is written in one request carries its sha256; parts of large
-    ones carry an MD5. The bytes of a tree are verified by trainjob either way."""
+    """When to use the newer S3 checksums; OBS, COS, OSS and older MinIO need when_required. With
+    when_supported every object that is written in one request carries its sha256 (parts of large
+    ones carry an MD5), and what is read is compared with the checksum that the store keeps, for
+    which AWS is asked either way. The bytes of a tree are verified by trainjob in any case."""
 
     ca_bundle: Path | None = None
     """File with the certificates to trust instead of the usual ones."""

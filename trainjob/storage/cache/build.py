@@ -313,8 +313,10 @@ def _refuse_another(file: Path, entry: Entry) -> None:
 
 def _weakest(records: Sequence[FileRecord]) -> Proof:
     """Return what can be said of all files: what the engine compared each of them with."""
-    is_told = records and all(record.verified == "etag" for record in records)
-    return "etag" if is_told else "size"
+    found = {record.verified for record in records}
+    if found == {"checksum"}:
+        return "checksum"
+    return "etag" if found and found <= {"checksum", "etag"} else "size"
 
 
 def _without(files: Sequence[Entry], records: Sequence[FileRecord]) -> list[Entry]:

@@ -30,9 +30,10 @@ from trainjob.storage.cache.owner import boot_id
 from trainjob.storage.failures import failure
 from trainjob.storage.local_tree import list_folder
 
-Proof = Literal["receipt", "etag", "size"]
-"""What the bytes of every file were compared with: our receipt beside them, the MD5 that the store
-tells of them, or of one or more only the size, of the version that was listed."""
+Proof = Literal["receipt", "checksum", "etag", "size"]
+"""What the bytes of every file were compared with: our receipt beside them, the checksum that the
+store keeps of them, the MD5 that it tells of them, or of some, or of one or more only the size, of
+the version that was listed."""
 
 _HEADER, _FILES, _USED = "snapshot.json", "files.json", "used"
 _TAKEN_BACK = "taken-back.json"

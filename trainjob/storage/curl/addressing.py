@@ -15,6 +15,8 @@ from trainjob.storage.settings import StoreSettings
 
 DEFAULT_REGION = "us-east-1"
 
+_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
+
 _BUCKET = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
 _HOST_LABELS = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -31,6 +33,7 @@ class Address:
         path: What stands between the origin and the ``/`` before a key; may be empty.
         region: What requests are signed for.
         is_guessed: Whether nobody named the endpoint, so that the store may know a better one.
+        is_aws: Whether it is the store of AWS.
         ca_bundle: The file with the certificates to trust; None without TLS.
     """
 
@@ -40,6 +43,7 @@ class Address:
     path: str
     region: str
     is_guessed: bool
+    is_aws: bool
     ca_bundle: str | None
 
 
@@ -80,6 +84,7 @@ def _address_of(bucket: str, settings: StoreSettings, region: str) -> Address:
         path=path,
         region=region,
         is_guessed=given is None,
+        is_aws=given is None or host.endswith(_AWS),
         ca_bundle=_ca_bundle(settings) if parts.scheme == "https" else None,
     )
 

@@ -64,7 +64,7 @@ def too_short(url: str, received: int, entry: Entry) -> StoreError:
     return failure(StoreUnavailable, url, found, "try again")
 
 
-def wrong_md5(url: str) -> StoreError:
-    """Return the error for bytes that are not those of the ETag."""
-    found = "the bytes that arrived do not have the MD5 that the store tells"
+def wrong_digest(url: str, name: str = "md5") -> StoreError:
+    """Return the error for bytes that are not those that the store tells the digest `name` of."""
+    found = f"the bytes that arrived do not have the {name.upper()} that the store tells"
     return failure(CorruptData, url, found, "try again, or put the object there again")

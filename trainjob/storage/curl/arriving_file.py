@@ -9,11 +9,12 @@ from pathlib import Path
 
 from trainjob.errors import StoreError
 from trainjob.storage.arrived_parts import PartsOfFile
-from trainjob.storage.curl.arrival import too_short, wrong_md5
+from trainjob.storage.curl.arrival import too_short, wrong_digest
+from trainjob.storage.curl.told import digest_for, proof_by
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
 from trainjob.storage.local_tree import changed
-from trainjob.storage.manifest import FileRecord, Proof
+from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
 
 PART_BYTES = 8 << 20
@@ -39,9 +40,11 @@ class ArrivingFile:
         meter: Counts its bytes, those that are there included.
         pool: Has the threads.
         there: Its parts that are there, of `PART_BYTES` each; None: there are none.
+        told: What the store tells of its bytes, if that is known; see `trainjob.storage.curl.told`.
 
     Attributes:
         digesting: The work of the thread that digests, if there was any yet.
+        told: What the store tells of its bytes; empty if nothing, or not yet.
     """
 
     def __init__(
@@ -51,12 +54,12 @@ class ArrivingFile:
         meter: Meter,
         pool: ThreadPoolExecutor,
         there: PartsOfFile | None,
+        told: str = "",
     ) -> None:
         self.path = path
         self.entry = entry
         self.meter = meter
         self.digesting: Future[None] | None = None
-        self._md5 = there.md5 if there else ""
         self._pool = pool
         fresh = 0 if there else os.O_TRUNC
         with local_failures(path):
@@ -67,7 +70,7 @@ class ArrivingFile:
         self._arrived = bytearray(flags.ljust(-(-entry.size_bytes // PART_BYTES), b"\0"))
         self._digested_bytes = 0
         self._sha256 = hashlib.sha256()
-        self._of_etag = hashlib.md5(usedforsecurity=False)
+        self._take(there.told if there else told)
         there_bytes = there.size_bytes(entry.size_bytes) if there else 0
         self._missing_bytes = entry.size_bytes - there_bytes
         meter.add_bytes(there_bytes)
@@ -85,14 +88,15 @@ class ArrivingFile:
                 start = number * PART_BYTES
                 yield Part(self, start, min(start + PART_BYTES, self.entry.size_bytes))
 
-    def complete(self, part: "Part", md5: str) -> bool:
+    def complete(self, part: "Part", told: str) -> bool:
         """Take note of a part that is there as a whole; say whether it was the last.
 
         Args:
             part: The part.
-            md5: What the store tells of the whole file; empty if nothing.
+            told: What the store tells of the whole file, if nothing was told before.
         """
-        self._md5 = md5
+        if not self.told and not self._digested_bytes:
+            self._take(told)
         self._arrived[part.start // PART_BYTES] = 1
         self._missing_bytes -= part.end - part.start
         self._digest_next()
@@ -118,11 +122,12 @@ class ArrivingFile:
         Raises:
             CorruptData: If it is not what the store says that it holds.
         """
-        if self._md5 and self._of_etag.hexdigest() != self._md5:
-            raise wrong_md5(url)
         sha256 = self._sha256.hexdigest()
-        proof: Proof = "etag" if self._md5 else ""
-        return FileRecord(self.entry.path, self.entry.size_bytes, sha256, verified=proof)
+        name, _, expected = self.told.partition(":")
+        if name and (self._of_told.hexdigest() if self._of_told else sha256) != expected:
+            raise wrong_digest(url, name)
+        size_bytes = self.entry.size_bytes
+        return FileRecord(self.entry.path, size_bytes, sha256, verified=proof_by(self.told))
 
     def close(self) -> None:
         """Close the file."""
@@ -147,18 +152,22 @@ class ArrivingFile:
         if end == start:
             return True
         self._digested_bytes = end
-        self.digesting = self._pool.submit(self._digest, start, end, bool(self._md5))
+        self.digesting = self._pool.submit(self._digest, start, end)
         return False
 
-    def _digest(self, start: int, end: int, with_md5: bool) -> None:
+    def _take(self, told: str) -> None:
+        self.told = told
+        self._of_told = digest_for(told)
+
+    def _digest(self, start: int, end: int) -> None:
         buffer = memoryview(bytearray(_READ_BYTES))  # one, since new memory costs more than reading
         while start < end:
             count = os.preadv(self.fd, [buffer[: end - start]], start)
             if not count:
                 raise changed(Path(self.path))  # somebody made it shorter
             self._sha256.update(buffer[:count])
-            if with_md5:
-                self._of_etag.update(buffer[:count])
+            if self._of_told is not None:
+                self._of_told.update(buffer[:count])
             start += count
 
 

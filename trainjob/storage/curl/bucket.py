@@ -50,6 +50,11 @@ class Bucket:
         """Whether nothing is signed, since there are no keys."""
         return self._way.signer.is_anonymous
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the store keeps checksums of objects: that of AWS, or who set it up says so."""
+        return self._sends_checksums or self._way.address.is_aws
+
     def url(self, key: str) -> str:
         """Return what messages call an object."""
         return f"s3://{self._name}/{key}"

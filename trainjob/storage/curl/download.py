@@ -2,35 +2,35 @@
 
 Small objects are digested and written at once. Larger ones are written where they belong as they
 come, in parts of 8 MiB, and digested in threads. Every request names the version that was listed.
+Where the store keeps checksums, it is asked for them: of what comes in parts, before the first one.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 from trainjob.errors import CorruptData, StoreError
-from trainjob.storage.arrived_parts import ArrivedParts
+from trainjob.storage.arrived_parts import ArrivedParts, PartsOfFile
 from trainjob.storage.curl import arriving_file, retry
 from trainjob.storage.curl.arrival import (
     ANSWERS,
     PARTIAL,
     check_version,
     condition,
-    digest_md5,
-    is_encrypted,
-    md5_in,
     too_short,
-    wrong_md5,
+    wrong_digest,
 )
 from trainjob.storage.curl.arriving_file import ArrivingFile, Part, write_all
 from trainjob.storage.curl.request import Again, Answer, Request
+from trainjob.storage.curl.told import ASK, is_doubtful, is_of, proof_by, told_of
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure, local_failure, local_failures
 from trainjob.storage.listing import Entry
-from trainjob.storage.manifest import FileRecord, OnFile, Proof
+from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 
 SMALL_BYTES = 256 << 10
@@ -40,6 +40,7 @@ _NUM_THREADS = 2
 _MAX_DIGESTING = 16
 _PART_WEIGHT_BYTES = 3 << 20  # what a part that is under way holds in memory, and more
 _WAIT_S = 0.2
+_REFUSED = frozenset(range(400, 500))  # a HEAD, of which nothing more is heard than that
 
 
 class Download:
@@ -66,6 +67,7 @@ class Download:
         self._open: set[ArrivingFile] = set()
         self._digesting: list[ArrivingFile] = []
         self._pool = ThreadPoolExecutor(_NUM_THREADS, "trainjob-digest")
+        self._ask = ASK if transport.has_checksums else {}
 
     def run(self, files: Sequence[Entry]) -> list[FileRecord]:
         """Copy `files` and return what arrived, in their order; see `trainjob.storage.store`."""
@@ -94,26 +96,50 @@ class Download:
                 yield Request(
                     "GET",
                     self._prefix + entry.path,
-                    headers=condition(entry),
+                    headers={**condition(entry), **self._ask},
                     answers=ANSWERS,
                     weight_bytes=entry.size_bytes,
                     tag=entry,
                 )
+                continue
+            there = self._parts.of(entry, arriving_file.PART_BYTES) if self._parts else None
+            if self._ask and not there and entry.size_bytes > arriving_file.PART_BYTES:
+                yield Request(
+                    "HEAD",
+                    self._prefix + entry.path,
+                    headers={**condition(entry), **self._ask},
+                    answers=_REFUSED,
+                    tag=partial(self._looked, entry),
+                )
             else:
-                # The disk keeps what waits to be digested, but open files are few.
-                while len(self._digesting) > _MAX_DIGESTING:
-                    self._wait_for_digest()
-                there = self._parts.of(entry, arriving_file.PART_BYTES) if self._parts else None
-                path = self._target + entry.path
-                file = ArrivingFile(path, entry, self._meter, self._pool, there)
-                self._open.add(file)
-                if file.is_there:
-                    self._digesting.append(file)
-                yield from map(self._part_request, file.parts())
+                yield from self._large(entry, there)
+
+    def _looked(self, entry: Entry, answer: Answer, url: str) -> Iterator[Request]:
+        """Yield the requests for what comes in parts, of which the store was asked for more.
+
+        What it does not tell at this, it does at the first part.
+        """
+        told = ""
+        if answer.is_ok or answer.status in ANSWERS:
+            check_version(answer, entry, url)
+            told = told_of(answer, entry)
+        yield from self._large(entry, None, "" if is_doubtful(told, answer) else told)
+
+    def _large(self, entry: Entry, there: PartsOfFile | None, told: str = "") -> Iterator[Request]:
+        """Yield the requests for those parts of a large object that are not there."""
+        # The disk keeps what waits to be digested, but open files are few.
+        while len(self._digesting) > _MAX_DIGESTING:
+            self._wait_for_digest()
+        path = self._target + entry.path
+        file = ArrivingFile(path, entry, self._meter, self._pool, there, told)
+        self._open.add(file)
+        if file.is_there:
+            self._digesting.append(file)
+        yield from map(self._part_request, file.parts())
 
     def _part_request(self, part: Part) -> Request:
         entry = part.file.entry
-        wanted = {} if part.is_whole else {"range": f"bytes={part.start}-{part.end - 1}"}
+        wanted = self._ask if part.is_whole else {"range": f"bytes={part.start}-{part.end - 1}"}
         return Request(
             "GET",
             self._prefix + entry.path,
@@ -124,11 +150,14 @@ class Download:
             tag=part,
         )
 
-    def _arrived(self, answer: Answer) -> Again | None:
+    def _arrived(self, answer: Answer) -> Iterator[Request] | Again | None:
         url = self._transport.url(answer.request.key)
         tag = answer.request.tag
         if isinstance(tag, Part):
             return self._part_arrived(answer, tag, url)
+        if isinstance(tag, partial):
+            looked: Iterator[Request] = tag(answer, url)
+            return looked
         check_version(answer, tag, url)
         if self._digesting:  # that they are finished is told before the small ones all are
             self._settle()
@@ -139,19 +168,19 @@ class Download:
         size_bytes = len(body)
         if size_bytes != entry.size_bytes:
             return Again(too_short(url, size_bytes, entry))
-        md5 = md5_in(entry.version)
-        is_proved = bool(md5) and digest_md5(body) == md5
-        if md5 and not is_proved and not is_encrypted(answer):
-            return Again(wrong_md5(url))
+        sha256 = hashlib.sha256(body).hexdigest()
+        told = told_of(answer, entry)
+        if told and not is_of(told, body, sha256):
+            if not is_doubtful(told, answer):
+                return Again(wrong_digest(url, told.partition(":")[0]))
+            told = ""
         path = self._target + entry.path
         try:
             write_file(path, body)
         except OSError as error:
             raise local_failure(path, error) from error
         self._meter.add_bytes(size_bytes)
-        sha256 = hashlib.sha256(body).hexdigest()
-        proof: Proof = "etag" if is_proved else ""
-        self._finished(FileRecord(entry.path, size_bytes, sha256, verified=proof))
+        self._finished(FileRecord(entry.path, size_bytes, sha256, verified=proof_by(told)))
         return None
 
     def _part_arrived(self, answer: Answer, part: Part, url: str) -> Again | None:
@@ -162,11 +191,12 @@ class Download:
             raise failure(StoreError, url, found, "set TRAINJOB_STORAGE_ENGINE=fsspec")
         if (error := part.size_error(url)) is not None:
             return Again(error)
-        md5 = "" if is_encrypted(answer) else md5_in(file.entry.version)
+        told = file.told or told_of(answer, file.entry)
+        told = "" if is_doubtful(told, answer) else told
         if self._parts is not None and not part.is_whole:
             size = arriving_file.PART_BYTES
-            self._parts.note(file.entry, size, part.start // size, md5)
-        if file.complete(part, md5):
+            self._parts.note(file.entry, size, part.start // size, told)
+        if file.complete(part, told):
             self._digesting.append(file)
         self._settle()
         return None

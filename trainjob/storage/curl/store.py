@@ -7,7 +7,7 @@ from typing import Self
 from trainjob.errors import StoreError
 from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.curl import arriving_file
-from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in, wrong_md5
+from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in, wrong_digest
 from trainjob.storage.curl.download import Download
 from trainjob.storage.curl.listing import pages
 from trainjob.storage.curl.multipart import discard_unfinished
@@ -90,7 +90,7 @@ class CurlStore:
         done: OnFile | None = None,
         parts: ArrivedParts | None = None,
     ) -> list[FileRecord]:
-        """Copy `files` to their paths below `target`, checked by MD5 where the store tells it."""
+        """Copy `files` to their paths below `target`, checked by what the store tells of them."""
         return Download(self._transport, self._prefix, target, meter, done, parts).run(files)
 
     def digest(self, files: Sequence[Entry], meter: Meter) -> list[FileRecord]:
@@ -118,7 +118,7 @@ class CurlStore:
         def fault(answer: Answer) -> StoreError | None:
             md5 = md5_in(answer.etag)
             is_right = not md5 or digest_md5(answer.body) == md5 or is_encrypted(answer)
-            return None if is_right else wrong_md5(self.url + path)
+            return None if is_right else wrong_digest(self.url + path)
 
         return self._transport.ask(Request("GET", self._prefix + path), fault=fault).body
 

@@ -112,6 +112,11 @@ class Transport:
         self.run([request], done, meanwhile)
         return answers[0]
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the store is to be asked for the checksums that it keeps."""
+        return self._bucket.has_checksums
+
     def url(self, key: str) -> str:
         """Return what messages call an object."""
         return self._bucket.url(key)

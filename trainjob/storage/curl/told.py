@@ -1,0 +1,129 @@
+"""What a store tells of the bytes of a whole object: a checksum that it keeps, or an MD5 as ETag.
+
+S3 keeps a checksum of every object, those of several parts and under a key of a key service
+included, and tells it to who asks. Nothing can be said here of one that is made of the checksums of
+parts. A CRC of 64 bits takes a thirtieth of the time of an MD5, and SHA-256 is found anyway.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+
+It is written as ``crc64nvme:447f…``: a name, and the digest in hex; empty if nothing is told.
+"""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol
+
+from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in
+from trainjob.storage.curl.request import Answer
+from trainjob.storage.listing import Entry
+from trainjob.storage.manifest import Proof
+
+ASK = {"x-amz-checksum-mode": "ENABLED"}
+"""The header of a GET of a whole object, or of a HEAD, that asks for the checksum."""
+
+_START = b"x-amz-checksum-"
+_NUM_BYTES = {"sha256": 32, "crc64nvme": 8, "crc32c": 4, "crc32": 4}
+"""Those that can be compared, the cheapest first, and their sizes."""
+
+_Crc = Callable[[bytes | memoryview, int], int]
+
+
+class Digest(Protocol):
+    """What is found over bytes that come one after the other."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take the next bytes."""
+
+    def hexdigest(self) -> str:
+        """Return what was found."""
+
+
+def told_of(answer: Answer, entry: Entry) -> str:
+    """Return what an answer about a whole object, or a listing, tells of its bytes."""
+    if ASK.keys() <= answer.request.headers.keys():
+        found = _checksums(answer)
+        for name in _NUM_BYTES:
+            if name in found and (name == "sha256" or name in _crcs()):
+                return f"{name}:{found[name]}"
+    md5 = md5_in(entry.version)
+    return f"md5:{md5}" if md5 else ""
+
+
+def is_doubtful(told: str, answer: Answer) -> bool:
+    """Say whether it may be that of other bytes, as ETags of objects that the store encrypts."""
+    return told.startswith("md5:") and is_encrypted(answer)
+
+
+def is_of(told: str, data: bytes, sha256: str) -> bool:
+    """Say whether it is told of these bytes, of which the SHA-256 is known."""
+    name, _, expected = told.partition(":")
+    if name == "sha256":
+        return sha256 == expected
+    if name == "md5":
+        return digest_md5(data) == expected
+    return f"{_crcs()[name](data, 0):0{2 * _NUM_BYTES[name]}x}" == expected
+
+
+def digest_for(told: str) -> Digest | None:
+    """Return what finds the digest to compare with, if it is another one than SHA-256."""
+    name = told.partition(":")[0]
+    if name == "md5":
+        return hashlib.md5(usedforsecurity=False)
+    return _RunningCrc(name) if name in _crcs() else None
+
+
+def proof_by(told: str) -> Proof:
+    """Return what a comparison with it proves a file by."""
+    if not told:
+        return ""
+    return "etag" if told.startswith("md5:") else "checksum"
+
+
+class _RunningCrc:
+    """A CRC over bytes that come one after the other."""
+
+    def __init__(self, name: str) -> None:
+        self._crc = _crcs()[name]
+        self._digits = 2 * _NUM_BYTES[name]
+        self._value = 0
+
+    def update(self, data: memoryview) -> None:
+        """Take the next bytes."""
+        self._value = self._crc(data, self._value)
+
+    def hexdigest(self) -> str:
+        """Return what was found."""
+        return f"{self._value:0{self._digits}x}"
+
+
+def _checksums(answer: Answer) -> dict[str, str]:
+    """Return the checksums of the whole object by name, in hex."""
+    found = {}
+    for line in answer.head:
+        if line[: len(_START)].lower() != _START:
+            continue
+        name, _, value = line[len(_START) :].decode("latin-1").partition(":")
+        name = name.lower()
+        try:
+            digest = base64.b64decode(value.strip(), validate=True)
+        except ValueError:  # one of parts, which ends in "-" and their number
+            continue
+        if len(digest) == _NUM_BYTES.get(name):
+            found[name] = digest.hex()
+    return found
+
+
+@cache
+def _crcs() -> dict[str, _Crc]:
+    """Return what can be computed; loaded when a store first tells of any."""
+    try:
+        from awscrt import checksums
+    except ImportError:
+        return {"crc32": zlib.crc32}
+    return {
+        "crc64nvme": checksums.crc64nvme,
+        "crc32c": checksums.crc32c,
+        "crc32": checksums.crc32,
+    }
