@@ -64,10 +64,11 @@ _MAX_MB = 150
 
 _METHOD = f"""\
 Each tool is a process of its own, its start included; ours stages through an empty cache and \
-uploads with receipt, as a job does, so every byte of ours is verified. A tar is unpacked by ours \
-alone. Wall and CPU are the least of all rounds, the memory is the most. The store runs on the \
-same machine; its CPU stands beside the client's. With a delay, a proxy holds every byte back for \
-half of {DELAY_MS} ms each way.
+uploads with receipt, as a job does, so every byte of ours is verified: what comes by the checksum \
+that the store keeps of each object, SHA-256 or, of several parts, CRC64NVME. A tar is unpacked by \
+ours alone. Wall and CPU are the least of all rounds, the memory is the most. The store runs on \
+the same machine; its CPU stands beside the client's. With a delay, a proxy holds every byte back \
+for half of {DELAY_MS} ms each way.
 """
 
 

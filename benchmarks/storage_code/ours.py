@@ -7,13 +7,19 @@ import hashlib
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.meter import Meter
+from trainjob.storage.settings import StoreSettings
 from trainjob.storage.stage import stage_channel
 from trainjob.storage.store import open_store
+
+PART_BYTES = 16 << 20
+SETTINGS = replace(StoreSettings.from_env(), checksums="when_supported")
+"""The store keeps checksums of objects, as that of AWS does."""
 
 
 def main() -> None:
@@ -26,7 +32,7 @@ def main() -> None:
 
 def down(url: str, folder: Path) -> dict[str, object]:
     """Stage a channel by the cache, as a job does."""
-    staged = stage_channel(url, folder, None, label="bench", holder=folder.name)
+    staged = stage_channel(url, folder, SETTINGS, label="bench", holder=folder.name)
     return {"moved_bytes": staged.moved_bytes, "verified": str(staged.verified)}
 
 
@@ -34,26 +40,31 @@ def up(url: str, folder: Path) -> dict[str, object]:
     """Upload an output, as a job does: proved, and with a receipt."""
     from trainjob.storage.upload import upload_tree  # here, since the others need none of it
 
-    receipt = upload_tree(folder, url, None, run_id="bench", facts={}, label="bench")
+    receipt = upload_tree(folder, url, SETTINGS, run_id="bench", facts={}, label="bench")
     return {"files": len(receipt.files)}
 
 
 def count(url: str, _: Path) -> dict[str, object]:
     """Count what is there."""
-    with open_store(url) as store:
+    with open_store(url, SETTINGS) as store:
         return {"files": len(store.list_files().files)}
 
 
 def put(url: str, folder: Path) -> dict[str, object]:
-    """Put files there and nothing else."""
+    """Put files there and nothing else, with checksums, as the tools of AWS do."""
     files = list_folder(folder).files
-    with open_store(url) as store:
-        return {"files": len(store.upload(folder, files, Meter(None, files)))}
+    small = [entry for entry in files if entry.size_bytes <= PART_BYTES]
+    with open_store(url, SETTINGS) as store:
+        store.upload(folder, small, Meter(None, small))
+    for entry in files:
+        if entry.size_bytes > PART_BYTES:
+            _put_in_parts(url, folder, entry.path)
+    return {"files": len(files)}
 
 
 def same(url: str, folder: Path) -> dict[str, object]:
     """Read all that is there and compare it with the folder."""
-    with open_store(url) as store:
+    with open_store(url, SETTINGS) as store:
         files = [entry for entry in store.list_files().files if not _is_ours(entry.path)]
         there = {record.path: record.sha256 for record in store.digest(files, Meter(None, files))}
     here = {
@@ -86,6 +97,21 @@ OPERATIONS = {
     "make": make,
     "drop": drop,
 }
+
+
+def _put_in_parts(url: str, folder: Path, path: str) -> None:
+    """Put a large file, with a checksum of the whole."""
+    client, way = _client(), "CRC64NVME"
+    key = {"Bucket": _bucket(url), "Key": f"{url.removeprefix('s3://').partition('/')[2]}{path}"}
+    begun = client.create_multipart_upload(**key, ChecksumAlgorithm=way, ChecksumType="FULL_OBJECT")
+    upload = {**key, "UploadId": begun["UploadId"]}
+    parts: list[dict[str, Any]] = []
+    with (folder / path).open("rb") as file:
+        while data := file.read(PART_BYTES):
+            number = {"PartNumber": len(parts) + 1}
+            sent = client.upload_part(**upload, **number, Body=data, ChecksumAlgorithm=way)
+            parts.append(number | {name: sent[name] for name in ("ETag", f"Checksum{way}")})
+    client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
 
 
 def _client() -> Any:
