@@ -4,6 +4,7 @@ Both engines for ``s3://`` ask that chain. It is loaded in here only when it has
 loading botocore takes as long as a thousand small files take to arrive.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from trainjob.storage import refusals
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
+
+
+_SENDABLE = re.compile(r"[ -~]*")
 
 
 class ChainError(Exception):
@@ -27,9 +31,29 @@ def chain_failures() -> Iterator[None]:
 
     try:
         yield
-    # The last two: a program that is to give keys and is not there, or says something else.
-    except (BotoCoreError, ClientError, OSError, ValueError) as error:
+    # From OSError on: a program that is to give keys and is not there, or says something else.
+    except (BotoCoreError, ClientError, OSError, ValueError, TypeError, AttributeError) as error:
         raise ChainError(str(error)) from error
+    except RuntimeError as error:
+        if not are_over(error):
+            raise
+        raise ChainError(str(error)) from error
+
+
+def are_over(error: RuntimeError) -> bool:
+    """Say whether botocore raised this since the newest keys have ended; it has no class for it."""
+    return "credentials are still expired" in str(error)
+
+
+def refuse_odd(access_key: object, token: object, url: str) -> None:
+    """See that what is sent of the keys can stand in a header.
+
+    Raises:
+        StoreDenied: Naming what cannot, such as a key with the line break of its file.
+    """
+    for name, text in (("access key", access_key), ("session token", token)):
+        if text and not _SENDABLE.fullmatch(str(text)):
+            raise refusals.odd_key(url, name)
 
 
 def no_keys(error: BaseException | None, url: str) -> StoreError:
@@ -47,6 +71,8 @@ def no_keys(error: BaseException | None, url: str) -> StoreError:
 
     if isinstance(error, ClientError):
         return refusals.refused(refusal_of(error), url)
+    if isinstance(error, RuntimeError):
+        return refusals.keys_are_over(url)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return refusals.no_credentials(url)
     passing = (CredentialRetrievalError, MetadataRetrievalError, HTTPClientError, NoConnectionError)

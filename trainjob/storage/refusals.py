@@ -125,6 +125,20 @@ def no_keys(url: str, why: str, *, may_pass: bool) -> StoreError:
     return failure(StoreUnavailable if may_pass else StoreDenied, url, found, do)
 
 
+def keys_are_over(url: str) -> StoreError:
+    """Return the error for keys that have an end, which the clock of this machine is behind."""
+    found = "the newest credentials that can be had are over, by the clock of this machine"
+    do = "get new temporary credentials, or set the clock of this machine"
+    return failure(StoreDenied, url, found, do)
+
+
+def odd_key(url: str, name: str) -> StoreError:
+    """Return the error for an access key, or a token, that cannot be sent to any store."""
+    found = f"the {name} has a line break or a character that is not ASCII"
+    do = "set it to what the store gave out, and see that no line break is saved with it"
+    return failure(StoreDenied, url, found, do)
+
+
 def not_trusted(url: str) -> StoreError:
     """Return the error for a store whose certificate is not one of those that are trusted."""
     do = "set ca_bundle to the certificates to trust, or correct the endpoint"

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from trainjob.errors import StoreError, StoreNotFound
 from trainjob.storage.arrived_parts import ArrivedParts
+from trainjob.storage.key_failures import refuse_odd
 from trainjob.storage.keys import refuse_keys
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord, OnFile
@@ -34,6 +35,7 @@ class S3Store:
         self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
         self.url = f"s3://{self._bucket}/{self._prefix}"
+        refuse_odd(settings.access_key, settings.session_token, self.url)
         self._client = S3Client(settings)
 
     def __enter__(self) -> Self:

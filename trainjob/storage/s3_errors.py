@@ -25,7 +25,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from trainjob.errors import CorruptData, StoreError
 from trainjob.storage import refusals
 from trainjob.storage.failures import failure
-from trainjob.storage.key_failures import ChainError, no_keys, refusal_of
+from trainjob.storage.key_failures import ChainError, are_over, no_keys, refusal_of
 
 _NO_KEYS = (
     NoCredentialsError,
@@ -55,6 +55,10 @@ def s3_failures(url: str) -> Iterator[None]:
         raise
     except ChainError as error:
         raise no_keys(error.__cause__, url) from error
+    except RuntimeError as error:
+        if not are_over(error):
+            raise
+        raise no_keys(error, url) from error
     except (BotoCoreError, ClientError, aiohttp.ClientError, OSError, ValueError) as error:
         raise _failure_of(error, url) from error
 

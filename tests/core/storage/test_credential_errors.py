@@ -1,12 +1,14 @@
 """Who cannot get at keys is told why, and whether a later try may help, whatever the engine."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trainjob.errors import StoreDenied, StoreError, StoreUnavailable
 from trainjob.storage.settings import StoreSettings
-from trainjob.storage.store import open_store
+from trainjob.storage.store import Store, open_store
 
 _SSO = """[default]
 sso_session = ours
@@ -79,3 +81,56 @@ def test_half_of_the_keys_is_told_with_the_names_of_both(refused):
     assert isinstance(error, StoreDenied)
     assert "no complete credentials" in str(error)
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(error)
+
+
+def test_keys_that_are_over_when_they_come_are_told_with_the_clock(refused, tmp_path):
+    """As those of a program that keeps old ones, or all on a machine whose clock is ahead."""
+    end = "2020-01-01T00:00:00Z"
+    keys = {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": end}
+    (tmp_path / "keys.json").write_text(json.dumps(keys))
+
+    error = refused(f"[default]\ncredential_process = cat {tmp_path}/keys.json\n")
+
+    assert isinstance(error, StoreDenied)
+    assert str(error).startswith("s3://bucket/")
+    assert "are over" in str(error)
+    assert "the clock of this machine" in str(error).rpartition("; ")[2]
+
+
+def test_keys_of_the_environment_that_are_over_are_told(refused, monkeypatch):
+    """`aws configure export-credentials --format env` sets the end beside the keys."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "2020-01-01T00:00:00Z")
+
+    error = refused("")
+
+    assert isinstance(error, StoreDenied)
+    assert "are over" in str(error)
+
+
+def test_a_program_that_says_json_of_another_form_is_told(refused):
+    error = refused("[default]\ncredential_process = echo [1]\n")
+
+    assert isinstance(error, StoreDenied)
+    assert "the credentials cannot be had" in str(error)
+
+
+@pytest.mark.parametrize("odd", ["key\n", "k\re\ny", "\u4f60\u7684AK", "key\u200b"])
+@pytest.mark.parametrize(
+    ("field", "name"), [("access_key", "access key"), ("session_token", "session token")]
+)
+@pytest.mark.usefixtures("engine")
+def test_a_key_that_no_header_can_have_is_refused_by_name(field, name, odd):
+    settings = StoreSettings(endpoint_url="http://127.0.0.1:9", access_key="k", secret_key="s")
+
+    with pytest.raises(StoreDenied) as caught, _opened(replace(settings, **{field: odd})) as store:
+        store.list_files()
+
+    assert str(caught.value).startswith("s3://bucket/")
+    assert f"the {name} has a line break or a character that is not ASCII" in str(caught.value)
+    assert odd not in str(caught.value)
+
+
+def _opened(settings: StoreSettings) -> Store:
+    return open_store("s3://bucket/data", settings)

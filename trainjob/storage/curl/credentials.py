@@ -9,7 +9,7 @@ from typing import Any
 
 from trainjob.storage.curl import chain
 from trainjob.storage.curl.keys import Keys
-from trainjob.storage.key_failures import ChainError, no_keys
+from trainjob.storage.key_failures import ChainError, no_keys, refuse_odd
 from trainjob.storage.refusals import no_credentials
 from trainjob.storage.settings import StoreSettings
 
@@ -35,7 +35,10 @@ class Credentials:
             StoreUnavailable: If what should give them fails, which may pass.
         """
         if time.monotonic() >= self._ask_again:
-            self._keys = self._explicit() if self._is_explicit else self._found()
+            keys = self._explicit() if self._is_explicit else self._found()
+            if keys is not None:
+                refuse_odd(keys.access_key, keys.token, self._url)
+            self._keys = keys
             self._ask_again = time.monotonic() + _KEEP_S
         return self._keys
 
