@@ -139,10 +139,20 @@ def odd_key(url: str, name: str) -> StoreError:
     return failure(StoreDenied, url, found, do)
 
 
-def not_trusted(url: str) -> StoreError:
+def not_trusted(url: str, why: str) -> StoreError:
     """Return the error for a store whose certificate is not one of those that are trusted."""
+    found = f"the certificate of the store is not trusted ({one_line(why)})"
     do = "set ca_bundle to the certificates to trust, or correct the endpoint"
-    return failure(StoreError, url, "the certificate of the store is not trusted", do)
+    if "expired" in why or "not yet valid" in why:
+        do = "renew the certificate of the store, or set the clock of this machine"
+    return failure(StoreError, url, found, do)
+
+
+def no_certificates(url: str, why: str) -> StoreError:
+    """Return the error for a file that should hold the certificates to trust, and does not."""
+    found = f"the certificates to trust cannot be read ({one_line(why)})"
+    do = "let ca_bundle of the store, or AWS_CA_BUNDLE, be a file with certificates (PEM)"
+    return failure(StoreError, url, found, do)
 
 
 def bad_name(url: str) -> StoreError:

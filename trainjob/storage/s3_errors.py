@@ -1,5 +1,6 @@
 """From what botocore, aiohttp and s3fs raise to the errors of trainjob."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,6 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ResponseStreamingError,
-    SSLError,
     SSOError,
     TokenRetrievalError,
 )
@@ -35,6 +35,9 @@ _NO_KEYS = (
     SSOError,
     TokenRetrievalError,
 )
+_NO_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, ssl.SSLError)
+"""What aiobotocore meets when it opens the file of certificates, and meets nowhere else as it is:
+what is wrong with a connection has a class of aiohttp around it."""
 _UNREACHABLE = (
     NoConnectionError,
     HTTPClientError,
@@ -70,8 +73,12 @@ def _failure_of(error: Exception, url: str) -> StoreError:
         return refusals.refused(refusal_of(answer), url)
     if isinstance(error, _NO_KEYS):
         return no_keys(error, url)
-    if isinstance(error, SSLError):
-        return refusals.not_trusted(url)
+    reason = getattr(error, "kwargs", {}).get("error")
+    if isinstance(reason, aiohttp.ClientConnectorCertificateError):
+        untrusted = reason.certificate_error
+        return refusals.not_trusted(url, getattr(untrusted, "verify_message", str(untrusted)))
+    if isinstance(error, HTTPClientError) and isinstance(reason, _NO_FILE):
+        return refusals.no_certificates(url, str(reason))
     if isinstance(error, FlexibleChecksumError):
         found = "the bytes that arrived do not match the checksum of the store"
         return failure(CorruptData, url, found, "try again")

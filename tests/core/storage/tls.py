@@ -16,17 +16,18 @@ from tests.core.storage.scripted_store import ScriptedStore
 from trainjob.storage.settings import StoreSettings
 
 
-def make_certificate(folder: Path) -> Path:
-    """Return a file with a certificate for 127.0.0.1 and its key."""
+def make_certificate(folder: Path, days: int = 1, address: str = "127.0.0.1") -> Path:
+    """Return a file with a certificate for an address and its key, which begins two days before
+    it ends in so many days."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "store")])
-    address = x509.IPAddress(IPv4Address("127.0.0.1"))
-    today = datetime.now(UTC)
+    named = x509.IPAddress(IPv4Address(address))
+    end = datetime.now(UTC) + timedelta(days=days)
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(today - timedelta(days=1))
-        .not_valid_after(today + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .not_valid_before(end - timedelta(days=2))
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([named]), critical=False)
         .sign(key, hashes.SHA256())
     )
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -210,7 +210,9 @@ class Flight:
         if isinstance(request.body, FilePart) and code == pycurl.E_READ_ERROR:
             raise changed(request.body.file)  # it became shorter
         if retry.is_not_trusted(code):
-            raise refusals.not_trusted(url)
+            raise refusals.not_trusted(url, text)
+        if code == retry.NO_CERTIFICATES:
+            raise refusals.no_certificates(url, text)
         if not retry.may_pass(code):
             raise refusals.impossible(url, text)
         if tries >= retry.TRIES:

@@ -12,17 +12,17 @@ BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 
-_NOT_TRUSTED = {
-    pycurl.E_PEER_FAILED_VERIFICATION,
-    pycurl.E_SSL_CACERT_BADFILE,
-    pycurl.E_SSL_ISSUER_ERROR,
-}
+NO_CERTIFICATES = pycurl.E_SSL_CACERT_BADFILE
+"""libcurl's error for a file of certificates that it cannot use."""
+
+_NOT_TRUSTED = {pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_ISSUER_ERROR}
 _FOR_GOOD = {
     pycurl.E_UNSUPPORTED_PROTOCOL,
     pycurl.E_URL_MALFORMAT,
     pycurl.E_READ_ERROR,
     pycurl.E_BAD_FUNCTION_ARGUMENT,
     pycurl.E_OUT_OF_MEMORY,
+    NO_CERTIFICATES,
     *_NOT_TRUSTED,
 }
 
