@@ -58,10 +58,19 @@ def test_what_cannot_be_a_bucket_is_refused(bucket):
         address_of(bucket, StoreSettings(endpoint_url="http://host"))
 
 
-@pytest.mark.parametrize("endpoint", ["no address", "ftp://host", "http://", "http://host:port"])
+@pytest.mark.parametrize(
+    "endpoint", ["no address", "ftp://host", "http://", "http://host:port", "http://\u5b58\u50a8"]
+)
 def test_what_cannot_be_an_endpoint_is_refused(endpoint):
     with pytest.raises(StoreError, match="begins with http:// or https://"):
         address_of("bkt", StoreSettings(endpoint_url=endpoint))
+
+
+@pytest.mark.parametrize("region", ["\u534e\u5317", " us-east-1", "us-east-1\n", "us east"])
+def test_what_cannot_be_a_region_is_refused(region):
+    """It is signed, and a store would say of the keys that they are wrong."""
+    with pytest.raises(StoreError, match="is no name of one"):
+        address_of("bkt", StoreSettings(endpoint_url="http://host", region=region))
 
 
 def test_a_password_in_an_endpoint_is_not_shown():

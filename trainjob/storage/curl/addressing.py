@@ -18,6 +18,7 @@ DEFAULT_REGION = "us-east-1"
 _AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
 
 _BUCKET = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
+_REGION = re.compile(r"[a-zA-Z0-9.\-_]+")
 _HOST_LABELS = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -68,6 +69,8 @@ def address_of(bucket: str, settings: StoreSettings, region: str = "") -> Addres
 
 def _address_of(bucket: str, settings: StoreSettings, region: str) -> Address:
     region = region or settings.region or chain.region() or DEFAULT_REGION
+    if not _REGION.fullmatch(region):
+        raise impossible(f"s3://{bucket}/", f"the region {region!r} is no name of one")
     given = settings.endpoint_url or chain.endpoint()
     endpoint = given or chain.aws_endpoint(region)
     parts, port = _parts_of(endpoint, f"s3://{bucket}/")
@@ -96,8 +99,10 @@ def _parts_of(endpoint: str, url: str) -> tuple[SplitResult, int | None]:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise impossible(url, "the endpoint is no address that begins with http:// or https://")
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or not endpoint.isascii():
+        raise impossible(
+            url, "the endpoint is no ASCII address that begins with http:// or https://"
+        )
     return parts, port
 
 
