@@ -9,8 +9,15 @@ import pytest
 from tests.core.storage.engines import shorten_pauses
 from tests.core.storage.scripted_store import Asked, Reply, error
 from tests.waiting import PATIENCE_S
-from trainjob.errors import CorruptData, StoreDenied, StoreError, StoreNotFound, TreeChanged
-from trainjob.storage.curl import chain, retry
+from trainjob.errors import (
+    CorruptData,
+    StoreDenied,
+    StoreError,
+    StoreNotFound,
+    StoreUnavailable,
+    TreeChanged,
+)
+from trainjob.storage.curl import chain, flight, retry
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.settings import StoreSettings
@@ -37,6 +44,32 @@ def test_a_status_that_passes_is_tried_again(transport, replies, scripted, statu
     answer = transport.ask(Request("GET", "k"))
 
     assert (answer.body, len(scripted.asked)) == (b"data", 3)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_store_that_serves_only_some_at_a_time_is_asked_until_all_are_served(
+    transport, replies, status
+):
+    """As those with a limit of requests a second: it refuses each one again and again."""
+    done: list[str] = []
+    replies[:] = [Reply(200 if number % 25 == 0 else status) for number in range(1, 2000)]
+
+    transport.run(
+        (Request("GET", str(number)) for number in range(40)),
+        lambda answer: done.append(answer.request.key),
+    )
+
+    assert sorted(done, key=int) == [str(number) for number in range(40)]
+
+
+def test_a_request_that_alone_is_refused_is_given_up(transport, replies, scripted, monkeypatch):
+    monkeypatch.setattr(flight, "_SERVES_S", 0.1)
+    replies[:] = [Reply(200), *[Reply(503)] * 2000]
+
+    with pytest.raises(StoreUnavailable, match="cannot answer now"):
+        transport.run([Request("GET", "a"), Request("GET", "b")], lambda _: None)
+
+    assert len(scripted.asked) >= 1 + retry.TRIES
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 412, 416])

@@ -21,7 +21,7 @@ from trainjob.errors import (
     StoreUnavailable,
     TreeChanged,
 )
-from trainjob.storage.curl import flight, room
+from trainjob.storage.curl import flight, retry, room
 from trainjob.storage.curl import transport as transport_module
 from trainjob.storage.curl.bucket import Bucket
 from trainjob.storage.curl.request import Answer, FilePart, Request
@@ -72,6 +72,32 @@ def test_no_more_requests_are_under_way_than_there_is_room_for(transport, script
     assert answered == [20]
     assert most[0] <= 4  # one waits for its turn
     assert scripted.num_connections <= 3
+
+
+@pytest.mark.parametrize("limit", ["requests", "bytes"])
+def test_who_waits_for_room_to_try_again_burns_no_processor_time(
+    transport, scripted, monkeypatch, limit
+):
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(
+        *((room, "FIRST_REQUESTS", 1) if limit == "requests" else (flight, "MAX_BYTES", 1))
+    )
+    refusals = [error(503, "SlowDown")]
+
+    def reply(asked: Asked) -> Reply:
+        if asked.path.endswith("/refused"):
+            return refusals.pop() if refusals else Reply(200)
+        threading.Event().wait(0.5)  # far longer than the pause after the refusal
+        return Reply(200)
+
+    scripted.reply = reply
+    used_s = time.thread_time()
+
+    transport.run(
+        [Request("GET", key, weight_bytes=1) for key in ("refused", "slow", "last")], lambda _: None
+    )
+
+    assert time.thread_time() - used_s < 0.2
 
 
 def test_large_requests_go_one_by_one_when_the_budget_says_so(transport, scripted):

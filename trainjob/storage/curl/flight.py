@@ -30,6 +30,7 @@ MAX_BYTES = 48 << 20
 _LONGEST_WAIT_S = 0.2  # how long a deadline or a stop may go unnoticed
 _NOTHING_TO_WAIT_FOR_S = 0.01
 _LOOK_AT_PACE_S = 1.0
+_SERVES_S = 5.0  # longer than the pauses between tries
 
 
 class Flight:
@@ -60,6 +61,7 @@ class Flight:
         self._room = Room()
         self._pace = Pace()
         self._next_look_s = _LOOK_AT_PACE_S
+        self._last_good_s = float("-inf")
 
     def __enter__(self) -> Self:
         """Return the flight itself."""
@@ -171,6 +173,7 @@ class Flight:
         if answer.status in answer.request.answers or (
             answer.is_ok and not is_error_in_good_answer(answer)
         ):
+            self._last_good_s = time.monotonic()
             more = self._done(answer)
             if isinstance(more, Again):
                 if tries >= retry.TRIES:
@@ -186,7 +189,8 @@ class Flight:
     def _pause_after(self, answer: Answer, tries: int, keys: Keys | None) -> float | None:
         """Return how long to wait before the next try; None if it would not help."""
         refusal = refusal_of(answer)
-        if tries >= retry.TRIES:
+        # A store that lets so many requests a second through has others refused again and again.
+        if tries >= retry.TRIES and not (answer.status in retry.BUSY and self._is_served):
             return None
         if refusal.code in refusals.EXPIRED:
             return 0 if self._bucket.renew_keys(keys) else None
@@ -195,8 +199,13 @@ class Flight:
         if refusal.may_pass or answer.is_ok:
             if answer.status in retry.BUSY:
                 self._room.note_busy()
-            return retry.pause_s(tries, answer.header("retry-after"))
+            return retry.pause_s(min(tries, retry.TRIES), answer.header("retry-after"))
         return None
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether the store did of late what it was asked."""
+        return time.monotonic() - self._last_good_s < _SERVES_S
 
     def _refused(self, answer: Answer) -> StoreError:
         url = self._url(answer.request)
@@ -226,7 +235,8 @@ class Flight:
     def _wait(self) -> None:
         """Wait until something moves, a try is due, or a while is over."""
         wait_s = _LONGEST_WAIT_S
-        if self._later:
+        # What is due and has no room is sent when something ends.
+        if self._later and self._held is None and len(self._active) < self._room.limit:
             wait_s = min(wait_s, max(self._later[0][0] - time.monotonic(), 0))
         if not self._active:
             time.sleep(wait_s)
