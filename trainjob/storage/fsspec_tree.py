@@ -1,6 +1,7 @@
 """The names of a tree in a driver of fsspec: which files there are, and what a path is called."""
 
 import html
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
@@ -11,6 +12,10 @@ from trainjob.errors import StoreError, StoreNotFound
 from trainjob.storage.failures import failure
 from trainjob.storage.fsspec_driver import driver_failures, is_http, lists_flat, version_in
 from trainjob.storage.listing import Entry
+
+_NO_PLACE = re.compile(r"(?:about|data|javascript|mailto|tel):", re.IGNORECASE)
+"""How links begin that lead to no file. A file that is called so is ``./mailto:`` or ``mailto%3A``
+(RFC 3986 4.2); the driver takes every link for a name in the folder."""
 
 
 class FsspecTree:
@@ -78,5 +83,5 @@ class FsspecTree:
             return None
         if is_http(self._url):
             link = html.unescape(rest)  # as it stands in the page
-            return None if "?" in link or "#" in link else unquote(link)
+            return None if "?" in link or "#" in link or _NO_PLACE.match(link) else unquote(link)
         return rest

@@ -99,6 +99,7 @@ def test_links_to_other_places_of_a_server_are_not_its_files(web, tmp_path):
     (folder / "index.html").write_text(
         '<a href="?C=N;O=D">by name</a> <a href="/">home</a> <a href="../">up</a>'
         '<a href="https://elsewhere.example/x">x</a> <a href="a&amp;b">file</a>'
+        '<a href="mailto:admin@store.example">mail</a> <a href="javascript:void(0)">top</a>'
     )
 
     files = FsspecStore(f"{web.url}/tree").list_files().files
