@@ -20,6 +20,15 @@ class Entry:
     version: str
 
 
+def is_version(etag: str, entry: Entry) -> bool:
+    """Say whether an answer with this ETag is about the version of an entry, if that has one.
+
+    Some stores put it in quotes in the one and not in the other.
+    """
+    listed = entry.version
+    return not listed or etag == listed or etag.strip('"') == listed.strip('"')
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """The files below a url, and the folders that exist without a file of their own."""

@@ -69,6 +69,8 @@ def folds_case(folder: Path) -> bool:
 
 def unsafe(path: str) -> str | None:
     """Say why a path cannot be a file below a folder; None if it can."""
+    if not path:
+        return "is that of the folder itself, and holds bytes"
     if path.startswith("/"):
         return "is an absolute path"
     if "\0" in path:
@@ -78,8 +80,10 @@ def unsafe(path: str) -> str | None:
     except UnicodeEncodeError:
         return "is not UTF-8 text"
     segments = encoded.split(b"/")
-    if b"" in segments:
+    if b"" in segments[:-1]:
         return "has an empty part between two /"
+    if segments[-1] == b"":
+        return "ends in / as folders do, and holds bytes"
     if b"." in segments or b".." in segments:
         return "has . or .. as a part"
     if any(len(segment) > _MAX_SEGMENT_BYTES for segment in segments):

@@ -153,6 +153,8 @@ async def objects(client: S3Client, **parameters: Any) -> AsyncIterator[dict[str
             yield item
         if not page.get("IsTruncated"):
             return
+        if "NextContinuationToken" not in page:
+            raise ValueError("the store lists in a way of its own, which does not tell of all")
         token = {"ContinuationToken": page["NextContinuationToken"]}
 
 

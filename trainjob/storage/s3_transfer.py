@@ -25,7 +25,7 @@ from trainjob.errors import (
 )
 from trainjob.storage import s3_client
 from trainjob.storage.failures import failure, local_failures
-from trainjob.storage.listing import Entry
+from trainjob.storage.listing import Entry, is_version
 from trainjob.storage.local_tree import changed, open_listed, version_of
 from trainjob.storage.manifest import FileRecord, OnFile, Proof
 from trainjob.storage.meter import Meter
@@ -165,7 +165,7 @@ class Transfer:
         except StoreNotFound as error:
             found = "the object was deleted while the tree was copied"
             raise failure(TreeChanged, url, found, _RUN_AGAIN) from error
-        if entry.version and answer.get("ETag") != entry.version:
+        if not is_version(answer.get("ETag", ""), entry):
             answer["Body"].close()  # what comes is not wanted
             # A store that does not know If-Match answers with the new version.
             raise failure(TreeChanged, url, "the object changed while it was copied", _RUN_AGAIN)

@@ -52,7 +52,7 @@ HOSTILE = {
     "x/a\0b": "holds a NUL",
     "x/" + "n" * 256: "more than 255 bytes",
     "x/" + "é" * 128: "more than 255 bytes",
-    "x/full/": "has an empty part",
+    "x/full/": "ends in / as folders do, and holds bytes",
 }
 
 

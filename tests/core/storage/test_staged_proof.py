@@ -63,6 +63,21 @@ def encrypting(data: bytes, headers: dict[str, str]) -> AbstractContextManager[S
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(("listed", "answered"), [("tag-2", '"tag-2"'), ('"tag-2"', "tag-2")])
+def test_an_etag_in_quotes_is_the_one_without_them(stage, listed, answered):
+    def reply(asked: Asked) -> Reply:
+        if "list-type" in asked.path:
+            body = LISTED.format(etag=listed, size=5).encode()
+            return Reply(body=body, headers={"Content_Type": "application/xml"})
+        return Reply(200, b"bytes", {"ETag": answered})
+
+    with scripted_store(reply) as store:
+        staged = stage("s3://b/tree", store.settings)
+
+    assert (staged.num_files, staged.verified) == (1, "size")
+
+
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("size_bytes", [5, 1 << 20, 9 << 20], ids=["small", "large", "in parts"])
 @pytest.mark.parametrize(
     "headers",

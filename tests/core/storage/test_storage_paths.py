@@ -18,8 +18,8 @@ from trainjob.storage.paths import check_paths
     [
         ("/etc/passwd", "is an absolute path"),
         ("a//b", "has an empty part"),
-        ("a/", "has an empty part"),
-        ("", "has an empty part"),
+        ("a/", "ends in / as folders do, and holds bytes"),
+        ("", "is that of the folder itself, and holds bytes"),
         ("..", "has . or .. as a part"),
         ("a/../../b", "has . or .. as a part"),
         ("./a", "has . or .. as a part"),

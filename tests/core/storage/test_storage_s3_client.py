@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.storage.engines import use_engine
+from tests.core.storage.scripted_store import Reply, scripted_store
 from trainjob.errors import StoreError
 from trainjob.events import listening
 from trainjob.storage.s3_client import S3Client, objects
@@ -16,6 +18,19 @@ from trainjob.storage.stage import stage_tree
 from trainjob.storage.store import open_store
 
 REPOSITORY = Path(__file__).parents[3]
+
+
+def test_a_page_that_does_not_tell_where_the_next_begins_is_an_error(monkeypatch):
+    """So do stores that know only the first version of the listing (NextMarker)."""
+    use_engine(monkeypatch, "s3fs")
+    page = "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"
+
+    with (
+        scripted_store(lambda _: Reply(body=page.encode())) as server,
+        open_store("s3://b/x", server.settings) as store,
+        pytest.raises(StoreError, match="does not tell of all"),
+    ):
+        store.list_files()
 
 
 def test_a_listing_is_read_to_its_end(s3, s3_place):

@@ -6,7 +6,7 @@ import re
 from trainjob.errors import CorruptData, StoreError, StoreUnavailable, TreeChanged
 from trainjob.storage.curl.request import Answer
 from trainjob.storage.failures import failure
-from trainjob.storage.listing import Entry
+from trainjob.storage.listing import Entry, is_version
 from trainjob.storage.refusals import changed_object
 
 GONE = 404
@@ -32,7 +32,7 @@ def check_version(answer: Answer, entry: Entry, url: str) -> None:
     if answer.status == GONE:
         found = "the object was deleted while the tree was copied"
         raise failure(TreeChanged, url, found, "run again when nothing writes to it")
-    if answer.status == CHANGED or (entry.version and answer.etag != entry.version):
+    if answer.status == CHANGED or not is_version(answer.etag, entry):
         # A store that does not know If-Match answers with the new version.
         raise changed_object(url)
 
