@@ -48,6 +48,7 @@ _OTHER_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintExcep
 _SKEWED = "RequestTimeTooSkewed"
 _ARCHIVED = "InvalidObjectState"
 _MAX_WHY = 300  # a program that gives keys may say much
+_WITHOUT_BODY = {"HeadObject", "HeadBucket"}  # nor any code
 _PATH_STYLE_REFUSED = "SecondLevelDomainForbidden"
 
 
@@ -251,6 +252,10 @@ def _other(refusal: Refusal, url: str) -> StoreError:
     if refusal.status in _ELSEWHERE:
         do = "set the endpoint and the region of the bucket"
         return failure(StoreError, url, "the bucket is in another place", do)
+    if not refusal.code and refusal.operation not in _WITHOUT_BODY:
+        found = f"what answers is no S3 store, or a proxy before it ({refusal.status})"
+        do = "check the endpoint, whether it is http:// or https://, and the proxies on the way"
+        return failure(StoreError, url, found, do)
     message = f": {one_line(refusal.message)}" if refusal.message else ""
     found = f"the store refuses the request ({refusal.code or refusal.status}{message})"
     return failure(StoreError, url, found, "check the url and the settings of the store")

@@ -125,6 +125,12 @@ def test_another_refusal_is_final(transport, replies, scripted, status):
             "the bucket is in the region 'eu-west-3'",
         ),
         (Reply(307), StoreError, "the bucket is in another place"),
+        (
+            Reply(400, b"Client sent an HTTP request to an HTTPS server."),
+            StoreError,
+            r"no S3 store, or a proxy before it \(400\); check .* https://",
+        ),
+        (Reply(302, b"<html>Log in</html>"), StoreError, r"no S3 store, .* \(302\)"),
         (error(400, "Odd", "<Message>;\n</Message>"), StoreError, r"refuses the request \(Odd: no"),
     ],
 )
