@@ -17,7 +17,7 @@ from trainjob.errors import (
     StoreUnavailable,
     TreeChanged,
 )
-from trainjob.storage.curl import chain, flight, retry
+from trainjob.storage.curl import chain, flight, retry, room
 from trainjob.storage.curl.request import Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.settings import StoreSettings
@@ -48,11 +48,12 @@ def test_a_status_that_passes_is_tried_again(transport, replies, scripted, statu
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_store_that_serves_only_some_at_a_time_is_asked_until_all_are_served(
-    transport, replies, status
+    transport, replies, monkeypatch, status
 ):
     """As those with a limit of requests a second: it refuses each one again and again."""
+    monkeypatch.setattr(room, "FIRST_REQUESTS", 4)
     done: list[str] = []
-    replies[:] = [Reply(200 if number % 25 == 0 else status) for number in range(1, 2000)]
+    replies[:] = [Reply(200 if number % 10 == 0 else status) for number in range(2000)]
 
     transport.run(
         (Request("GET", str(number)) for number in range(40)),
