@@ -327,6 +327,36 @@ def test_what_was_spoiled_is_not_given_to_the_next_wherever_its_release_was_stop
         assert read_tree(tmp_path / f"after-{name}") == {"file": b"right"}
 
 
+def test_what_lost_files_on_a_disk_that_is_cleared_of_old_ones_is_fetched_again(
+    s3_place, stage, cache, tmp_path, read_tree, caplog
+):
+    tree = {"a/file": b"1", "a/old": b"2", "b/old": b"3"}
+    for name, data in tree.items():
+        s3_place.put(name, data)
+    stage("first")
+    release(cache, "first")
+    for file in list((tmp_path / "first").resolve().rglob("old")):
+        file.unlink()
+
+    stage("next")
+
+    assert read_tree(tmp_path / "next/") == tree
+    assert "is spoiled and is fetched again" in caplog.text
+    assert release(cache, "next") == []
+
+
+def test_what_a_script_adds_takes_nothing_from_who_uses_the_data(s3_place, stage, cache, tmp_path):
+    """Some libraries write an index beside the data; as root they can."""
+    s3_place.put("file", b"right")
+    stage("job")
+    (tmp_path / "job").resolve().chmod(0o755)
+    (tmp_path / "job" / "index.cache").write_bytes(b"")
+
+    stage("other")
+
+    assert (tmp_path / "job" / "file").read_bytes() == b"right"
+
+
 def test_files_spoiled_in_one_version_are_not_linked_into_the_next(
     s3_place, stage, cache, tmp_path, read_tree
 ):

@@ -193,14 +193,17 @@ class Snapshot:
     def is_as_left(self) -> bool:
         """Say whether it can be taken as it is, and note that it is used.
 
-        Its files are looked at only if a job ended without looking, or the machine fell.
+        Its files are looked at only if a job ended without looking, or the machine fell. Else they
+        are counted: disks for passing work are cleared of what nobody read for long, file by file.
         """
         gone = [lease for lease in self.leases() if not lease.is_alive()]
         boots = self._boots()
         is_same_boot = boot_id() in boots
-        is_own = self.data != self.header.place
-        if (gone or not is_same_boot) and is_own and self.differences():
-            return False
+        if self.data != self.header.place:
+            is_doubted = gone or not is_same_boot
+            # One too many is no reason: what a script adds is told of when its job ends.
+            if self.differences() if is_doubted else _num_files(self.data) < self.header.num_files:
+                return False
         for lease in gone:
             lease.file.unlink(missing_ok=True)
         with suppress(OSError):  # a full disk keeps nobody from using what is there
@@ -281,6 +284,20 @@ def is_broken(root: Path) -> bool:
             return False
         return Snapshot.read(root) is None
     return root.is_dir()
+
+
+def _num_files(folder: Path) -> int:
+    """Count the files below `folder`, links as files; a sixth of the time of `sizes_and_times`."""
+    num_files = 0
+    pending = [str(folder)]
+    while pending:
+        with suppress(FileNotFoundError), os.scandir(pending.pop()) as items:
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    pending.append(item.path)
+                else:
+                    num_files += 1
+    return num_files
 
 
 def sizes_and_times(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
