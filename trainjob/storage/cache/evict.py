@@ -1,5 +1,6 @@
 """Makes room on the disk of the cache by removing what no job uses, the longest unused first."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from trainjob.storage.cache.snapshot import Snapshot
 from trainjob.storage.failures import failure
 from trainjob.values import format_size
 
+_LOGGER = logging.getLogger(__name__)
 _BLOCK_BYTES = 4096  # what a small file takes of most file systems, and its name
 _STEP_BYTES = 1 << 30
 
@@ -141,9 +143,13 @@ def remove_unused(cache: Cache, unused: Removable) -> bool:
     """Remove it, unless a job has taken it meanwhile; return whether that was done."""
     if unused.snapshot:
         return cache.evict(unused.snapshot)
-    if unused.path.parent == cache.published:
-        return cache.remove_broken(unused.path)
-    return remove(unused.path, cache.trash)
+    try:
+        if unused.path.parent == cache.published:
+            return cache.remove_broken(unused.path)
+        return remove(unused.path, cache.trash)
+    except OSError as error:  # it may be another user's
+        _LOGGER.warning("%s cannot be removed: %s", unused.path, error.strerror)
+        return False
 
 
 def _rest(folder: Path, what: str, used_at: float) -> Iterator[Removable]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainjob.errors import StoreError
-from trainjob.storage.cache.removal import destroy, remove
+from trainjob.storage.cache.removal import destroy, remove, set_aside
 from trainjob.storage.cache.snapshot import Snapshot, is_broken
 from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure, local_failures
@@ -131,11 +131,14 @@ class Cache:
             try:
                 if snapshot.users():
                     return False
-                snapshot.root.rename(moved)
+                moved = set_aside(snapshot.root, moved)
             except FileNotFoundError:
                 return False
+            except OSError as error:  # it may be another user's
+                _LOGGER.warning("%s cannot be removed: %s", snapshot.root, error.strerror)
+                return False
             # Where locks do not work, a job may have come in between.
-            if Snapshot(moved, snapshot.header).users():
+            if moved != snapshot.root and Snapshot(moved, snapshot.header).users():
                 with suppress(OSError):  # the same is there again already
                     moved.rename(snapshot.root)
                     return False

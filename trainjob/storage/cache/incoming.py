@@ -59,7 +59,7 @@ class Incoming:
         """Go on with what a process left that is gone, or begin anew."""
         own = cache.incoming / _name(source, Owner.this())
         for left in abandoned(cache, source):
-            with suppress(FileNotFoundError):  # another process was faster
+            with suppress(OSError):  # another process was faster, or it is another user's
                 if own.exists():
                     remove(left, cache.trash)  # it would never be taken
                 else:

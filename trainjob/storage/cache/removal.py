@@ -1,5 +1,6 @@
 """Protects folders of the cache from being written to, and removes them all the same."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -53,13 +54,39 @@ def remove(folder: Path, trash: Path) -> bool:
         Whether it was there.
     """
     trash.mkdir(parents=True, exist_ok=True)
-    moved = trash / uuid.uuid4().hex
     try:
-        folder.rename(moved)
+        aside = set_aside(folder, trash / uuid.uuid4().hex)
     except FileNotFoundError:
         return False
-    destroy(moved)
+    destroy(aside)
     return True
+
+
+def set_aside(folder: Path, moved: Path) -> Path:
+    """Let a folder of the cache be none at once, so that it can be removed bit by bit.
+
+    Args:
+        folder: The folder.
+        moved: What it is to be called meanwhile.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OSError: If it is not there, or this user may not.
+    """
+    try:
+        folder.rename(moved)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # A folder of a lower layer of overlayfs, as one in the image of a container, has to stay
+        # (overlayfs.rst of Linux, "Renaming directories"). Its files say what it is, `used` first.
+        for file in sorted(folder.iterdir(), reverse=True):
+            if file.is_file():
+                file.unlink()
+        return folder
+    return moved
 
 
 def destroy(folder: Path) -> None:
