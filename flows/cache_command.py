@@ -148,10 +148,14 @@ def _verify(_arguments: argparse.Namespace) -> Answer:
     ]
     lines, problems = [], {}
     for snapshot in stored:
-        found = problems[snapshot.key] = wrong_files(snapshot)
+        found = wrong_files(snapshot)
         size = format_size(snapshot.stored_bytes)
         files = f"{counted(snapshot.header.num_files, 'file')}, {size}"
         about = f"{snapshot.key[:_KEY_CHARS]}  {snapshot.header.url}: {files}"
+        if found and not snapshot.is_there():
+            lines.append(f"{about}, removed meanwhile by another process")
+            continue
+        problems[snapshot.key] = found
         if not found:
             lines.append(f"{about}, all as the manifest says")
             continue

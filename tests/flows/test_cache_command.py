@@ -14,7 +14,7 @@ from flows.__main__ import main
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import release
 from trainjob.storage.cache.owner import Owner
-from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.cache.snapshot import FileLine, Snapshot
 from trainjob.storage.stage import stage_channel
 
 
@@ -252,6 +252,41 @@ def test_prune_removes_what_verify_found_wrong_once_nobody_uses_it(cached, capsy
     assert while_in_use
     assert not cached["used"].root.exists()
     assert cached["old"].root.exists()
+
+
+@pytest.mark.parametrize("moment", ["files", "read"])
+def test_what_a_run_removes_while_verify_reads_is_not_wrong(
+    cached, capsys, monkeypatch, moment
+) -> None:
+    """Runs make room at any time, and to verify a large cache takes hours."""
+    cache, old, listed = Cache.of_machine(), cached["old"], Snapshot.files
+
+    def remove_meanwhile(snapshot: Snapshot) -> list[FileLine]:
+        lines = [] if moment == "files" else listed(snapshot)
+        if snapshot.key == old.key:
+            assert cache.evict(snapshot)
+        return lines or listed(snapshot)
+
+    monkeypatch.setattr(Snapshot, "files", remove_meanwhile)
+
+    assert main(["cache", "verify"]) == 0
+
+    output = capsys.readouterr().out
+    assert f"{old.header.url}: 1 file, 1000 B, removed meanwhile by another process" in output
+    assert output.count("all as the manifest says") == 1
+
+
+def test_verify_goes_on_behind_a_file_that_the_disk_does_not_give_back(cached, capsys) -> None:
+    file = cached["used"].data / "file"
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # as a disk with bad sectors: EIO
+
+    assert main(["cache", "verify"]) == 1
+
+    output = capsys.readouterr().out
+    assert "NOT what its manifest says; in use by" in output
+    assert f"  {file}: Input/output error" in output
+    assert output.count("all as the manifest says") == 1
 
 
 def test_verify_for_machines_names_the_problems(cached, capsys) -> None:

@@ -181,10 +181,14 @@ class Snapshot:
             lease.file.touch()
         except FileNotFoundError:
             return False
-        is_there = (self.root / _HEADER).exists()
-        if not is_there:
-            lease.file.unlink(missing_ok=True)
-        return is_there
+        if self.is_there():
+            return True
+        lease.file.unlink(missing_ok=True)
+        return False
+
+    def is_there(self) -> bool:
+        """Say whether a job may still take it: it was not removed or taken back meanwhile."""
+        return (self.root / _HEADER).exists()
 
     def is_leased(self, holder: str) -> bool:
         """Say whether what this process leased for `holder` is still what is there."""

@@ -1,6 +1,6 @@
 """Reads what the cache holds, compares every byte with its manifest, and keeps no wrong ones."""
 
-from trainjob.errors import CorruptData
+from trainjob.errors import StoreDenied, StoreError
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.snapshot import Snapshot, sizes_and_times
 from trainjob.storage.failures import local_failures
@@ -13,29 +13,20 @@ from trainjob.storage.meter import Meter
 def wrong_files(snapshot: Snapshot) -> list[str]:
     """Return what of a snapshot is not as its manifest says, one line a file.
 
-    Of a folder that is used where it lies there is nothing to verify: it may change.
+    Of a folder that is used where it lies there is nothing to verify: it may change. What another
+    process removes meanwhile looks wrong, too; see `Snapshot.is_there`.
 
     Raises:
-        StoreError: If it cannot be read.
+        StoreDenied: If this user may not read it.
     """
     if snapshot.header.place:
         return []
     try:
-        known = {line.path: line for line in snapshot.files()}
-    except CorruptData as error:
+        return _differing(snapshot)
+    except StoreDenied:
+        raise
+    except StoreError as error:  # what a broken disk does not give back is lost, too
         return [str(error)]
-    with local_failures(str(snapshot.root)):
-        found = {path for path, _ in sizes_and_times(snapshot.data)}
-        there = [_entry(snapshot, path) for path in sorted(known.keys() & found)]
-    with LocalStore(snapshot.data) as store:
-        records = store.digest(there, Meter(snapshot.key[:12], there))
-    problems = [f"{path}: missing" for path in sorted(known.keys() - found)]
-    problems += [f"{path}: added" for path in sorted(found - known.keys())]
-    for record in records:
-        line = known[record.path]
-        if (record.size_bytes, record.sha256) != (line.size_bytes, line.sha256):
-            problems.append(f"{record.path}: other bytes")
-    return problems
 
 
 def take_back(cache: Cache, snapshot: Snapshot) -> bool:
@@ -48,6 +39,22 @@ def take_back(cache: Cache, snapshot: Snapshot) -> bool:
     """
     with local_failures(str(snapshot.root)):
         return cache.take_back(snapshot)
+
+
+def _differing(snapshot: Snapshot) -> list[str]:
+    known = {line.path: line for line in snapshot.files()}
+    with local_failures(str(snapshot.root)):
+        found = {path for path, _ in sizes_and_times(snapshot.data)}
+        there = [_entry(snapshot, path) for path in sorted(known.keys() & found)]
+    with LocalStore(snapshot.data) as store:
+        records = store.digest(there, Meter(snapshot.key[:12], there))
+    problems = [f"{path}: missing" for path in sorted(known.keys() - found)]
+    problems += [f"{path}: added" for path in sorted(found - known.keys())]
+    for record in records:
+        line = known[record.path]
+        if (record.size_bytes, record.sha256) != (line.size_bytes, line.sha256):
+            problems.append(f"{record.path}: other bytes")
+    return problems
 
 
 def _entry(snapshot: Snapshot, path: str) -> Entry:
