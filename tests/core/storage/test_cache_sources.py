@@ -54,6 +54,17 @@ def zipped(tree: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def test_a_url_with_and_without_its_last_slash_is_one_dataset(place, stage, cache):
+    place.put("file", b"1")
+    first = stage(place.url.rstrip("/") + "/", place.settings)
+
+    second = stage(place.url.rstrip("/"), place.settings)
+
+    assert second.moved_bytes == 0
+    assert second.fingerprint == first.fingerprint
+    assert len(cache.snapshots()) == 1
+
+
 def test_an_archive_is_unpacked_once(s3_place, stage, tmp_path, read_tree):
     data = zipped(TREE)
     s3_place.put("digits/data.zip", data)
@@ -158,7 +169,7 @@ def test_what_an_older_trainjob_cached_is_used_unless_a_receipt_counted_in_it(
 ):
     for path in ("ü/a", "b", *([RECEIPT] if has_receipt else [])):
         s3_place.put(path, b"1")
-    source = find_source(s3_place.url, s3_place.settings, Unpacking())
+    source = find_source(f"{s3_place.url}/", s3_place.settings, Unpacking())
     files = sorted((file.path, file.size_bytes, file.version) for file in source.listing.files)
     identity = [source.url, source.endpoint, None]
     of_before = hashlib.sha256(json.dumps([1, identity, files, []]).encode()).hexdigest()[:32]

@@ -91,7 +91,9 @@ class Source:
 
     @property
     def _identity(self) -> list[str | None]:
-        return [self.url, self.endpoint, self.unpacks.names if self.unpacks else None]
+        # Not the url of the job, which may or may not end with a slash.
+        url = self.folder_url + (self.listing.files[0].path if self.is_one_file else "")
+        return [url, self.endpoint, self.unpacks.names if self.unpacks else None]
 
     @property
     def has_versions(self) -> bool:
