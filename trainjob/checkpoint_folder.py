@@ -184,7 +184,8 @@ class Draft:
                 for stale in folder.glob(f"{_TEMPORARY}*"):
                     shutil.rmtree(stale, ignore_errors=True)
             self.path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}step-{step}-", dir=folder))
-            self.path.chmod(folder.stat().st_mode & 0o777)  # mkdtemp lets only the owner in
+            with suppress(PermissionError):  # of disks without permissions, as shares of Windows
+                self.path.chmod(folder.stat().st_mode & 0o777)  # mkdtemp lets only the owner in
         except BaseException:
             self._unlock()
             raise

@@ -1,5 +1,6 @@
 """Checkpoints in one process: saved, found, kept, replaced, and refused with one clear message."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -55,6 +56,21 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         assert loaded[part] == state[part]
     assert torch.equal(loaded["model"]["weight"], model.weight)
     optimizer.load_state_dict(loaded["optimizer"])
+
+
+def test_a_disk_that_lets_nobody_set_permissions_takes_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a share of Windows that somebody else has mounted."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+
+    checkpoint.Checkpoints(tmp_path).save(1, weights(1))
+
+    assert steps(tmp_path) == ["step-00000001"]
 
 
 def test_the_marker_says_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ class LocalStore:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as copy:
                 record = copy_file(source, entry, copy, meter)
-            file.chmod(file.stat().st_mode | (source.stat().st_mode & 0o111))
+            _make_executable_as(source, file)
         meter.finish_file()
         return record
 
@@ -220,6 +220,13 @@ class LocalStore:
 
     def _told(self, path: str = "") -> AbstractContextManager[None]:
         return local_failures(f"{self.url}{path}")
+
+
+def _make_executable_as(source: Path, file: Path) -> None:
+    missing = source.stat().st_mode & 0o111 & ~file.stat().st_mode
+    if missing:
+        with suppress(PermissionError):  # of disks without permissions, as shares of Windows
+            file.chmod(file.stat().st_mode | missing)
 
 
 def _sync(opened: BinaryIO) -> None:

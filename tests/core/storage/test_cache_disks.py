@@ -1,5 +1,8 @@
 """The cache on disks that do not let everything be done: layers of images, mounts, odd drivers."""
 
+import errno
+import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +25,28 @@ LEFT = "number"
 def stage(s3_place, tmp_path):
     """Stage what the S3 place has for a job of this name."""
 
-    def run(name: str) -> None:
-        stage_channel(s3_place.url, tmp_path / name, s3_place.settings, label="data", holder=name)
+    def run(name: str, url: str = s3_place.url, **options) -> None:
+        settings = s3_place.settings
+        stage_channel(url, tmp_path / name, settings, label="data", holder=name, **options)
 
     return run
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Cache:
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def no_permissions(monkeypatch) -> None:
+    """Let nobody set permissions, as on a share of Windows that somebody else has mounted."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(Path, "chmod", refuse)
 
 
 @pytest.fixture
@@ -93,10 +114,8 @@ def test_what_broke_off_in_the_image_of_a_container_is_in_nobodys_way(
 
 
 def test_what_cannot_be_removed_keeps_nothing_else_from_being_removed(
-    tmp_path, monkeypatch, stage, s3_place, caplog
+    cache, stage, s3_place, caplog
 ):
-    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
-    cache = Cache.of_machine()
     for number in range(2):
         s3_place.put("file", str(number).encode())
         stage("job")
@@ -110,3 +129,39 @@ def test_what_cannot_be_removed_keeps_nothing_else_from_being_removed(
 
     assert removed == [False, True]
     assert f"{oldest.root} cannot be removed" in caplog.text
+
+
+@pytest.mark.usefixtures("no_permissions", "cache")
+def test_a_disk_without_permissions_has_a_cache_and_warns(stage, s3_place, tmp_path, caplog):
+    s3_place.put("file", b"right")
+
+    stage("job")
+    stage("copy", mode="copy")
+
+    assert (tmp_path / "job" / "file").read_bytes() == b"right"
+    assert (tmp_path / "copy" / "file").read_bytes() == b"right"
+    assert caplog.text.count("lets nobody set permissions (Operation not permitted)") == 1
+
+
+@pytest.mark.usefixtures("no_permissions", "cache")
+def test_a_file_or_program_of_this_machine_comes_to_a_disk_without_permissions(stage, tmp_path):
+    program = tmp_path / "own" / "run.sh"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+
+    stage("job", str(program))
+    stage("copy", str(program.parent), mode="copy")
+
+    assert (tmp_path / "job" / "run.sh").exists()
+    assert (tmp_path / "copy" / "run.sh").exists()
+
+
+def test_the_folder_of_one_file_of_this_machine_cannot_be_written(stage, tmp_path, cache):
+    file = tmp_path / "own.bin"
+    file.touch(mode=0o640)
+
+    stage("job", str(file))
+
+    [snapshot] = cache.snapshots()
+    assert stat.S_IMODE(snapshot.data.stat().st_mode) == 0o555
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640

@@ -111,7 +111,8 @@ class Incoming:
         self.keep((), "data")
         data = self.folder / "data"
         (data / file.name).symlink_to(file)
-        data.chmod(0o555)
+        with suppress(PermissionError):  # see `protect`, which would follow the link
+            data.chmod(0o555)
 
     def note(self, record: FileRecord) -> None:
         """Take down that a file is there, complete and verified."""

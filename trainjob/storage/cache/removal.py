@@ -1,24 +1,28 @@
 """Protects folders of the cache from being written to, and removes them all the same."""
 
 import errno
+import logging
 import os
 import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
+_LOGGER = logging.getLogger(__name__)
 _WRITABLE = 0o700
 
 
 def protect(folder: Path) -> dict[str, int]:
     """Take the right to write from a folder and everything in it; what can be run stays so.
 
-    Permissions do not bind root: what root wrote is found by `Snapshot.differences`.
+    Permissions do not bind root, and some disks let nobody set them, such as shares of Windows and
+    some of FUSE: what a script writes there is found by `Snapshot.differences`.
 
     Returns:
         When each file was written last, in nanoseconds since 1970, by its path below the folder.
     """
     times: dict[str, int] = {}
+    refused: OSError | None = None
     pending = [(str(folder), "")]
     while pending:
         path, prefix = pending.pop()
@@ -30,9 +34,16 @@ def protect(folder: Path) -> dict[str, int]:
                 stat = item.stat(follow_symlinks=False)
                 mode = 0o444 | stat.st_mode & 0o111
                 if stat.st_mode & 0o7777 != mode:  # files of an older snapshot have it
-                    os.chmod(item.path, mode)  # noqa: PTH101 - half the time of Path, for each file
+                    refused = _refusal(item.path, mode) or refused
                 times[prefix + item.name] = stat.st_mtime_ns
-        Path(path).chmod(0o555)
+        refused = _refusal(path, 0o555) or refused
+    if refused is not None:
+        _LOGGER.warning(
+            "the disk of %s lets nobody set permissions (%s), so that scripts could write into "
+            "data that runs share",
+            folder,
+            refused.strerror,
+        )
     return times
 
 
@@ -93,3 +104,12 @@ def destroy(folder: Path) -> None:
     """Remove a folder whatever its permissions; another process may be doing the same."""
     open_folders(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refusal(path: str, mode: int) -> OSError | None:
+    """Set the permissions of a file or folder; return why that cannot be done, if so."""
+    try:
+        os.chmod(path, mode)  # noqa: PTH101 - half the time of Path, for each file
+    except OSError as error:
+        return error
+    return None
