@@ -107,6 +107,9 @@ def _list(_arguments: argparse.Namespace) -> Answer:
     if broken := cache.broken():
         found = f"{counted(len(broken), 'dataset')} that cannot be read"
         lines.append(f"{found}; python -m flows cache prune removes what no run uses")
+    if hidden := cache.hidden():
+        found = f"{counted(len(hidden), 'dataset')} of another user"
+        lines.append(f"{found}, which this one may not read; use one cache a user")
     lines += environment_lines(time.time())
     data = {
         "cache": str(cache.root),
@@ -115,6 +118,7 @@ def _list(_arguments: argparse.Namespace) -> Answer:
             {"path": str(folder), "size_bytes": size} for folder, size in copies.items()
         ],
         "broken": [str(root) for root in broken],
+        "hidden": [str(root) for root in hidden],
         "environments": environment_facts(),
     }
     return Answer("\n".join(lines), data)

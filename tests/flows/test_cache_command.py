@@ -75,6 +75,14 @@ def test_what_a_power_cut_left_of_a_dataset_is_shown_and_removed(cached, capsys)
     assert not root.exists()
 
 
+def test_ls_says_that_another_user_has_datasets_there(cached, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(Cache, "hidden", lambda _: [cached["old"].root])
+
+    main(["cache", "ls"])
+
+    assert "1 dataset of another user, which this one may not read" in capsys.readouterr().out
+
+
 @pytest.fixture
 def leave(cached: dict[str, Snapshot], tmp_path: Path) -> Callable[[float], Path]:
     """Leave a copy of 10 bytes that broke off so many hours ago."""

@@ -39,6 +39,9 @@ def local_failure(url: str, error: OSError) -> StoreError:
         return failure(StoreNotFound, url, "no such file", "check the path")
     if isinstance(error, PermissionError):
         do = "give the user that runs this the right to read and write there"
-        return failure(StoreDenied, url, "permission denied", do)
+        # The folder that was asked for may be this user's, and one file in it not.
+        is_said = error.filename is None or str(error.filename).rstrip("/") in url
+        found = "permission denied" + ("" if is_said else f" for {str(error.filename)!r}")
+        return failure(StoreDenied, url, found, do)
     found = error.strerror or str(error)
     return failure(StoreError, url, found, "see that the disk is in order and has space")

@@ -2,19 +2,23 @@
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from trainjob.errors import StoreDenied
 from trainjob.storage.cache.evict import make_room, removable, remove_unused
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import release
 from trainjob.storage.cache.incoming import abandoned
 from trainjob.storage.cache.owner import Owner
 from trainjob.storage.cache.snapshot import Snapshot
+from trainjob.storage.failures import local_failures
 from trainjob.storage.stage import stage_channel
 
 LEFT = "number"
@@ -36,6 +40,18 @@ def stage(s3_place, tmp_path):
 def cache(tmp_path, monkeypatch) -> Cache:
     monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
     return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def cache_of_root() -> Iterator[Cache]:
+    """A cache that root has used, and then a person who owns its folder."""
+    if os.geteuid():
+        pytest.skip("only root can be two users")
+    root = Path(tempfile.mkdtemp())  # that of pytest is for root alone
+    root.chmod(0o755)
+    yield Cache(root)
+    os.seteuid(0)
+    shutil.rmtree(root)
 
 
 @pytest.fixture
@@ -165,3 +181,22 @@ def test_the_folder_of_one_file_of_this_machine_cannot_be_written(stage, tmp_pat
     [snapshot] = cache.snapshots()
     assert stat.S_IMODE(snapshot.data.stat().st_mode) == 0o555
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+def test_what_is_another_users_in_a_cache_is_named(
+    cache_of_root, stage, s3_place, tmp_path, monkeypatch
+):
+    """As after one run with sudo: the folder itself is the right one."""
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(cache_of_root.root))
+    s3_place.put("file", b"right")
+    stage("job")
+    [snapshot] = cache_of_root.snapshots()
+
+    os.seteuid(65534)
+
+    with pytest.raises(StoreDenied) as caught, local_failures(str(cache_of_root.root)):
+        cache_of_root.leased(snapshot.key, "another")
+    lock = str(cache_of_root.root / "locks" / "leases")
+    assert f"permission denied for {lock!r}; give the user" in str(caught.value)
+    assert cache_of_root.hidden() == [snapshot.root]
+    assert cache_of_root.snapshots() == []

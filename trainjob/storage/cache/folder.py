@@ -96,6 +96,10 @@ class Cache:
         """Return what a power cut left of snapshots: folders that do not say what they are."""
         return [root for root in self._roots() if is_broken(root)]
 
+    def hidden(self) -> list[Path]:
+        """Return the folders of snapshots of other users, which this one may not read."""
+        return [root for root in self._roots() if not _may_read(root)]
+
     def of_source(self, source: str) -> list[Snapshot]:
         """Return all snapshots of one source that a job may take, the newest first."""
         found = [
@@ -263,6 +267,10 @@ def cache_dir() -> Path:
     if os.environ.get("TRAINJOB_WORKDIR"):
         return workspaces_dir() / "cache"
     return workspaces_dir().parent / "cache"
+
+
+def _may_read(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
 
 
 def _lock(lock: int, how: int) -> bool:
