@@ -192,6 +192,31 @@ def test_a_disk_that_fills_up_meanwhile_publishes_nothing_and_can_be_gone_on_wit
     assert read_tree(tmp_path / "data") == tree
 
 
+def test_room_is_made_for_many_small_files_on_a_disk_that_counts_them(
+    s3_place, s3, small_disk, tmp_path, monkeypatch, read_tree
+):
+    subprocess.run(["mount", "-o", "remount,nr_inodes=80", str(small_disk)], check=True)
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(small_disk / "cache"))
+    for name in ("old", "new"):
+        for number in range(40):
+            s3_place.put(f"{name}/{number}", b"1")
+    cache = Cache.of_machine()
+
+    def stage(name: str) -> None:
+        url, target = f"{s3_place.url}/{name}", tmp_path / name
+        stage_channel(url, target, s3.settings, label="data", holder=name)
+
+    stage("old")
+    with pytest.raises(
+        StoreError, match=r"more files \(df -i\), and 40 to come, and nothing unused"
+    ):
+        stage("new")
+    release(cache, "old")
+    stage("new")
+
+    assert len(read_tree(tmp_path / "new/")) == 40
+
+
 def test_room_is_made_by_removing_what_nobody_uses(
     s3_place, s3, small_disk, tmp_path, monkeypatch, read_tree
 ):

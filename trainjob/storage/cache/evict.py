@@ -60,15 +60,14 @@ def make_room(cache: Cache, size_bytes: int, num_files: int) -> None:
     limit = cache.max_size_bytes
     stored = 0 if limit is None else stored_bytes(cache)
     found = removable(cache)
-    while (limit is not None and stored + need > limit) or _free(cache) < need:
+    while (limit is not None and stored + need > limit) or _lack(cache, need, num_files):
         unused = next(found, None)
         if unused is None:
             break
         if unused.size_bytes and remove_unused(cache, unused):
             stored -= unused.size_bytes
-    free = _free(cache)
-    if free < need:
-        what = f"{format_size(free)} free for {format_size(need)} of files, and nothing unused"
+    if lack := _lack(cache, need, num_files):
+        what = f"{lack}, and nothing unused"
         do = "make space, or set TRAINJOB_CACHE_DIR to a folder on a larger disk"
         raise failure(StoreError, str(cache.root), what, do)
 
@@ -162,6 +161,18 @@ def _copies(cache: Cache) -> list[Path]:
     with suppress(FileNotFoundError):
         return list(cache.incoming.iterdir())
     return []
+
+
+def _lack(cache: Cache, need: int, num_files: int) -> str | None:
+    """Say what the disk has too little of; None if all fits."""
+    free = _free(cache)
+    if free < need:
+        return f"{format_size(free)} free for {format_size(need)} of files"
+    names = os.statvfs(cache.root)
+    # Disks that make inodes as they need them, such as those of btrfs, tell of none.
+    if names.f_files and names.f_favail < num_files:
+        return f"room for {names.f_favail:,} more files (df -i), and {num_files:,} to come"
+    return None
 
 
 def _free(cache: Cache) -> int:
