@@ -35,7 +35,7 @@ def workspaces_dir(env: Mapping[str, str] = os.environ) -> Path:
     """
     chosen = env.get("TRAINJOB_WORKDIR")
     if chosen:
-        return Path(chosen).absolute()
+        return Path(chosen).expanduser().absolute()
     home = env.get("HOME")
     return (Path(home) if home else Path.home()) / ".trainjob" / "runs"
 

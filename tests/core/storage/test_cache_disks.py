@@ -147,6 +147,22 @@ def test_what_cannot_be_removed_keeps_nothing_else_from_being_removed(
     assert f"{oldest.root} cannot be removed" in caplog.text
 
 
+def test_what_is_on_a_disk_that_is_read_only_by_now_stays(stage, s3_place, cache, caplog):
+    s3_place.put("file", b"right")
+    cache.root.mkdir()
+    _mount(cache.root, "-t", "tmpfs", "tmpfs")
+    try:
+        stage("job")
+        release(cache, "job")
+        subprocess.run(["mount", "-o", "remount,ro", str(cache.root)], check=True)
+        removed = [remove_unused(cache, unused) for unused in removable(cache)]
+    finally:
+        subprocess.run(["umount", str(cache.root)], check=True)
+
+    assert removed == [False]
+    assert "cannot be removed: Read-only file system" in caplog.text
+
+
 @pytest.mark.usefixtures("no_permissions", "cache")
 def test_a_disk_without_permissions_has_a_cache_and_warns(stage, s3_place, tmp_path, caplog):
     s3_place.put("file", b"right")

@@ -404,7 +404,9 @@ def test_empty_folders_arrive_and_count_for_the_version(s3_place, stage, tmp_pat
     ("variables", "expected"),
     [
         ({"TRAINJOB_CACHE_DIR": "/big/cache", "TRAINJOB_WORKDIR": "/runs"}, "/big/cache"),
+        ({"TRAINJOB_CACHE_DIR": "~/cache", "HOME": "/home/me"}, "/home/me/cache"),
         ({"TRAINJOB_WORKDIR": "/runs"}, "/runs/cache"),
+        ({"TRAINJOB_WORKDIR": "~/runs", "HOME": "/home/me"}, "/home/me/runs/cache"),
         ({"TRAINJOB_WORKDIR": "", "HOME": "/home/me"}, "/home/me/.trainjob/cache"),
     ],
 )

@@ -140,13 +140,13 @@ def removable(cache: Cache) -> Iterator[Removable]:
 
 def remove_unused(cache: Cache, unused: Removable) -> bool:
     """Remove it, unless a job has taken it meanwhile; return whether that was done."""
-    if unused.snapshot:
-        return cache.evict(unused.snapshot)
     try:
+        if unused.snapshot:
+            return cache.evict(unused.snapshot)
         if unused.path.parent == cache.published:
             return cache.remove_broken(unused.path)
         return remove(unused.path, cache.trash)
-    except OSError as error:  # it may be another user's
+    except OSError as error:  # it may be another user's, or of a disk that is read-only
         _LOGGER.warning("%s cannot be removed: %s", unused.path, error.strerror)
         return False
 

@@ -262,8 +262,8 @@ def cache_dir() -> Path:
     It is ``TRAINJOB_CACHE_DIR``, or ``cache`` in ``TRAINJOB_WORKDIR``, or ``~/.trainjob/cache``.
     """
     chosen = os.environ.get("TRAINJOB_CACHE_DIR")
-    if chosen:
-        return Path(chosen).absolute()
+    if chosen:  # with a ~ if no shell has read it, as in the file of a service
+        return Path(chosen).expanduser().absolute()
     if os.environ.get("TRAINJOB_WORKDIR"):
         return workspaces_dir() / "cache"
     return workspaces_dir().parent / "cache"
