@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from trainjob.errors import TreeChanged
+from trainjob.errors import StoreError, TreeChanged
 from trainjob.storage.cache.folder import Cache
 from trainjob.storage.cache.hold import release
 from trainjob.storage.listing import Entry
@@ -104,6 +104,19 @@ def test_a_folder_that_changes_while_it_is_read_is_not_taken(
         stage(str(source))
 
     assert cache.snapshots() == []
+
+
+def test_a_folder_that_holds_the_cache_is_refused_with_the_reason(
+    stage, write_tree, tmp_path, monkeypatch
+):
+    source = write_tree(tmp_path / "source", TREE)
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(source / "work" / "cache"))
+
+    with pytest.raises(StoreError, match="a folder that holds the cache itself") as caught:
+        stage(str(source))
+
+    assert not caught.value.retryable
+    assert "set TRAINJOB_CACHE_DIR to another place" in str(caught.value)
 
 
 def test_a_dataset_dated_in_the_future_does_not_take_the_place_of_the_next_one(

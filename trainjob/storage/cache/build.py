@@ -170,6 +170,10 @@ class _Build:
 
     def _read_in_place(self, place: Path, *, is_one_file: bool) -> tuple[Header, list[FileRecord]]:
         listing = self._source.listing
+        if self._cache.root.resolve().is_relative_to(place.resolve()):
+            found = f"a folder that holds the cache itself, {str(self._cache.root)!r}"
+            do = "give the folder of the data alone, or set TRAINJOB_CACHE_DIR to another place"
+            raise failure(StoreError, self._source.url, found, do)
         with LocalStore(place.parent if is_one_file else place) as store:
             known = self._known_in_place()
             rest = _without(listing.files, known)
