@@ -28,6 +28,12 @@ UNSUSPICIOUS_BYTES = 1 << 30
 _MEMBER_BYTES = 512  # what an empty file costs at least; a bomb may be made of nothing else
 _LARGE_BYTES = 1 << 20  # to ask the disk before smaller files would cost more than it saves
 _OTHER_NAMES = ("gbk", "big5", "shift_jis", "euc_kr")
+_ADVICE = {
+    "is encrypted": "without a password",
+    "which is not known": "with the method Deflate (7-Zip: -mm=Deflate)",
+    # As Compress-Archive of Windows PowerShell 5 writes them; APPNOTE.TXT 4.4.17.1 wants slashes.
+    "holds a backslash": "with a tool that writes / between folders, such as 7-Zip or PowerShell 7",
+}
 
 
 def is_dataset_archive(path: str) -> bool:
@@ -140,7 +146,7 @@ def _told(place: str, names: str) -> Iterator[None]:
         raise failure(StoreError, place, found, "make or upload the archive again") from error
     except BadMembers as error:
         found = f"members of the archive that are refused: {error}"
-        do = _advice_on_names(error.faults, names) or "make the archive again without them"
+        do = _advice_on_names(error.faults, names) or _advice_on_all(error.faults)
         raise failure(UnsafeKey, place, found, do) from error
 
 
@@ -155,6 +161,14 @@ def _advice_on_names(faults: Sequence[Fault], names: str) -> str | None:
             text = raw.encode(names, "surrogateescape").decode(other)
             readings.append(f"{other} (reads {text!r})")
     return f"say how its names are written, as archive_names: {', '.join(readings) or 'cp437'}"
+
+
+def _advice_on_all(faults: Sequence[Fault]) -> str:
+    """Say what else can be done than to leave the members out, if that helps with all of them."""
+    for words, advice in _ADVICE.items():
+        if all(words in fault.reason for fault in faults):
+            return f"make the archive again {advice}"
+    return "make the archive again without them"
 
 
 def _is_text(name: str) -> bool:

@@ -31,6 +31,7 @@ _METHODS = (
     zipfile.ZIP_BZIP2,
     zipfile.ZIP_LZMA,
 )
+_OTHER_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}  # APPNOTE.TXT 4.4.5
 
 
 @contextmanager
@@ -75,7 +76,9 @@ def _fault(info: zipfile.ZipInfo, mode: int) -> str | None:
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link" if stat.S_ISLNK(mode) else "is neither a file nor a folder"
     if info.compress_type not in _METHODS:
-        return f"is compressed by method {info.compress_type}, which is not known"
+        name = _OTHER_METHODS.get(info.compress_type)
+        method = f"{info.compress_type} ({name})" if name else f"{info.compress_type}"
+        return f"is compressed by method {method}, which is not known"
     return None
 
 
