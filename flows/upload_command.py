@@ -6,12 +6,13 @@ Nothing is printed here: the command returns an answer, which `flows.__main__` s
 import argparse
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
 from flows.cache_command import Answer
 from trainjob.errors import StoreNotFound
-from trainjob.storage.failures import failure
+from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Listing
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.settings import StoreSettings
@@ -36,8 +37,10 @@ def add_upload_command(commands: Any) -> argparse.ArgumentParser:
 
 
 def _upload(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
-    folder = arguments.folder.absolute()
-    listing = list_folder(folder)
+    # A link that a person names is the folder that is meant, unlike one in the place of an output.
+    folder = Path(os.path.realpath(arguments.folder))
+    with local_failures(str(folder)):
+        listing = list_folder(folder)
     if not listing.files:
         found = "no file in it" if folder.is_dir() else "no such folder"
         raise failure(StoreNotFound, str(folder), found, "give the folder that holds the files")

@@ -207,7 +207,7 @@ def test_links_within_the_folder_are_followed(folder: Path, target: Path) -> Non
     ("name", "found"),
     [
         ("passwords", "found 'passwords' is a link out of the folder, to '/etc/passwd'; remove it"),
-        ("broken", "found 'broken' leads to nothing; remove it"),
+        ("broken", "found 'broken' is a link that leads to nothing; remove it"),
         ("loop", "found 'loop' is a link to a folder that it is in; remove it"),
         ("pipe", "found 'pipe' is not a regular file; remove it"),
         ("socket", "found 'socket' is not a regular file; remove it"),

@@ -233,6 +233,32 @@ def test_upload_of_what_is_no_folder_is_refused(tmp_path, capsys, name) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_upload_takes_the_folder_that_a_link_means(data, tmp_path, capsys) -> None:
+    (tmp_path / "link").symlink_to(data)
+
+    assert main(["upload", str(tmp_path / "link"), str(tmp_path / "store")]) == 0
+
+    assert (tmp_path / "store" / "value.txt").read_text() == "21"
+
+
+def test_upload_of_a_link_to_itself_is_refused_by_name(data, tmp_path, capsys) -> None:
+    (data / "loop").symlink_to("loop")
+
+    assert main(["upload", str(data), str(tmp_path / "store")]) == 1
+
+    assert f"{data}: 'loop' is a link that leads to nothing; " in capsys.readouterr().err
+
+
+def test_upload_of_a_folder_that_may_not_be_read_is_refused_by_name(data, tmp_path, capsys) -> None:
+    (data / "vault").mkdir(0)
+    if os.access(data / "vault", os.R_OK):
+        pytest.skip("nothing is hidden from this user")
+
+    assert main(["upload", str(data), str(tmp_path / "store")]) == 1
+
+    assert f"{data}/vault: permission denied; " in capsys.readouterr().err
+
+
 def test_upload_of_an_empty_folder_is_refused(tmp_path, capsys) -> None:
     (tmp_path / "empty").mkdir()
 

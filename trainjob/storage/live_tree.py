@@ -13,7 +13,7 @@ from trainjob.errors import UnsafeKey
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.keys import KeyRules
 from trainjob.storage.listing import Entry
-from trainjob.storage.local_tree import entry_of
+from trainjob.storage.local_tree import entry_of, real_path, wrong_link
 from trainjob.storage.paths import unsafe
 
 _TEMPORARY_ENDS = (".tmp", ".part", ".partial")
@@ -128,7 +128,7 @@ def _walk(root: Path) -> Iterator[Entry | _Odd | _Link | str]:
         try:
             items = _items(folder)
         except PermissionError:
-            yield _Odd(prefix.rstrip("/"), "is a folder that this user may not read")
+            yield _Odd(prefix.rstrip("/") or ".", "is a folder that this user may not read")
             continue
         if items == [] and prefix:
             yield prefix.rstrip("/")
@@ -141,11 +141,13 @@ def _walk(root: Path) -> Iterator[Entry | _Odd | _Link | str]:
                 if target := _target(item, folder, real_root / prefix):
                     yield _Link(path, target)
                 if item.is_dir():
-                    pending.append((Path(item.path), f"{path}/", above | {_real(item)}))
+                    pending.append((Path(item.path), f"{path}/", above | {real_path(item)}))
                 else:
                     yield entry_of(path, item.stat())
             except FileNotFoundError:  # it was deleted since the folder was read
                 continue
+            except PermissionError:
+                yield _Odd(path, "is in, or leads to, a folder that this user may not search")
 
 
 def _items(folder: Path) -> list[os.DirEntry[str]] | None:
@@ -162,13 +164,10 @@ def _oddity(
     """Say why something in a folder cannot be sent; None if it can, or is a folder to go into."""
     if reason := unsafe(path):
         return reason
-    if item.is_symlink():
-        if not Path(item.path).exists():
-            return "is a link that leads to nothing"
-        if not (real := _real(item)).is_relative_to(real_root):
-            return f"is a link out of the folder, to {str(real)!r}"
+    if item.is_symlink() and (reason := wrong_link(item, real_root)):
+        return reason
     if item.is_dir():
-        return "is a link to a folder that it is in" if _real(item) in above else None
+        return "is a link to a folder that it is in" if real_path(item) in above else None
     if not item.is_file():
         return "is not a regular file"
     return None if os.access(item.path, os.R_OK) else "is a file that this user may not read"
@@ -187,7 +186,3 @@ def _target(item: os.DirEntry[str], folder: Path, real: Path) -> str | None:
     except (OSError, UnicodeEncodeError):  # replaced by a file since the folder was read
         return None
     return target
-
-
-def _real(item: os.DirEntry[str]) -> Path:
-    return Path(item.path).resolve()

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from trainjob.errors import TreeChanged, UnsafeKey
 from trainjob.storage.deadline import check_deadline
-from trainjob.storage.failures import failure
+from trainjob.storage.failures import failure, local_failure
 from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord
 from trainjob.storage.meter import Meter
@@ -31,6 +31,7 @@ def list_folder(root: Path, links_inside: bool = False) -> Listing:
 
     Raises:
         UnsafeKey: For a link that is broken, circular or leads out, or a device, socket or pipe.
+        StoreDenied: Naming a folder that this user may not read.
     """
     files, folders = [], []
     for entry in walk(root, links_inside):
@@ -54,14 +55,14 @@ def walk(root: Path, links_inside: bool = False) -> Iterator[Entry | str]:
                 items = sorted(found, key=lambda item: item.name)
         except FileNotFoundError:  # deleted since it was seen
             continue
+        except PermissionError as error:
+            raise local_failure(str(folder), error) from error
         for item in items:
             path = prefix + item.name
-            real = Path(item.path).resolve() if item.is_symlink() else None
-            if links_inside and real is not None and not real.is_relative_to(real_root):
-                raise _refused(root, path, f"is a link out of the folder, to {str(real)!r}")
+            if item.is_symlink() and (reason := wrong_link(item, real_root, links_inside)):
+                raise _refused(root, path, reason)
             if item.is_dir():
-                real = Path(item.path).resolve()
-                if real in above:
+                if (real := real_path(item)) in above:
                     raise _refused(root, path, "is a link to a folder that it is in")
                 yield path
                 pending.append((Path(item.path), path + "/", above | {real}))
@@ -69,8 +70,35 @@ def walk(root: Path, links_inside: bool = False) -> Iterator[Entry | str]:
                 with suppress(FileNotFoundError):  # deleted since it was seen
                     yield entry_of(path, item.stat())
             else:
-                what = "leads to nothing" if item.is_symlink() else "is not a regular file"
-                raise _refused(root, path, what)
+                raise _refused(root, path, "is not a regular file")
+
+
+def wrong_link(item: os.DirEntry[str], real_root: Path, stays_inside: bool = True) -> str | None:
+    """Say why a link cannot be followed; None if it can.
+
+    Args:
+        item: The link.
+        real_root: The folder that is read.
+        stays_inside: Whether it may lead only to places below that folder.
+
+    Raises:
+        PermissionError: If this user may not look at what it leads to.
+    """
+    if stays_inside and not (real := real_path(item)).is_relative_to(real_root):
+        return f"is a link out of the folder, to {str(real)!r}"
+    try:
+        item.stat()
+    except PermissionError:
+        raise
+    except OSError:  # a loop, too, and a name that no disk takes
+        return "is a link that leads to nothing"
+    return None
+
+
+def real_path(item: os.DirEntry[str]) -> Path:
+    """Return where something in a folder really is."""
+    # Not Path.resolve, which raises a RuntimeError for a loop until Python 3.13.
+    return Path(os.path.realpath(item.path))
 
 
 def entry_of(path: str, stat: os.stat_result) -> Entry:
@@ -150,11 +178,13 @@ def version_of(file: Path) -> str:
 
 def mtime_ns_of(entry: Entry) -> int:
     """Return when a listed file of this machine was last written, in nanoseconds."""
-    return int(entry.version.split("-")[1])
+    # There is a minus before the time of a file that was written before 1970.
+    _, _, rest = entry.version.partition("-")
+    return int(rest.rpartition("-")[0])
 
 
 def _inode_of(entry: Entry) -> int:
-    return int(entry.version.split("-")[2])
+    return int(entry.version.rpartition("-")[2])
 
 
 def changed(file: Path) -> TreeChanged:

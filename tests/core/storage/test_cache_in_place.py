@@ -158,7 +158,7 @@ def test_a_folder_that_can_no_longer_be_listed_is_told_with_the_reason(
     [note] = release(cache, "job")
 
     assert "changed while the run used it" in note
-    assert "'latest' leads to nothing" in note
+    assert "'latest' is a link that leads to nothing" in note
     assert "missing" not in note
 
 

@@ -152,7 +152,7 @@ def test_nothing_of_the_cache_removes_a_file_of_this_machine(stage, cache, file)
     ("spoil", "found"),
     [
         (lambda file, _: file.write_bytes(b"others"), "train.parquet: changed"),
-        (lambda file, _: file.unlink(), "'train.parquet' leads to nothing"),
+        (lambda file, _: file.unlink(), "'train.parquet' is a link that leads to nothing"),
         (lambda _, folder: (folder / "new").touch(), "new: added"),
     ],
 )

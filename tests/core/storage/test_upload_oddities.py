@@ -132,6 +132,67 @@ def test_nothing_but_odd_things_is_named_as_such(upload, tmp_path, place):
     assert place.paths() == []
 
 
+@pytest.fixture
+def vault(outputs, tmp_path):
+    """A folder beside the outputs that this user may not look into."""
+    (tmp_path / "vault" / "inner").mkdir(parents=True)
+    (tmp_path / "vault").chmod(0)
+    if os.access(tmp_path / "vault", os.R_OK):
+        pytest.skip("nothing is hidden from this user")
+    yield tmp_path / "vault"
+    (tmp_path / "vault").chmod(0o700)
+
+
+def test_links_that_nobody_can_follow_keep_nothing_else_back(upload, mirror, outputs, place):
+    (outputs / "long").symlink_to("a" * 300)
+    (outputs / "loop").symlink_to("loop/below")
+
+    mirror.push(is_final=True)
+    with pytest.raises(UnsafeKey, match="'long' is a link that leads to nothing, 'loop' is a link"):
+        upload()
+
+    assert place.get("model.pt") == b"weights"
+
+
+def test_a_link_to_where_this_user_may_not_look_keeps_nothing_else_back(
+    upload, mirror, outputs, place, vault
+):
+    (outputs / "stolen").symlink_to(vault / "inner" / "key")
+
+    mirror.push(is_final=True)
+    with pytest.raises(UnsafeKey, match="'stolen' is a link out of the folder"):
+        upload()
+
+    assert place.get("model.pt") == b"weights"
+
+
+def test_a_folder_that_this_user_may_not_search_keeps_nothing_else_back(
+    upload, outputs, place, vault
+):
+    (outputs / "logs" / "latest").symlink_to("metrics.json")
+    (outputs / "logs").chmod(0o600)
+
+    with pytest.raises(UnsafeKey) as caught:
+        upload()
+
+    (outputs / "logs").chmod(0o700)
+    assert "'logs/latest' is in, or leads to, a folder that this user may not search" in str(
+        caught.value
+    )
+    assert "'logs/metrics.json' is a file that this user may not read" in str(caught.value)
+    assert place.get("model.pt") == b"weights"
+
+
+def test_a_file_from_before_1970_is_uploaded(upload, mirror, outputs, place):
+    os.utime(outputs / "model.pt", (-7200, -7200))
+
+    mirror.look()
+    mirror.push(is_final=False)
+    upload()
+
+    assert verify_receipt(place.url, place.settings).is_result
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is hidden from root")
 def test_what_this_user_may_not_read_keeps_nothing_else_back(upload, outputs, place):
     (outputs / "secret").touch(0)
