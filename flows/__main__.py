@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,7 +26,7 @@ from flows.registry_command import add_registry_commands
 from flows.registry_place import chosen_registry
 from flows.run_commands import add_run_commands
 from flows.terminal import Terminal, WarningLines
-from flows.upload_command import add_upload_command
+from flows.upload_command import add_upload_command, whole_url
 from trainjob.check.checking import Findings, check_job
 from trainjob.errors import JobError, Problem, TrainjobError
 from trainjob.events import listening
@@ -205,7 +204,7 @@ def _schema(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments.store)
     terminal = Terminal(Console(stderr=arguments.json))
-    url = arguments.url if "://" in arguments.url else str(Path(arguments.url).absolute())
+    url = whole_url(arguments.url)
     with terminal.live(), listening(terminal):
         found = verify_receipt(url, settings)
     if arguments.json:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from flows.cache_command import Answer
-from trainjob.errors import StoreNotFound
+from trainjob.errors import StoreError, StoreNotFound
 from trainjob.storage.failures import failure, local_failures
 from trainjob.storage.listing import Listing
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.settings import StoreSettings
 from trainjob.storage.upload import upload_tree
-from trainjob.values import counted, format_size
+from trainjob.values import counted, format_size, lacks_a_slash
 
 
 def add_upload_command(commands: Any) -> argparse.ArgumentParser:
@@ -36,6 +36,18 @@ def add_upload_command(commands: Any) -> argparse.ArgumentParser:
     return cast(argparse.ArgumentParser, upload)
 
 
+def whole_url(text: str) -> str:
+    """Return the url that a person typed, or the whole path.
+
+    Raises:
+        StoreError: If it looks like a url and would be taken for a path.
+    """
+    if lacks_a_slash(text):
+        found = "one slash behind the colon, by which it is a path of this machine"
+        raise failure(StoreError, text, found, "write // there, or ./ before a path")
+    return text if "://" in text else str(Path(text).absolute())
+
+
 def _upload(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
     # A link that a person names is the folder that is meant, unlike one in the place of an output.
     folder = Path(os.path.realpath(arguments.folder))
@@ -44,7 +56,7 @@ def _upload(arguments: argparse.Namespace, settings: StoreSettings) -> Answer:
     if not listing.files:
         found = "no file in it" if folder.is_dir() else "no such folder"
         raise failure(StoreNotFound, str(folder), found, "give the folder that holds the files")
-    url = arguments.url if "://" in arguments.url else str(Path(arguments.url).absolute())
+    url = whole_url(arguments.url)
     facts = {"uploaded_from": str(folder)}
     receipt = upload_tree(
         folder, url, settings, run_id=_id_of(folder, listing), facts=facts, label=folder.name

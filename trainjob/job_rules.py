@@ -21,6 +21,7 @@ from trainjob.profile_rules import profile_problems
 from trainjob.profiles import PROFILES, GivenAs, way_of
 from trainjob.resource_rules import resource_problems
 from trainjob.url_secrets import without_secrets
+from trainjob.values import lacks_a_slash
 
 if TYPE_CHECKING:  # the model calls these rules, so it cannot be imported here
     from trainjob.job import TrainingJob
@@ -82,9 +83,11 @@ def _url_problems(job: "TrainingJob") -> list[Problem]:
 
 def _scheme_problems(field: str, url: str, known: tuple[str, ...]) -> list[Problem]:
     accepted = ", ".join(f"{scheme}://" for scheme in known) + " or a path"
+    shown = repr(without_secrets(url))
+    if lacks_a_slash(url):
+        return [Problem(field, f"one of {accepted}", shown, "write // behind the colon")]
     if "://" not in url:
         return []
-    shown = repr(without_secrets(url))
     if url.partition("://")[0] not in known:
         return [Problem(field, f"one of {accepted}", shown, "use one of these")]
     bucket = url.removeprefix("s3://").partition("/")[0]

@@ -86,6 +86,11 @@ DURATION_SCHEMA: dict[str, Any] = {
 }
 
 
+def lacks_a_slash(url: str) -> bool:
+    """Say whether a url has one slash behind its scheme, by which it would be taken for a path."""
+    return re.match("[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", url) is not None
+
+
 def printable(text: str) -> str:
     """Return a text with what would change the terminal written as escapes; line ends stay."""
     return "".join(map(_escaped, text))

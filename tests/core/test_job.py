@@ -91,6 +91,10 @@ def test_numbers_in_env_are_taken_as_text() -> None:
         ({"inputs": [{"name": "a", "url": "ftp://h/x"}]}, "inputs[0].url: asked for one of file"),
         ({"inputs": [{"name": "a", "url": "s3:///x"}]}, "inputs[0].url: asked for s3://bucket/"),
         ({"inputs": [{"name": "a", "url": "file://x"}]}, "inputs[0].url: asked for file:///path"),
+        (
+            {"outputs": [{"name": "a", "url": "s3:/bucket/x/"}]},
+            "outputs[0].url: asked for one of file://, s3://",
+        ),
         ({"inputs": [{"name": "a", "url": " "}]}, "inputs[0].url: asked for one line of text"),
         ({"outputs": [{"name": "a"}]}, "outputs[0].url: asked for a value, found nothing"),
         ({"inputs": [{"name": "rank", "url": "x"}]}, "inputs[0].name: asked for the channel"),

@@ -259,6 +259,16 @@ def test_upload_of_a_folder_that_may_not_be_read_is_refused_by_name(data, tmp_pa
     assert f"{data}/vault: permission denied; " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["upload", "data"], ["verify"]])
+def test_a_url_that_lacks_a_slash_is_no_folder(data, tmp_path, capsys, monkeypatch, words) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main([*words, "s3:/bucket/numbers/"]) == 1
+
+    assert "s3:/bucket/numbers/: one slash behind the colon" in capsys.readouterr().err
+    assert not (tmp_path / "s3:").exists()
+
+
 def test_upload_of_an_empty_folder_is_refused(tmp_path, capsys) -> None:
     (tmp_path / "empty").mkdir()
 

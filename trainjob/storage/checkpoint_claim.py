@@ -16,7 +16,7 @@ from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry
 from trainjob.storage.local import PARTIAL
 from trainjob.storage.own_files import OWN_FOLDER
-from trainjob.storage.store import Store
+from trainjob.storage.store import Store, is_known_file
 
 OWNER = f"{OWN_FOLDER}owner.json"
 _NUM_LOOKS = 5
@@ -109,7 +109,7 @@ def _refuse_foreign(store: Store) -> None:
     found = None
     if foreign:
         found = f"not empty but {len(foreign)} files, such as {min(foreign)!r}"
-    elif not paths and store.is_file():
+    elif not paths and is_known_file(store):
         found = "a file of that name"
     if found:
         do = "use an empty folder, or one with checkpoints of this job"

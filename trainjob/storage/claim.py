@@ -17,7 +17,7 @@ from trainjob.storage.listing import Entry
 from trainjob.storage.local import PARTIAL
 from trainjob.storage.own_files import OWN_FOLDER, RECEIPT, SUCCESS
 from trainjob.storage.receipt import Receipt
-from trainjob.storage.store import Store
+from trainjob.storage.store import Store, is_known_file
 
 CLAIM = f"{OWN_FOLDER}claim.json"
 
@@ -64,7 +64,7 @@ def own_files(store: Store, present: set[str], run_id: str) -> set[str]:
     }
     if foreign:
         raise not_empty(store.url, f"{len(foreign)} files, such as {min(foreign)!r}")
-    if not present and store.is_file():
+    if not present and is_known_file(store):
         raise not_empty(store.url, "a file of that name")
     return own
 

@@ -179,7 +179,8 @@ class LocalStore:
 
     def prove_writing(self) -> None:
         """Make an unnamed file in the nearest folder that exists; the others are made there."""
-        existing = next(path for path in (self._root, *self._root.parents) if path.exists())
+        with self._told():
+            existing = next(path for path in (self._root, *self._root.parents) if path.exists())
         if not existing.is_dir():
             found = f"{str(existing)!r} is a file, not a folder"
             raise failure(StoreDenied, self.url, found, "use another folder")

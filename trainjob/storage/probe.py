@@ -9,7 +9,7 @@ from trainjob.errors import OutputNotEmpty, Problem, StoreError
 from trainjob.storage.checkpoint_index import index_of_job
 from trainjob.storage.failures import failure, problem_of
 from trainjob.storage.settings import StoreSettings
-from trainjob.storage.store import Store, open_store
+from trainjob.storage.store import Store, is_known_file, open_store
 
 _RUN_ID = "{run_id}"
 
@@ -81,7 +81,7 @@ def _writing_problems(
         with open_store(place, settings) as store:
             if not is_template:
                 check_content(store)
-            if store.is_file():
+            if is_known_file(store):
                 return [Problem(field, asked, "a file of that name", "use another folder")]
             store.prove_writing()
     except StoreError as error:

@@ -6,11 +6,12 @@ A store moves and reads files and nothing more; what a complete tree is, and who
 
 import os
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, Self
 
-from trainjob.errors import StoreError
+from trainjob.errors import StoreDenied, StoreError
 from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.failures import failure
 from trainjob.storage.listing import Entry, Listing
@@ -188,6 +189,16 @@ def open_store(url: str, settings: StoreSettings | None = None) -> Store:
     if not is_known(scheme):
         raise _unknown(url)
     return FsspecStore(url)
+
+
+def is_known_file(store: Store) -> bool:
+    """Say whether the url of a store is a single file, as far as this may be asked.
+
+    Rights that begin at a prefix do not hold for the object with its name and no ``/``.
+    """
+    with suppress(StoreDenied):
+        return store.is_file()
+    return False
 
 
 def engine_of(store: Store) -> str:

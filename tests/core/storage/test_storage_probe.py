@@ -17,6 +17,7 @@ from trainjob.storage.probe import (
     output_problems,
 )
 from trainjob.storage.settings import StoreSettings
+from trainjob.storage.upload import upload_tree
 
 
 def told(problems) -> str:
@@ -79,6 +80,34 @@ def test_a_file_in_the_way_of_an_output_is_named(place):
     problem = told(output_problems("inputs[0].url", f"{place.url}/out", place.settings))
 
     assert "found a file of that name" in problem
+
+
+def test_rights_that_begin_at_the_prefix_are_enough(s3, s3_place, folder):
+    (folder / "model.pt").write_bytes(b"weights")
+
+    def rule(method: str, path: str) -> Fault:
+        return "403" if method == "HEAD" else None  # as for the object s3://bucket/home/me
+
+    with fault_proxy(s3.port, rule) as proxy:
+        settings = replace(s3.settings, endpoint_url=proxy.endpoint_url)
+        for url in (s3_place.url, s3_place.url + "/{run_id}/"):
+            assert output_problems("outputs[0].url", url, settings) == []
+            assert log_problems("logs.url", url, settings) == []
+            assert checkpoint_problems("checkpoints.url", url, settings, job="digits") == []
+        upload_tree(folder, s3_place.url, settings, run_id="run", facts={}, label="train_url")
+
+    assert s3_place.get("model.pt") == b"weights"
+
+
+def test_a_place_that_this_user_may_not_look_at_is_named(tmp_path):
+    (tmp_path / "vault").mkdir(0)
+    if os.access(tmp_path / "vault", os.R_OK):
+        pytest.skip("nothing is hidden from this user")
+
+    for url in (f"{tmp_path}/vault/me/out", f"{tmp_path}/vault/me/{{run_id}}"):
+        problem = told(output_problems("inputs[0].url", url, None))
+
+        assert "found permission denied" in problem
 
 
 def test_a_file_above_a_local_output_is_named(tmp_path):
