@@ -1,7 +1,10 @@
 """What a store says that it holds: the files and folders below one url."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?', re.IGNORECASE)  # OSS writes it in capitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ def is_version(etag: str, entry: Entry) -> bool:
     """
     listed = entry.version
     return not listed or etag == listed or etag.strip('"') == listed.strip('"')
+
+
+def md5_in(etag: str) -> str:
+    """Return the MD5 that an ETag is; empty if it is something else, as for several parts."""
+    match = _MD5.fullmatch(etag)
+    return match[1].lower() if match else ""
 
 
 @dataclass(frozen=True, slots=True)

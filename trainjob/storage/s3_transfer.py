@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import math
 import os
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from io import BufferedReader
@@ -25,7 +24,7 @@ from trainjob.errors import (
 )
 from trainjob.storage import s3_client
 from trainjob.storage.failures import failure, local_failures
-from trainjob.storage.listing import Entry, is_version
+from trainjob.storage.listing import Entry, is_version, md5_in
 from trainjob.storage.local_tree import changed, open_listed, version_of
 from trainjob.storage.manifest import FileRecord, OnFile, Proof
 from trainjob.storage.meter import Meter
@@ -41,7 +40,6 @@ _MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfa
 _CHUNK_BYTES = 1 << 20
 _TRIES = 4
 _FIRST_PAUSE_S = 0.2
-_MD5 = re.compile(r'"([0-9a-f]{32})"', re.IGNORECASE)  # OSS writes it in capitals
 _RUN_AGAIN = "run again when nothing writes to it"
 
 _PutPart = Callable[[int, bytes], Awaitable[None]]
@@ -301,11 +299,11 @@ def _check_md5(url: str, entry: Entry, answer: dict[str, Any], md5: str) -> Proo
     """
     if answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer:
         return ""
-    match = _MD5.fullmatch(entry.version)
-    if match and match[1].lower() != md5:
+    told = md5_in(entry.version)
+    if told and told != md5:
         found = "the bytes that arrived do not have the MD5 that the store tells"
         raise failure(CorruptData, url, found, "try again, or put the object there again")
-    return "etag" if match else ""
+    return "etag" if told else ""
 
 
 def _is_changed(file: Path, entry: Entry) -> bool:

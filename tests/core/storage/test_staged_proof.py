@@ -19,6 +19,7 @@ from trainjob.storage.stage import StagedChannel, stage_channel
 from trainjob.storage.upload import upload_tree
 
 MD5_OF_ANOTHER = f'"{hashlib.md5(b"another").hexdigest()}"'
+MD5_OF_BYTES = hashlib.md5(b"bytes").hexdigest()
 LISTED = (
     "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>tree/file</Key>"
     "<ETag>{etag}</ETag><Size>{size}</Size></Contents></ListBucketResult>"
@@ -63,18 +64,20 @@ def encrypting(data: bytes, headers: dict[str, str]) -> AbstractContextManager[S
 
 
 @pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize(("listed", "answered"), [("tag-2", '"tag-2"'), ('"tag-2"', "tag-2")])
-def test_an_etag_in_quotes_is_the_one_without_them(stage, listed, answered):
+@pytest.mark.parametrize("listed", ["{}", '"{}"'], ids=["listed bare", "listed in quotes"])
+@pytest.mark.parametrize("answered", ["{}", '"{}"'], ids=["answered bare", "in quotes"])
+@pytest.mark.parametrize(("etag", "proof"), [("tag-2", "size"), (MD5_OF_BYTES, "etag")])
+def test_an_etag_in_quotes_is_the_one_without_them(stage, listed, answered, etag, proof):
     def reply(asked: Asked) -> Reply:
         if "list-type" in asked.path:
-            body = LISTED.format(etag=listed, size=5).encode()
+            body = LISTED.format(etag=listed.format(etag), size=5).encode()
             return Reply(body=body, headers={"Content_Type": "application/xml"})
-        return Reply(200, b"bytes", {"ETag": answered})
+        return Reply(200, b"bytes", {"ETag": answered.format(etag)})
 
     with scripted_store(reply) as store:
         staged = stage("s3://b/tree", store.settings)
 
-    assert (staged.num_files, staged.verified) == (1, "size")
+    assert (staged.num_files, staged.verified) == (1, proof)
 
 
 @pytest.mark.usefixtures("engine")

@@ -1,7 +1,6 @@
 """What can be said of an object that arrived: whether it is the one that was listed, and whole."""
 
 import hashlib
-import re
 
 from trainjob.errors import CorruptData, StoreError, StoreUnavailable, TreeChanged
 from trainjob.storage.curl.request import Answer
@@ -14,8 +13,6 @@ CHANGED = 412
 PARTIAL = 206
 ANSWERS = frozenset({GONE, CHANGED})
 """Statuses that `check_version` turns into errors."""
-
-_MD5 = re.compile(r'"([0-9a-f]{32})"', re.IGNORECASE)  # OSS writes it in capitals
 
 
 def condition(entry: Entry) -> dict[str, str]:
@@ -35,12 +32,6 @@ def check_version(answer: Answer, entry: Entry, url: str) -> None:
     if answer.status == CHANGED or not is_version(answer.etag, entry):
         # A store that does not know If-Match answers with the new version.
         raise changed_object(url)
-
-
-def md5_in(etag: str) -> str:
-    """Return the MD5 that an ETag is; empty if it is something else, as for several parts."""
-    match = _MD5.fullmatch(etag)
-    return match[1].lower() if match else ""
 
 
 def digest_md5(data: bytes) -> str:

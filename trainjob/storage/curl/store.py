@@ -7,7 +7,7 @@ from typing import Self
 from trainjob.errors import StoreError
 from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.curl import arriving_file
-from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in, wrong_digest
+from trainjob.storage.curl.arrival import digest_md5, is_encrypted, wrong_digest
 from trainjob.storage.curl.download import Download
 from trainjob.storage.curl.listing import pages
 from trainjob.storage.curl.multipart import discard_unfinished
@@ -18,7 +18,7 @@ from trainjob.storage.curl.request import Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.curl.upload import upload_files
 from trainjob.storage.keys import refuse_keys
-from trainjob.storage.listing import Entry, Listing
+from trainjob.storage.listing import Entry, Listing, md5_in
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.settings import StoreSettings

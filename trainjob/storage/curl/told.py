@@ -15,9 +15,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
-from trainjob.storage.curl.arrival import digest_md5, is_encrypted, md5_in
+from trainjob.storage.curl.arrival import digest_md5, is_encrypted
 from trainjob.storage.curl.request import Answer
-from trainjob.storage.listing import Entry
+from trainjob.storage.listing import Entry, md5_in
 from trainjob.storage.manifest import Proof
 
 ASK = {"x-amz-checksum-mode": "ENABLED"}
