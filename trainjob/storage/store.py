@@ -215,7 +215,11 @@ def _local(url: str, path: str) -> LocalStore:
 
 def _s3(url: str, settings: StoreSettings) -> Store:
     """Return the store over libcurl, or over s3fs where pycurl is missing or not wanted."""
-    if os.environ.get(ENGINE) != "fsspec" and _has_curl():
+    engine = os.environ.get(ENGINE, "")
+    if engine not in ("", "curl", "fsspec"):
+        found = f"{ENGINE}={engine!r}, which is no engine"
+        raise failure(StoreError, url, found, "set it to fsspec or curl, or take it away")
+    if engine != "fsspec" and _has_curl():
         # Inside, since pycurl may be missing.
         from trainjob.storage.curl.store import CurlStore
 

@@ -43,6 +43,15 @@ def test_the_environment_may_ask_for_s3fs(monkeypatch):
     assert type(open_store("s3://bucket/x")) is S3Store
 
 
+@pytest.mark.parametrize("engine", ["s3fs", "FSSPEC", "boto3"])
+def test_an_engine_that_is_none_is_refused(monkeypatch, engine):
+    """Who asks for another one, to tell whether it is the engine, must not get the same."""
+    monkeypatch.setenv("TRAINJOB_STORAGE_ENGINE", engine)
+
+    with pytest.raises(StoreError, match=f"'{engine}', which is no engine; set it to fsspec"):
+        open_store("s3://bucket/x")
+
+
 @pytest.mark.parametrize("how", ["is missing", "is broken"])
 def test_s3fs_is_used_where_pycurl_cannot_be_loaded(tmp_path, how):
     (tmp_path / "pycurl.py").write_text("import no_such_library_of_pycurl\n")
