@@ -19,8 +19,15 @@ from trainjob.errors import (
 )
 from trainjob.storage.failures import failure
 
-EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-"""Temporary credentials are over; new ones may be had."""
+EXPIRED = frozenset(
+    # The last one is of OSS.
+    {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "SecurityTokenExpired"}
+)
+"""Temporary credentials are over."""
+
+MAY_BE_OVER = EXPIRED | {"InvalidAccessKeyId", "InvalidToken", "InvalidTokenId"}
+"""New credentials may be had: MinIO forgets the keys of those that are over
+(https://github.com/minio/minio/issues/14794), and so does who has changed a key."""
 
 _NOT_ALLOWED = {"AccessDenied", "AllAccessDisabled", "AccountProblem"}
 _BAD_CREDENTIALS = {
@@ -28,6 +35,7 @@ _BAD_CREDENTIALS = {
     "InvalidAccessKeyId",
     "InvalidSecurity",
     "InvalidToken",
+    "InvalidTokenId",
     "SignatureDoesNotMatch",
 }
 _UNAVAILABLE = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}

@@ -89,6 +89,7 @@ def test_another_refusal_is_final(transport, replies, scripted, status):
     [
         (error(403, "RequestTimeTooSkewed"), StoreDenied, "set the clock of this machine"),
         (error(400, "ExpiredToken"), StoreDenied, "get new temporary credentials"),
+        (error(403, "SecurityTokenExpired"), StoreDenied, "get new temporary credentials"),
         (error(403, "AccessDenied"), StoreDenied, r"not allowed to do this \(GetObject: Acc"),
         (error(403, "SignatureDoesNotMatch"), StoreDenied, "refuses these credentials"),
         (
@@ -172,12 +173,23 @@ def is_new(asked: Asked) -> bool:
     return "Credential=new/" in asked.headers["Authorization"]
 
 
-def test_new_keys_are_taken_when_the_store_says_that_the_old_ones_are_over(scripted, write_key):
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(400, "ExpiredToken"),
+        error(403, "SecurityTokenExpired"),
+        error(403, "InvalidAccessKeyId"),
+        error(403, "InvalidTokenId"),
+    ],
+)
+def test_new_keys_are_taken_when_the_store_says_that_the_old_ones_are_over(
+    scripted, write_key, refusal: Reply
+):
     def reply(asked: Asked) -> Reply:
         if is_new(asked):
             return Reply()
         write_key("new")
-        return error(400, "ExpiredToken")
+        return refusal
 
     write_key("old")
     scripted.reply = reply

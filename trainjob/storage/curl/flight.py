@@ -192,7 +192,7 @@ class Flight:
         # A store that lets so many requests a second through has others refused again and again.
         if tries >= retry.TRIES and not (answer.status in retry.BUSY and self._is_served):
             return None
-        if refusal.code in refusals.EXPIRED:
+        if refusal.code in refusals.MAY_BE_OVER:
             return 0 if self._bucket.renew_keys(keys) else None
         if refusal.other_region:
             return 0 if self._bucket.move_to(refusal.other_region) else None
