@@ -43,5 +43,8 @@ def local_failure(url: str, error: OSError) -> StoreError:
         is_said = error.filename is None or str(error.filename).rstrip("/") in url
         found = "permission denied" + ("" if is_said else f" for {str(error.filename)!r}")
         return failure(StoreDenied, url, found, do)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        found = "a file, or a link that leads to nothing, is in the place of a folder"
+        return failure(StoreError, url, found, "see what is there, or use another folder")
     found = error.strerror or str(error)
     return failure(StoreError, url, found, "see that the disk is in order and has space")

@@ -180,9 +180,13 @@ class LocalStore:
     def prove_writing(self) -> None:
         """Make an unnamed file in the nearest folder that exists; the others are made there."""
         with self._told():
-            existing = next(path for path in (self._root, *self._root.parents) if path.exists())
-        if not existing.is_dir():
-            found = f"{str(existing)!r} is a file, not a folder"
+            above = (self._root, *self._root.parents)
+            existing = next(path for path in above if os.path.lexists(path))
+            is_folder, is_broken = existing.is_dir(), not existing.exists()
+        if not is_folder:
+            # Such a link may be one to a disk that is not mounted.
+            what = "a link that leads to nothing" if is_broken else "a file, not a folder"
+            found = f"{str(existing)!r} is {what}"
             raise failure(StoreDenied, self.url, found, "use another folder")
         with local_failures(str(existing)), tempfile.TemporaryFile(dir=existing):
             pass

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.s3_faults import Fault, fault_proxy
-from trainjob.errors import Problem
+from trainjob.errors import Problem, StoreError
 from trainjob.storage.checkpoint_restore import restore_checkpoints
 from trainjob.storage.probe import (
     checkpoint_problems,
@@ -116,6 +116,19 @@ def test_a_file_above_a_local_output_is_named(tmp_path):
     problem = told(output_problems("inputs[0].url", f"{tmp_path}/file/below/it", None))
 
     assert f"found '{tmp_path}/file' is a file, not a folder; use another folder" in problem
+
+
+@pytest.mark.parametrize("place", ["disk", "disk/below/it", "disk/{run_id}/"])
+def test_a_link_to_a_disk_that_is_not_there_is_named(tmp_path, folder, place):
+    (tmp_path / "disk").symlink_to(tmp_path / "not mounted")
+    (folder / "model.pt").write_bytes(b"weights")
+    url = f"{tmp_path}/{place}"
+
+    problem = told(output_problems("inputs[0].url", url, None))
+    with pytest.raises(StoreError, match="a link that leads to nothing, is in the place of a f"):
+        upload_tree(folder, url, None, run_id="run", facts={}, label="train_url")
+
+    assert f"found '{tmp_path}/disk' is a link that leads to nothing; use another" in problem
 
 
 def test_a_read_only_place_of_this_machine_is_named():
