@@ -125,7 +125,7 @@ def is_bookkeeping(path: str) -> bool:
 
 def not_empty(url: str, found: str) -> OutputNotEmpty:
     """Return the error for a folder that holds what this run did not write."""
-    do = "use an empty folder or put {run_id} into the url"
+    do = "use an empty folder, or put {run_id} into the url of a job"
     return failure(OutputNotEmpty, url, f"not empty but {found}", do)
 
 
