@@ -24,6 +24,7 @@ from trainjob.launch.environment import search_path
 from trainjob.launch.preflight import launch_problems
 from trainjob.profiles import PROFILES
 from trainjob.source import code_problems
+from trainjob.storage.deadline import Deadline, ending_at
 from trainjob.storage.listing import Listing
 from trainjob.storage.probe import (
     checkpoint_problems,
@@ -91,12 +92,28 @@ def check_job(
         _listed(partial(machine_problems, job)),
         _listed(_workspace_problems),
     ]
-    with ThreadPoolExecutor(max_workers=8) as threads:
-        examined = list(threads.map(lambda check: check(), checks))
+    examined = _examined(checks)
     problems = [*of_server, *(problem for part in examined for problem in part.problems)]
     not_checked = [line for part in examined for line in part.not_checked]
     code = sizes[0] if sizes else None
     return Findings(tuple(problems), (*not_checked, *_NEVER_CHECKED), cost_text(job), code)
+
+
+def _examined(checks: Iterable[Callable[[], Examined]]) -> list[Examined]:
+    """Do all checks at once, and none any longer when a person has stopped waiting for them."""
+    deadline = Deadline()
+
+    def in_time(check: Callable[[], Examined]) -> Examined:
+        with ending_at(deadline):
+            return check()
+
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        try:
+            return list(threads.map(in_time, checks))
+        except BaseException:
+            # A process cannot end before its threads, and a store that is silent has minutes.
+            deadline.set(0)
+            raise
 
 
 def _listed(check: Callable[[], list[Problem]]) -> Callable[[], Examined]:
