@@ -3,6 +3,7 @@
 ``put``, ``same``, ``make`` and ``drop`` are for the benchmark itself.
 """
 
+import base64
 import hashlib
 import json
 import sys
@@ -101,16 +102,21 @@ OPERATIONS = {
 
 def _put_in_parts(url: str, folder: Path, path: str) -> None:
     """Put a large file, with a checksum of the whole."""
-    client, way = _client(), "CRC64NVME"
+    from anycrc import Model  # here, as above
+
+    client, crc_of = _client(), Model("CRC64-NVME").calc
     key = {"Bucket": _bucket(url), "Key": f"{url.removeprefix('s3://').partition('/')[2]}{path}"}
-    begun = client.create_multipart_upload(**key, ChecksumAlgorithm=way, ChecksumType="FULL_OBJECT")
+    begun = client.create_multipart_upload(
+        **key, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT"
+    )
     upload = {**key, "UploadId": begun["UploadId"]}
     parts: list[dict[str, Any]] = []
     with (folder / path).open("rb") as file:
         while data := file.read(PART_BYTES):
             number = {"PartNumber": len(parts) + 1}
-            sent = client.upload_part(**upload, **number, Body=data, ChecksumAlgorithm=way)
-            parts.append(number | {name: sent[name] for name in ("ETag", f"Checksum{way}")})
+            crc = base64.b64encode(crc_of(data, 0).to_bytes(8)).decode()
+            sent = client.upload_part(**upload, **number, Body=data, ChecksumCRC64NVME=crc)
+            parts.append(number | {"ETag": sent["ETag"], "ChecksumCRC64NVME": crc})
     client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
 
 

@@ -30,7 +30,7 @@ class PartsOfFile:
         """Count a part as there."""
         self.flags.extend(bytes(max(0, number + 1 - len(self.flags))))
         self.flags[number] = 1
-        self.told = told
+        self.told = f"md5:{told}" if told and ":" not in told else told  # as it was written before
 
     def size_bytes(self, file_bytes: int) -> int:
         """Return how many bytes of a file of this size they are."""

@@ -172,19 +172,28 @@ ENTRY = Entry("folder/large", 25, '"v1"')
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     parts = ArrivedParts(tmp_path / "parts", "boot")
-    parts.note(ENTRY, 10, 0, "md5")
-    parts.note(ENTRY, 10, 2, "md5")
+    parts.note(ENTRY, 10, 0, "md5:0a")
+    parts.note(ENTRY, 10, 2, "md5:0a")
     return tmp_path / "parts"
 
 
 def test_a_note_is_read_by_the_next_process_of_this_start_of_the_machine(file: Path) -> None:
     found = ArrivedParts(file, "boot").of(ENTRY, 10)
 
-    assert found == PartsOfFile(ENTRY.version, 10, "md5", bytearray([1, 0, 1]))
+    assert found == PartsOfFile(ENTRY.version, 10, "md5:0a", bytearray([1, 0, 1]))
     assert found.size_bytes(ENTRY.size_bytes) == 15
     assert not ArrivedParts(file, "another boot")
     assert ArrivedParts(file, "boot").of(replace(ENTRY, version='"v2"'), 10) is None
     assert ArrivedParts(file, "boot").of(ENTRY, 5) is None
+
+
+def test_an_md5_that_an_older_trainjob_wrote_is_known_as_such(file: Path) -> None:
+    file.write_text(file.read_text().replace("md5:", ""))
+
+    found = ArrivedParts(file, "boot").of(ENTRY, 10)
+
+    assert found is not None
+    assert found.told == "md5:0a"
 
 
 def test_a_line_that_was_cut_off_is_one_part_less(file: Path) -> None:

@@ -1,17 +1,20 @@
 """Checksums that a store keeps of objects prove what comes, whatever their ETags are."""
 
+import base64
 import hashlib
+import json
 import os
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.core.storage.conftest import S3Place
-from tests.core.storage.engines import shorten_parts
-from tests.core.storage.scripted_store import Asked, Reply, scripted_store
+from tests.core.storage.engines import shorten_parts, shorten_pauses
+from tests.core.storage.scripted_store import Asked, Reply, ScriptedStore, scripted_store
 from tests.s3_faults import Fault, fault_proxy, times
 from tests.waiting import wait_until
 from trainjob.errors import CorruptData, StoreDenied
@@ -27,7 +30,7 @@ SIZES = {"small": 10_000, "in one piece": 300_000, "in parts": 3 * MIB + 17}
 DATA = random.Random(7).randbytes(SIZES["in parts"])
 LISTED = (
     "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>tree/file</Key>"
-    '<ETag>"0-2"</ETag><Size>{size}</Size></Contents></ListBucketResult>'
+    "<ETag>{etag}</ETag><Size>{size}</Size></Contents></ListBucketResult>"
 )
 
 Stage = Callable[[str, StoreSettings], StagedChannel]
@@ -45,10 +48,18 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return run
 
 
+def checksum(way: str, data: bytes) -> dict[str, str]:
+    """Return a checksum as S3 takes it, which the store compares with what it gets."""
+    digest = told.digest_for(f"{way.lower()}:") or hashlib.sha256()
+    digest.update(memoryview(data))
+    value = base64.b64encode(bytes.fromhex(digest.hexdigest())).decode()
+    return {f"Checksum{way}": value}
+
+
 def put(place: S3Place, way: str, data: bytes) -> None:
     """Write an object with a checksum of the whole."""
     key = {"Bucket": place.bucket, "Key": f"{place.prefix}/file"}
-    place.server.client.put_object(**key, Body=data, ChecksumAlgorithm=way)
+    place.server.client.put_object(**key, Body=data, **checksum(way, data))
 
 
 def put_in_parts(place: S3Place, data: bytes, kind: str) -> None:
@@ -58,15 +69,28 @@ def put_in_parts(place: S3Place, data: bytes, kind: str) -> None:
     way = "CRC64NVME" if kind == "FULL_OBJECT" else "CRC32"
     how = {"ChecksumAlgorithm": way, "ChecksumType": kind}
     upload = {**key, "UploadId": client.create_multipart_upload(**key, **how)["UploadId"]}
-    part = client.upload_part(**upload, PartNumber=1, Body=data, ChecksumAlgorithm=way)
-    told_of_part = {name: part[name] for name in ("ETag", f"Checksum{way}")}
-    parts = {"Parts": [{"PartNumber": 1, **told_of_part}]}
+    its = checksum(way, data)
+    part = client.upload_part(**upload, PartNumber=1, Body=data, **its)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"], **its}]}
     client.complete_multipart_upload(**upload, MultipartUpload=parts)
 
 
 def num_noted(cache: Path) -> int:
     """How many parts an interrupted copy has taken down."""
     return sum(len(file.read_text().splitlines()) - 1 for file in cache.glob("incoming/*/parts"))
+
+
+def tell_before(cache: Path, what: str) -> None:
+    """Let the lines of the parts that came say that something else was told of the whole."""
+    [file] = cache.glob("incoming/*/parts")
+    boot, *lines = file.read_text().splitlines()
+    parts = [json.loads(line) for line in lines]
+    for part in parts:
+        if what == "nothing":
+            part[-1] = ""
+        elif what == "what is unknown here":
+            part[-1] = "crc128:00"
+    file.write_text("".join(f"{line}\n" for line in [boot, *map(json.dumps, parts)]))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -125,27 +149,79 @@ def test_bytes_that_are_always_wrong_are_never_published(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_file_of_which_nothing_more_is_told_comes_all_the_same(stage, tmp_path):
-    data = DATA[: SIZES["in parts"]]
+def store_of_parts(
+    look: Callable[[], Reply], etag: str = '"0-2"', **headers: str
+) -> AbstractContextManager[ScriptedStore]:
+    """A store of one object that comes in parts; `look` answers the requests of HEAD."""
 
     def reply(asked: Asked) -> Reply:
         if "list-type" in asked.path:
-            listed = LISTED.format(size=len(data)).encode()
+            listed = LISTED.format(size=len(DATA), etag=etag).encode()
             return Reply(body=listed, headers={"Content_Type": "application/xml"})
         if asked.method == "HEAD":
-            return Reply(405)
+            return look()
         first, last = map(int, asked.headers["range"].removeprefix("bytes=").split("-"))
-        more = {"ETag": '"0-2"', "Content_Range": f"bytes {first}-{last}/{len(data)}"}
-        return Reply(206, data[first : last + 1], more)
+        more = {"ETag": etag, "Content_Range": f"bytes {first}-{last}/{len(DATA)}"}
+        return Reply(206, DATA[first : last + 1], more | headers)
 
-    with scripted_store(reply) as store:
+    return scripted_store(reply)
+
+
+def looked(**headers: str) -> Reply:
+    """The answer to a HEAD of that object, with its checksum."""
+    sha256 = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
+    return Reply(headers={"ETag": '"0-2"', "x_amz_checksum_sha256": sha256, **headers})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Reply(405), Reply(403), Reply(400), Reply(501), Reply(), Reply(headers={"ETag": '"0-2"'})],
+    ids=["405", "403", "400", "501", "without ETag", "without checksum"],
+)
+def test_a_file_of_which_nothing_more_is_told_comes_all_the_same(stage, tmp_path, answer):
+    with store_of_parts(lambda: answer) as store:
         staged = stage("s3://bucket/tree", store.settings)
 
     assert staged.verified == "size"
-    assert (tmp_path / "data" / "file").read_bytes() == data
+    assert (tmp_path / "data" / "file").read_bytes() == DATA
 
 
-def test_an_interrupted_copy_is_proved_by_the_checksum_as_a_whole(s3, s3_place, stage, tmp_path):
+@pytest.mark.parametrize("status", [400, 408, 429, 503])
+def test_a_refusal_that_passes_takes_no_proof(stage, monkeypatch, status):
+    """One of 400 without a body, which may be of keys that are over, passes when a GET was sent."""
+    shorten_pauses(monkeypatch)
+    answers = iter([Reply(status)])
+
+    with store_of_parts(lambda: next(answers, looked())) as store:
+        staged = stage("s3://bucket/tree", store.settings)
+
+    assert staged.verified == "checksum"
+
+
+def test_a_checksum_that_is_said_to_be_of_the_parts_is_none_of_the_whole(stage):
+    answer = looked(x_amz_checksum_type="COMPOSITE", x_amz_checksum_sha256="A" * 43 + "=")
+
+    with store_of_parts(lambda: answer) as store:
+        staged = stage("s3://bucket/tree", store.settings)
+
+    assert staged.verified == "size"
+
+
+def test_that_an_object_is_encrypted_may_be_told_with_its_parts_alone(stage):
+    etag = f'"{hashlib.md5(b"another").hexdigest()}"'
+    encrypted = {"x_amz_server_side_encryption": "aws:kms"}
+
+    with store_of_parts(lambda: Reply(headers={"ETag": etag}), etag, **encrypted) as store:
+        staged = stage("s3://bucket/tree", store.settings)
+
+    assert staged.verified == "size"
+
+
+@pytest.mark.parametrize("was_told", ["the checksum", "nothing", "what is unknown here"])
+def test_an_interrupted_copy_is_proved_by_the_checksum_as_a_whole(
+    s3, s3_place, stage, tmp_path, was_told
+):
+    """Whatever the process before knew of it, which may have been one of an older trainjob."""
     put_in_parts(s3_place, DATA, "FULL_OBJECT")
     passed = iter(range(2))
 
@@ -161,6 +237,7 @@ def test_an_interrupted_copy_is_proved_by_the_checksum_as_a_whole(s3, s3_place, 
         with pytest.raises(StoreDenied):
             stage(s3_place.url, settings)
         proxy.rule = lambda method, path: None
+        tell_before(tmp_path / "cache", was_told)
         staged = stage(s3_place.url, settings)
 
     assert staged.verified == "checksum"
@@ -169,8 +246,8 @@ def test_an_interrupted_copy_is_proved_by_the_checksum_as_a_whole(s3, s3_place, 
 
 
 def test_without_the_package_for_it_a_crc_is_not_compared(s3_place, stage, monkeypatch):
-    monkeypatch.setattr(told, "_crcs", dict)
     put_in_parts(s3_place, DATA[:1000], "FULL_OBJECT")
+    monkeypatch.setattr(told, "_crcs", dict)
 
     assert stage(s3_place.url, s3_place.settings).verified == "size"
 
@@ -190,6 +267,11 @@ def test_a_store_that_may_not_know_of_checksums_is_not_asked(s3, s3_place, tmp_p
         (None, True),
         ("https://s3.eu-west-1.amazonaws.com", True),
         ("https://s3.cn-north-1.amazonaws.com.cn", True),
+        ("https://S3.us-east-1.amazonaws.com.", True),
+        ("https://bucket.s3-fips.dualstack.us-gov-west-1.amazonaws.com", True),
+        ("https://s3.eu-west-1.api.aws", True),
+        ("https://ec2-1-2-3-4.compute-1.amazonaws.com:9000", False),
+        ("https://minio-1.eu-west-1.elb.amazonaws.com", False),
         ("https://amazonaws.com.example", False),
         ("https://obs.cn-north-4.myhuaweicloud.com", False),
         ("http://127.0.0.1:9000", False),

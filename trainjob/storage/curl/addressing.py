@@ -15,7 +15,11 @@ from trainjob.storage.settings import StoreSettings
 
 DEFAULT_REGION = "us-east-1"
 
-_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
+_AWS = re.compile(
+    r"(?:.*\.)?s3(?:[.-].*)?\.(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws)\.?", re.IGNORECASE
+)
+"""Its hosts, see https://docs.aws.amazon.com/general/latest/gr/s3.html; below the same domains are
+machines of customers, with stores of their own."""
 
 _BUCKET = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
 _REGION = re.compile(r"[a-zA-Z0-9.\-_]+")
@@ -87,7 +91,7 @@ def _address_of(bucket: str, settings: StoreSettings, region: str) -> Address:
         path=path,
         region=region,
         is_guessed=given is None,
-        is_aws=given is None or host.endswith(_AWS),
+        is_aws=given is None or _AWS.fullmatch(host) is not None,
         ca_bundle=_ca_bundle(settings) if parts.scheme == "https" else None,
     )
 

@@ -70,7 +70,7 @@ class ArrivingFile:
         self._arrived = bytearray(flags.ljust(-(-entry.size_bytes // PART_BYTES), b"\0"))
         self._digested_bytes = 0
         self._sha256 = hashlib.sha256()
-        self._take(there.told if there else told)
+        self._take(told)
         there_bytes = there.size_bytes(entry.size_bytes) if there else 0
         self._missing_bytes = entry.size_bytes - there_bytes
         meter.add_bytes(there_bytes)

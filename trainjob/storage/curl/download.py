@@ -25,7 +25,15 @@ from trainjob.storage.curl.arrival import (
 )
 from trainjob.storage.curl.arriving_file import ArrivingFile, Part, write_all
 from trainjob.storage.curl.request import Again, Answer, Request
-from trainjob.storage.curl.told import ASK, is_doubtful, is_of, proof_by, told_of
+from trainjob.storage.curl.told import (
+    ASK,
+    checksum_of,
+    is_doubtful,
+    is_of,
+    is_usable,
+    proof_by,
+    told_of,
+)
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.deadline import check_deadline
 from trainjob.storage.failures import failure, local_failure, local_failures
@@ -40,7 +48,9 @@ _NUM_THREADS = 2
 _MAX_DIGESTING = 16
 _PART_WEIGHT_BYTES = 3 << 20  # what a part that is under way holds in memory, and more
 _WAIT_S = 0.2
-_REFUSED = frozenset(range(400, 500))  # a HEAD, of which nothing more is heard than that
+_UNEXPLAINED = 400
+_REFUSALS = frozenset({*range(400, 500), 501} - {408, 429})
+"""Answers to a HEAD that are final; they have no body, which would say why."""
 
 
 class Download:
@@ -103,29 +113,43 @@ class Download:
                 )
                 continue
             there = self._parts.of(entry, arriving_file.PART_BYTES) if self._parts else None
-            if self._ask and not there and entry.size_bytes > arriving_file.PART_BYTES:
-                yield Request(
-                    "HEAD",
-                    self._prefix + entry.path,
-                    headers={**condition(entry), **self._ask},
-                    answers=_REFUSED,
-                    tag=partial(self._looked, entry),
-                )
+            told = there.told if there and is_usable(there.told) else ""
+            if self._ask and not told and entry.size_bytes > arriving_file.PART_BYTES:
+                yield self._look(entry, there)
             else:
-                yield from self._large(entry, there)
+                yield from self._large(entry, there, told)
 
-    def _looked(self, entry: Entry, answer: Answer, url: str) -> Iterator[Request]:
-        """Yield the requests for what comes in parts, of which the store was asked for more.
+    def _look(self, entry: Entry, there: PartsOfFile | None, *, is_last: bool = False) -> Request:
+        """Return the request for the checksum of what comes in parts."""
+        return Request(
+            "HEAD",
+            self._prefix + entry.path,
+            headers={**condition(entry), **self._ask},
+            answers=_REFUSALS,
+            tag=partial(self._looked, entry, there, is_last),
+        )
 
-        What it does not tell at this, it does at the first part.
-        """
-        told = ""
-        if answer.is_ok or answer.status in ANSWERS:
+    def _looked(
+        self, entry: Entry, there: PartsOfFile | None, is_last: bool, answer: Answer, url: str
+    ) -> Iterator[Request]:
+        """Yield the requests for what comes in parts, now that the store was asked for more."""
+        if answer.status == _UNEXPLAINED and not is_last:
+            # So it is for keys that are over and in another region. The answer to a GET says that,
+            # and what is to be done about it is done before there is an answer.
+            yield Request(
+                "GET",
+                self._prefix + entry.path,
+                headers={**condition(entry), "range": "bytes=0-0"},
+                answers=ANSWERS,
+                weight_bytes=1,
+                tag=lambda *_: iter([self._look(entry, there, is_last=True)]),
+            )
+            return
+        if answer.status in ANSWERS or (answer.is_ok and answer.etag):
             check_version(answer, entry, url)
-            told = told_of(answer, entry)
-        yield from self._large(entry, None, "" if is_doubtful(told, answer) else told)
+        yield from self._large(entry, there, checksum_of(answer) if answer.is_ok else "")
 
-    def _large(self, entry: Entry, there: PartsOfFile | None, told: str = "") -> Iterator[Request]:
+    def _large(self, entry: Entry, there: PartsOfFile | None, told: str) -> Iterator[Request]:
         """Yield the requests for those parts of a large object that are not there."""
         # The disk keeps what waits to be digested, but open files are few.
         while len(self._digesting) > _MAX_DIGESTING:
@@ -155,7 +179,7 @@ class Download:
         tag = answer.request.tag
         if isinstance(tag, Part):
             return self._part_arrived(answer, tag, url)
-        if isinstance(tag, partial):
+        if not isinstance(tag, Entry):
             looked: Iterator[Request] = tag(answer, url)
             return looked
         check_version(answer, tag, url)
