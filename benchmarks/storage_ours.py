@@ -26,7 +26,7 @@ class SecondJobs:
         place = runs.place("second")
         cache = {"TRAINJOB_CACHE_DIR": str(place / "cache")}
         for number in range(rounds + 1):
-            command = our_command("down", runs.url(workload), place / f"job-{number}")
+            command = our_command("job", runs.url(workload), place / f"job-{number}")
             said = json.loads(runs.run(command, "http", cache).output)
             if number:
                 self._seconds.append(said["seconds"])

@@ -1,4 +1,4 @@
-"""What a job does with its data: ``ours.py down|up|list URL FOLDER``; prints JSON.
+"""What a job does with its data: ``ours.py down|job|up|list URL FOLDER``; prints JSON.
 
 ``put``, ``same``, ``make`` and ``drop`` are for the benchmark itself.
 """
@@ -12,6 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import trainjob.storage.curl.store  # noqa: F401 - else loaded when a store is opened
+from trainjob.storage.cache.folder import Cache
+from trainjob.storage.cache.hold import release
 from trainjob.storage.local_tree import list_folder
 from trainjob.storage.meter import Meter
 from trainjob.storage.settings import StoreSettings
@@ -35,6 +38,15 @@ def down(url: str, folder: Path) -> dict[str, object]:
     """Stage a channel by the cache, as a job does."""
     staged = stage_channel(url, folder, SETTINGS, label="bench", holder=folder.name)
     return {"moved_bytes": staged.moved_bytes, "verified": str(staged.verified)}
+
+
+def job(url: str, folder: Path) -> dict[str, object]:
+    """Stage a channel and let go of it, as a job does at its end; timed is the staging."""
+    begun = time.perf_counter()
+    said = down(url, folder)
+    seconds = time.perf_counter() - begun
+    release(Cache.of_machine(), folder.name)
+    return {**said, "seconds": seconds}
 
 
 def up(url: str, folder: Path) -> dict[str, object]:
@@ -91,6 +103,7 @@ def drop(url: str, _: Path) -> dict[str, object]:
 
 OPERATIONS = {
     "down": down,
+    "job": job,
     "up": up,
     "list": count,
     "put": put,

@@ -34,7 +34,7 @@ def _keep_freed_memory() -> None:
     It gives every batch of them back to the kernel otherwise, and has each page cleared again. A
     block of its own that is freed raises the limit for what is kept to twice its size (mallopt(3)).
     """
-    bytearray(_KEPT_BYTES // 2)
+    bytes(_KEPT_BYTES // 2)  # which touches no page of it, unlike a bytearray
 
 
 class Transport:
