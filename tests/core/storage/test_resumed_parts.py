@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.storage.journals import num_noted_parts
 from tests.core.storage.test_many_objects import peak_bytes
 from tests.s3_faults import Fault, FaultProxy, fault_proxy
 from tests.waiting import wait_until
@@ -56,11 +57,6 @@ def after(num_parts: int, fault: Fault) -> Callable[[str, str], Fault]:
     return rule
 
 
-def noted(cache: Cache) -> int:
-    """How many parts an interrupted copy has taken down."""
-    return sum(len(file.read_text().splitlines()) - 1 for file in cache.incoming.glob("*/parts"))
-
-
 def nothing(method: str, path: str) -> Fault:
     return None
 
@@ -78,7 +74,7 @@ def test_after_a_kill_only_the_parts_that_are_missing_are_fetched(s3, s3_place, 
     with fault_proxy(s3.port, after(4, "hang")) as proxy:
         env = os.environ | s3.env | {"AWS_ENDPOINT_URL": proxy.endpoint_url}
         process = subprocess.Popen(command, env=env)
-        wait_until(lambda: noted(cache) == 4)
+        wait_until(lambda: num_noted_parts(cache) == 4)
         process.kill()
         process.wait()
         proxy.ranges.clear()
@@ -89,7 +85,7 @@ def test_after_a_kill_only_the_parts_that_are_missing_are_fetched(s3, s3_place, 
     assert len({*proxy.ranges}) == NUM_PARTS - 4
     assert {*proxy.ranges} <= {f"bytes={start}-{end - 1}" for start, end in SPANS}
     assert (tmp_path / "data" / "large").read_bytes() == LARGE
-    assert noted(cache) == 0
+    assert num_noted_parts(cache) == 0
 
 
 @pytest.fixture
@@ -102,13 +98,13 @@ def interrupted(s3, s3_place, cache, tmp_path, monkeypatch) -> Iterator[FaultPro
 
     def rule(method: str, path: str) -> Fault:
         if fault := refuse(method, path):
-            wait_until(lambda: noted(cache) == 3)
+            wait_until(lambda: num_noted_parts(cache) == 3)
         return fault
 
     with fault_proxy(s3.port, rule) as proxy:
         with pytest.raises(StoreDenied):
             stage(s3_place.url, tmp_path, s3.settings, proxy)
-        assert noted(cache) == 3
+        assert num_noted_parts(cache) == 3
         proxy.rule = nothing
         proxy.ranges.clear()
         yield proxy
@@ -139,7 +135,7 @@ def test_an_engine_that_copies_files_as_a_whole_leaves_no_parts_to_be_trusted(
 
     with pytest.raises(StoreDenied):
         stage(s3_place.url, tmp_path, s3.settings, interrupted)
-    left = noted(cache)
+    left = num_noted_parts(cache)
     monkeypatch.delenv(ENGINE)
     interrupted.rule = nothing
     interrupted.ranges.clear()

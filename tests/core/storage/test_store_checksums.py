@@ -14,10 +14,12 @@ import pytest
 
 from tests.core.storage.conftest import S3Place
 from tests.core.storage.engines import shorten_parts, shorten_pauses
+from tests.core.storage.journals import num_noted_parts
 from tests.core.storage.scripted_store import Asked, Reply, ScriptedStore, scripted_store
 from tests.s3_faults import Fault, fault_proxy, times
 from tests.waiting import wait_until
 from trainjob.errors import CorruptData, StoreDenied
+from trainjob.storage.cache.folder import Cache
 from trainjob.storage.curl import told
 from trainjob.storage.curl.bucket import Bucket
 from trainjob.storage.settings import StoreSettings
@@ -73,11 +75,6 @@ def put_in_parts(place: S3Place, data: bytes, kind: str) -> None:
     part = client.upload_part(**upload, PartNumber=1, Body=data, **its)
     parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"], **its}]}
     client.complete_multipart_upload(**upload, MultipartUpload=parts)
-
-
-def num_noted(cache: Path) -> int:
-    """How many parts an interrupted copy has taken down."""
-    return sum(len(file.read_text().splitlines()) - 1 for file in cache.glob("incoming/*/parts"))
 
 
 def tell_before(cache: Path, what: str) -> None:
@@ -229,7 +226,7 @@ def test_an_interrupted_copy_is_proved_by_the_checksum_as_a_whole(
         is_part = method == "GET" and path.partition("?")[0].endswith("/file")
         if not is_part or next(passed, None) is not None:
             return None
-        wait_until(lambda: num_noted(tmp_path / "cache") == 2)
+        wait_until(lambda: num_noted_parts(Cache(tmp_path / "cache")) == 2)
         return "403"
 
     with fault_proxy(s3.port, rule) as proxy:
@@ -250,6 +247,18 @@ def test_without_the_package_for_it_a_crc_is_not_compared(s3_place, stage, monke
     monkeypatch.setattr(told, "_crcs", dict)
 
     assert stage(s3_place.url, s3_place.settings).verified == "size"
+
+
+def test_what_finds_crcs_is_not_loaded_for_a_store_that_tells_none(
+    s3, s3_place, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TRAINJOB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(told, "_crcs", pytest.fail)
+    s3_place.put("file", DATA)
+
+    staged = stage_channel(s3_place.url, tmp_path / "data", s3.settings, label="d", holder="job")
+
+    assert staged.verified == "etag"
 
 
 def test_a_store_that_may_not_know_of_checksums_is_not_asked(s3, s3_place, tmp_path, monkeypatch):

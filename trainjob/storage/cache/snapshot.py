@@ -291,21 +291,21 @@ def is_broken(root: Path) -> bool:
 
 
 def _num_files(folder: Path) -> int:
-    """Count the files below `folder`, links as files; a sixth of the time of `sizes_and_times`."""
-    num_files = 0
-    pending = [str(folder)]
-    while pending:
-        with suppress(FileNotFoundError), os.scandir(pending.pop()) as items:
-            for item in items:
-                if item.is_dir(follow_symlinks=False):
-                    pending.append(item.path)
-                else:
-                    num_files += 1
-    return num_files
+    """Count the files below `folder`, links as files, without a look at each."""
+    return sum(1 for _ in _files_below(folder))
 
 
 def sizes_and_times(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield path, size and mtime of every file below `folder`, links as they are."""
+    for path, item in _files_below(folder):
+        try:
+            stat = item.stat(follow_symlinks=False)
+        except FileNotFoundError:  # it was deleted since its folder was read
+            continue
+        yield path, (stat.st_size, stat.st_mtime_ns)
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     pending = [(str(folder), "")]
     while pending:
         path, prefix = pending.pop()
@@ -314,8 +314,7 @@ def sizes_and_times(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
                 if item.is_dir(follow_symlinks=False):
                     pending.append((item.path, f"{prefix}{item.name}/"))
                 else:
-                    stat = item.stat(follow_symlinks=False)
-                    yield prefix + item.name, (stat.st_size, stat.st_mtime_ns)
+                    yield prefix + item.name, item
 
 
 def write_manifest(root: Path, header: Header, files: Iterable[FileLine]) -> None:

@@ -1,7 +1,5 @@
 """What can be said of an object that arrived: whether it is the one that was listed, and whole."""
 
-import hashlib
-
 from trainjob.errors import CorruptData, StoreError, StoreUnavailable, TreeChanged
 from trainjob.storage.curl.request import Answer
 from trainjob.storage.failures import failure
@@ -34,11 +32,6 @@ def check_version(answer: Answer, entry: Entry, url: str) -> None:
         raise changed_object(url)
 
 
-def digest_md5(data: bytes) -> str:
-    """Return the MD5 of what arrived."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
 def is_encrypted(answer: Answer) -> bool:
     """Say whether the ETag is no MD5 of the bytes even if it looks like one.
 
@@ -55,7 +48,8 @@ def too_short(url: str, received: int, entry: Entry) -> StoreError:
     return failure(StoreUnavailable, url, found, "try again")
 
 
-def wrong_digest(url: str, name: str = "md5") -> StoreError:
-    """Return the error for bytes that are not those that the store tells the digest `name` of."""
+def wrong_digest(url: str, told: str) -> StoreError:
+    """Return the error for bytes that are not those that the store has `told` of."""
+    name = told.partition(":")[0]
     found = f"the bytes that arrived do not have the {name.upper()} that the store tells"
     return failure(CorruptData, url, found, "try again, or put the object there again")

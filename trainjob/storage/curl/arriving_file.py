@@ -125,7 +125,7 @@ class ArrivingFile:
         sha256 = self._sha256.hexdigest()
         name, _, expected = self.told.partition(":")
         if name and (self._of_told.hexdigest() if self._of_told else sha256) != expected:
-            raise wrong_digest(url, name)
+            raise wrong_digest(url, self.told)
         size_bytes = self.entry.size_bytes
         return FileRecord(self.entry.path, size_bytes, sha256, verified=proof_by(self.told))
 

@@ -193,10 +193,10 @@ class Download:
         if size_bytes != entry.size_bytes:
             return Again(too_short(url, size_bytes, entry))
         sha256 = hashlib.sha256(body).hexdigest()
-        told = told_of(answer, entry)
+        told = told_of(answer, entry.version)
         if told and not is_of(told, body, sha256):
             if not is_doubtful(told, answer):
-                return Again(wrong_digest(url, told.partition(":")[0]))
+                return Again(wrong_digest(url, told))
             told = ""
         path = self._target + entry.path
         try:
@@ -215,7 +215,7 @@ class Download:
             raise failure(StoreError, url, found, "set TRAINJOB_STORAGE_ENGINE=fsspec")
         if (error := part.size_error(url)) is not None:
             return Again(error)
-        told = file.told or told_of(answer, file.entry)
+        told = file.told or told_of(answer, file.entry.version)
         told = "" if is_doubtful(told, answer) else told
         if self._parts is not None and not part.is_whole:
             size = arriving_file.PART_BYTES

@@ -7,7 +7,7 @@ from typing import Self
 from trainjob.errors import StoreError
 from trainjob.storage.arrived_parts import ArrivedParts
 from trainjob.storage.curl import arriving_file
-from trainjob.storage.curl.arrival import digest_md5, is_encrypted, wrong_digest
+from trainjob.storage.curl.arrival import wrong_digest
 from trainjob.storage.curl.download import Download
 from trainjob.storage.curl.listing import pages
 from trainjob.storage.curl.multipart import discard_unfinished
@@ -15,10 +15,11 @@ from trainjob.storage.curl.objects import create, make_folders, upload_chunks
 from trainjob.storage.curl.page import Found
 from trainjob.storage.curl.reading import read_all
 from trainjob.storage.curl.request import Answer, Request
+from trainjob.storage.curl.told import is_doubtful, is_of, told_of
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.curl.upload import upload_files
 from trainjob.storage.keys import refuse_keys
-from trainjob.storage.listing import Entry, Listing, md5_in
+from trainjob.storage.listing import Entry, Listing
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
 from trainjob.storage.settings import StoreSettings
@@ -116,9 +117,9 @@ class CurlStore:
         """Return the content of a small object, checked by MD5 where the store tells it."""
 
         def fault(answer: Answer) -> StoreError | None:
-            md5 = md5_in(answer.etag)
-            is_right = not md5 or digest_md5(answer.body) == md5 or is_encrypted(answer)
-            return None if is_right else wrong_digest(self.url + path)
+            told = told_of(answer, answer.etag)
+            is_right = not told or is_of(told, answer.body, "") or is_doubtful(told, answer)
+            return None if is_right else wrong_digest(self.url + path, told)
 
         return self._transport.ask(Request("GET", self._prefix + path), fault=fault).body
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
-from trainjob.storage.curl.arrival import digest_md5, is_encrypted
+from trainjob.storage.curl.arrival import is_encrypted
 from trainjob.storage.curl.request import Answer
-from trainjob.storage.listing import Entry, md5_in
+from trainjob.storage.listing import md5_in
 from trainjob.storage.manifest import Proof
 
 ASK = {"x-amz-checksum-mode": "ENABLED"}
@@ -33,18 +33,18 @@ _Crc = Callable[[bytes | memoryview, int], int]
 class Digest(Protocol):
     """What is found over bytes that come one after the other."""
 
-    def update(self, data: memoryview, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """Take the next bytes."""
 
     def hexdigest(self) -> str:
         """Return what was found."""
 
 
-def told_of(answer: Answer, entry: Entry) -> str:
-    """Return what an answer about a whole object, or a listing, tells of its bytes."""
+def told_of(answer: Answer, etag: str) -> str:
+    """Return what an answer about a whole object, and its ETag, tell of its bytes."""
     if ASK.keys() <= answer.request.headers.keys() and (checksum := checksum_of(answer)):
         return checksum
-    md5 = md5_in(entry.version)
+    md5 = md5_in(etag)
     return f"md5:{md5}" if md5 else ""
 
 
@@ -64,26 +64,24 @@ def is_doubtful(told: str, answer: Answer) -> bool:
 
 def is_of(told: str, data: bytes, sha256: str) -> bool:
     """Say whether it is told of these bytes, of which the SHA-256 is known."""
-    name, _, expected = told.partition(":")
-    if name == "sha256":
-        return sha256 == expected
-    if name == "md5":
-        return digest_md5(data) == expected
-    return f"{_crcs()[name](data, 0):0{2 * _NUM_BYTES[name]}x}" == expected
+    digest = digest_for(told)
+    if digest is not None:
+        digest.update(data)
+    return told.partition(":")[2] == (sha256 if digest is None else digest.hexdigest())
 
 
 def digest_for(told: str) -> Digest | None:
-    """Return what finds the digest to compare with, if it is another one than SHA-256."""
+    """Return what finds the digest to compare with, if that is another one than SHA-256."""
     name = told.partition(":")[0]
-    if name == "md5":
-        return hashlib.md5(usedforsecurity=False)
-    return _RunningCrc(name) if name in _crcs() else None
+    if name in ("", "sha256"):
+        return None
+    return hashlib.md5(usedforsecurity=False) if name == "md5" else _RunningCrc(name)
 
 
 def is_usable(told: str) -> bool:
-    """Say whether bytes can be compared with it here."""
+    """Say whether it tells anything that bytes can be compared with here."""
     name = told.partition(":")[0]
-    return name in ("md5", "sha256") or name in _crcs()
+    return name in ("md5", "sha256") or (name in _NUM_BYTES and name in _crcs())
 
 
 def proof_by(told: str) -> Proof:
@@ -101,7 +99,7 @@ class _RunningCrc:
         self._digits = 2 * _NUM_BYTES[name]
         self._value = 0
 
-    def update(self, data: memoryview) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
         self._value = self._crc(data, self._value)
 
