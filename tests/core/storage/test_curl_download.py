@@ -313,6 +313,8 @@ def test_a_store_without_ranges_is_named(store, server, objects, tmp_path):
 
     with pytest.raises(StoreError, match="does not serve parts of objects"):
         store.download(entries, tmp_path, Meter(None, entries))
+    with pytest.raises(StoreError, match="does not serve parts of objects"):
+        store.digest(entries, Meter(None, entries))
 
 
 def test_a_folder_in_the_way_is_named(store, objects, tmp_path):

@@ -32,6 +32,17 @@ def check_version(answer: Answer, entry: Entry, url: str) -> None:
         raise changed_object(url)
 
 
+def check_is_part(answer: Answer, url: str) -> None:
+    """See that the answer holds the range that was asked for, and not the whole object.
+
+    Raises:
+        StoreError: If it does not.
+    """
+    if answer.status != PARTIAL:
+        found = f"the store does not serve parts of objects (status {answer.status})"
+        raise failure(StoreError, url, found, "set TRAINJOB_STORAGE_ENGINE=fsspec")
+
+
 def is_encrypted(answer: Answer) -> bool:
     """Say whether the ETag is no MD5 of the bytes even if it looks like one.
 

@@ -17,7 +17,7 @@ from trainjob.storage.arrived_parts import ArrivedParts, PartsOfFile
 from trainjob.storage.curl import arriving_file, retry
 from trainjob.storage.curl.arrival import (
     ANSWERS,
-    PARTIAL,
+    check_is_part,
     check_version,
     condition,
     too_short,
@@ -36,7 +36,7 @@ from trainjob.storage.curl.told import (
 )
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.deadline import check_deadline
-from trainjob.storage.failures import failure, local_failure, local_failures
+from trainjob.storage.failures import local_failure, local_failures
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord, OnFile
 from trainjob.storage.meter import Meter
@@ -210,9 +210,8 @@ class Download:
     def _part_arrived(self, answer: Answer, part: Part, url: str) -> Again | None:
         file = part.file
         check_version(answer, file.entry, url)
-        if not part.is_whole and answer.status != PARTIAL:
-            found = f"the store does not serve parts of objects (status {answer.status})"
-            raise failure(StoreError, url, found, "set TRAINJOB_STORAGE_ENGINE=fsspec")
+        if not part.is_whole:
+            check_is_part(answer, url)
         if (error := part.size_error(url)) is not None:
             return Again(error)
         told = file.told or told_of(answer, file.entry.version)

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainjob.errors import StoreError
-from trainjob.storage.curl.arrival import ANSWERS, check_version, condition, too_short
+from trainjob.storage.curl.arrival import (
+    ANSWERS,
+    check_is_part,
+    check_version,
+    condition,
+    too_short,
+)
 from trainjob.storage.curl.request import Again, Answer, Request
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.listing import Entry
@@ -84,6 +90,8 @@ def read_all(
         reading: _Reading = answer.request.tag
         entry, url = reading.entry, transport.url(answer.request.key)
         check_version(answer, entry, url)
+        if "range" in answer.request.headers:
+            check_is_part(answer, url)
         if (error := reading.keep(url)) is not None:
             return Again(error)
         if reading.size_bytes < entry.size_bytes:
