@@ -48,8 +48,9 @@ class ObjectStore(Block):
 
     checksums: Literal["when_required", "when_supported"] = "when_required"
     """When to use the newer S3 checksums; OBS, COS, OSS and older MinIO need when_required. With
-    when_supported every object that is written in one request carries its sha256, and what is read
-    is compared with the checksum that the store keeps, for which AWS is asked either way."""
+    when_supported every object that is written in one request carries its sha256, and large files,
+    and what is read, are compared with the checksum that the store keeps, for which AWS is asked
+    either way."""
 
     ca_bundle: Path | None = None
     """File on the worker with the certificates to trust instead of the usual ones."""

@@ -39,9 +39,10 @@ class OutputReport:
         left_out: What the script left that could not be uploaded, and why; of a training that was
             broken off, since it is an error of any other.
         engine: What brought it there: curl, s3fs, fsspec or local.
-        num_read_back: Of how many files every byte was read again; the digests that the store
-            tells of the others are those of what was sent.
+        num_read_back: Of how many files every byte was read again; what the store tells of the
+            others follows from what was sent.
         claimed: What kept other runs from writing to the same place.
+        num_by_checksum: Of how many of the others that is a checksum, and not the ETag.
     """
 
     name: str
@@ -52,6 +53,7 @@ class OutputReport:
     engine: str = ""
     num_read_back: int = 0
     claimed: Exclusion | None = None
+    num_by_checksum: int = 0
 
     def __str__(self) -> str:
         """Return what lies there, and how it is known, in one line."""
@@ -62,11 +64,14 @@ class OutputReport:
 
     @property
     def _proof(self) -> str:
-        if not self.num_read_back:
-            return "verified by etag"
-        if self.num_read_back == self.num_files:
-            return "verified by reading back"
-        return f"verified by etag, {counted(self.num_read_back, 'file')} by reading back"
+        ways = {
+            "etag": self.num_files - self.num_by_checksum - self.num_read_back,
+            "checksum": self.num_by_checksum,
+            "reading back": self.num_read_back,
+        }
+        first, *others = [way for way, num_files in ways.items() if num_files] or ["etag"]
+        more = [f", {counted(ways[way], 'file')} by {way}" for way in others]
+        return f"verified by {first}{''.join(more)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,7 @@ def _report_of(
         left_out=tuple(f"{path!r} {why}" for path, why in receipt.left_out.items()),
         engine=engine,
         num_read_back=sum(file.verified == "read back" for file in receipt.files),
+        num_by_checksum=sum(file.verified == "checksum" for file in receipt.files),
         claimed=receipt.claimed,
     )
 

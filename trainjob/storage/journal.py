@@ -114,8 +114,11 @@ class Journal:
             ValueError: If it is not one of a journal; so does a `TypeError`.
         """
         match line:
-            case ["sent", str(path), version, size_bytes, sha256, etag]:
-                self._sent[path] = (version, FileRecord(path, size_bytes, sha256, etag))
+            case ["sent", str(path), version, size_bytes, sha256, etag, *proof]:
+                if proof not in ([], ["checksum"]):
+                    raise ValueError(line)
+                record = FileRecord(path, size_bytes, sha256, etag, *proof)
+                self._sent[path] = (version, record)
                 self._announced.pop(path, None)
             case ["announced", str(path), sha256]:
                 contents = self._announced.setdefault(path, [])
@@ -181,7 +184,8 @@ class Journal:
 
 
 def _sent_line(version: str, record: FileRecord) -> _Line:
-    return ["sent", record.path, version, record.size_bytes, record.sha256, record.etag]
+    proof = [record.verified] if record.verified else []
+    return ["sent", record.path, version, record.size_bytes, record.sha256, record.etag, *proof]
 
 
 def _older_lines(content: dict[str, Any]) -> Iterator[_Line]:

@@ -20,8 +20,9 @@ class FileRecord:
     """One file of a tree: `path` below its root with ``/`` between the parts, size and digest.
 
     Attributes:
-        etag: The ETag that S3 gives to exactly the bytes that were sent, computed from them and
-            never taken from a store; empty if nothing was sent or it was not computed.
+        etag: The ETag that S3 gives to exactly the bytes that were sent: computed from them or,
+            where that is ``verified`` by their checksum, told together with it by the store that
+            has found both; empty if nothing was sent or there is none of these.
         verified: How it was proved that the store where it was sent, or from where it came, holds
             exactly this.
     """

@@ -20,9 +20,10 @@ def read_back(
 ) -> list[FileRecord]:
     """Compare what the store holds now with what was sent, and say of each file how.
 
-    A file of which the store lists exactly the ETag that follows from the bytes that were sent is
-    not read: the store has found it over what arrived. All others are read, every byte; that is
-    every file where ETags are no MD5s, as of objects under a key of a key service.
+    A file of which the store lists exactly the ETag of its record is not read: the store has found
+    that, or the checksum that it told with it, over what arrived. All others are read, every byte;
+    where ETags are no MD5s, as of objects under a key of a key service, that is every file that
+    went in one request.
 
     Args:
         store: Where it was sent.
@@ -61,7 +62,10 @@ def read_back(
         if wrong is not None:
             wrong += differing
         raise _not_as_sent(store.url, differing)
-    return [_verified(file, "etag" if file.path in proved else "read back") for file in sent]
+    return [
+        _verified(file, file.verified or "etag" if file.path in proved else "read back")
+        for file in sent
+    ]
 
 
 def _verified(file: FileRecord, proof: Proof) -> FileRecord:

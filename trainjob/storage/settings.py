@@ -41,9 +41,10 @@ class StoreSettings:
 
     checksums: Literal["when_required", "when_supported"] = "when_required"
     """When to use the newer S3 checksums; OBS, COS, OSS and older MinIO need when_required. With
-    when_supported every object that is written in one request carries its sha256 (parts of large
-    ones carry an MD5), and what is read is compared with the checksum that the store keeps, for
-    which AWS is asked either way. The bytes of a tree are verified by trainjob in any case."""
+    when_supported every object that is written in one request carries its sha256, and large files,
+    which go in parts, and what is read are compared with the checksum that the store finds and
+    keeps, for which AWS is asked either way. The bytes of a tree are verified by trainjob in any
+    case."""
 
     ca_bundle: Path | None = None
     """File with the certificates to trust instead of the usual ones."""

@@ -209,6 +209,27 @@ def test_what_was_uploaded_is_told_with_what_brought_it_and_how_it_was_proved(
     assert here == "here: 2 files, 2 B (local), verified by reading back"
 
 
+@pytest.mark.parametrize(
+    ("num_files", "num_read_back", "num_by_checksum", "said"),
+    [
+        (3, 0, 0, "etag"),
+        (3, 0, 3, "checksum"),
+        (3, 0, 1, "etag, 1 file by checksum"),
+        (3, 1, 2, "checksum, 1 file by reading back"),
+        (4, 1, 2, "etag, 2 files by checksum, 1 file by reading back"),
+        (0, 0, 0, "etag"),
+    ],
+)
+def test_a_report_of_an_upload_says_how_many_files_were_proved_how(
+    num_files, num_read_back, num_by_checksum, said
+):
+    counts = {"num_read_back": num_read_back, "num_by_checksum": num_by_checksum}
+
+    assert str(OutputReport("a", "s3://b/a", num_files, 6, **counts)).endswith(
+        f"verified by {said}"
+    )
+
+
 def test_a_report_of_an_upload_says_what_was_only_looked_at():
     report = OutputReport("a", "s3://b/a", 3, 6, (), "s3fs", 1, "by looking")
 

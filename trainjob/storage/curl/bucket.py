@@ -74,7 +74,7 @@ class Bucket:
             headers = {**headers, "content-type": "application/octet-stream"}
         sha256 = _sha256_of(request)
         if self._sends_checksums and request.method == "PUT" and "uploadId" not in request.query:
-            # Not in parts, which have an MD5: S3 wants to hear of it when their upload begins.
+            # Not in parts: S3 wants to hear of it when their upload begins.
             checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
             headers = {**headers, "x-amz-checksum-sha256": checksum}
         head = signer.sign(request.method, path, query, headers, sha256)

@@ -170,9 +170,7 @@ class Flight:
         return answer, tries, handle.keys
 
     def _answered(self, answer: Answer, tries: int, keys: Keys | None) -> None:
-        if answer.status in answer.request.answers or (
-            answer.is_ok and not is_error_in_good_answer(answer)
-        ):
+        if _is_wanted(answer):
             self._last_good_s = time.monotonic()
             more = self._done(answer)
             if isinstance(more, Again):
@@ -249,3 +247,13 @@ class Flight:
     def _url(self, request: Request) -> str:
         """Return what messages call the object, or the folder that is listed."""
         return self._bucket.url(request.key or request.query.get("prefix", ""))
+
+
+def _is_wanted(answer: Answer) -> bool:
+    """Say whether the caller takes an answer as it is."""
+    if answer.is_ok:
+        return not is_error_in_good_answer(answer)
+    request = answer.request
+    if answer.status in request.answers:
+        return True
+    return bool(request.refusals) and refusal_of(answer).code in request.refusals

@@ -51,11 +51,12 @@ def upload_chunks(
             size_bytes += len(part)
             sha256.update(part)
             digests.append(hashlib.md5(part, usedforsecurity=False).digest())
-            yield _part_request(upload, len(digests), part, digests[-1])
+            headers = {"content-md5": base64.b64encode(digests[-1]).decode()}
+            yield upload.part(len(digests), part, headers=headers, weight_bytes=len(part))
             part = next(parts, b"")
 
     def note(answer: Answer) -> None:
-        upload.tags[int(answer.request.query["partNumber"])] = answer.etag
+        upload.note(int(answer.request.query["partNumber"]), answer)
 
     url = transport.url(key)
     begun = transport.ask(Multipart.begin(key), fault=partial(begin_fault, url))
@@ -90,17 +91,6 @@ def create(transport: Transport, key: str, data: bytes) -> bool:
 def make_folders(transport: Transport, prefix: str, paths: Sequence[str]) -> None:
     """Put the empty objects that stand for folders in consoles of stores."""
     transport.run((Request("PUT", f"{prefix}{path}/", body=b"") for path in paths), lambda _: None)
-
-
-def _part_request(upload: Multipart, number: int, part: bytes, md5: bytes) -> Request:
-    return Request(
-        "PUT",
-        upload.key,
-        query=upload.query(number),
-        headers={"content-md5": base64.b64encode(md5).decode()},
-        body=part,
-        weight_bytes=len(part),
-    )
 
 
 def _parts_of(chunks: Iterable[bytes]) -> Iterator[bytes]:

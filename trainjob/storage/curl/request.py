@@ -46,6 +46,7 @@ class Request:
         sha256: Hex digest of the body, if the caller has it: it is signed, so that the store
             refuses other bytes. Of a body of bytes it is found if it is not given.
         answers: Statuses beside 2xx that the caller wants as an answer, such as 404 or 412.
+        refusals: Codes of errors that are wanted as an answer, such as ``InvalidPart``.
         sink: Makes what takes the body, anew for every try; None: the body is `Answer.body`.
         weight_bytes: What the request takes of the budget for bytes under way: about the larger
             one of its body and that of its answer.
@@ -59,6 +60,7 @@ class Request:
     body: bytes | FilePart | None = None
     sha256: str | None = None
     answers: frozenset[int] = frozenset()
+    refusals: frozenset[str] = frozenset()
     sink: Callable[[], Sink] | None = None
     weight_bytes: int = 0
     tag: Any = None

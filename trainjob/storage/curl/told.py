@@ -11,7 +11,7 @@ It is written as ``crc64nvme:447f…``: a name, and the digest in hex; empty if 
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Protocol
 
@@ -23,9 +23,14 @@ from trainjob.storage.manifest import Proof
 ASK = {"x-amz-checksum-mode": "ENABLED"}
 """The header of a GET of a whole object, or of a HEAD, that asks for the checksum."""
 
+CRC64 = "crc64nvme"
+"""The checksum that AWS keeps of an object if its uploader names none."""
+
 _START = b"x-amz-checksum-"
-_NUM_BYTES = {"sha256": 32, "crc64nvme": 8, "crc32c": 4, "crc32": 4}
+_NUM_BYTES = {"sha256": 32, CRC64: 8, "crc32c": 4, "crc32": 4}
 """Those that can be compared, the cheapest first, and their sizes."""
+
+_CRC64 = "CRC64-NVME"  # as anycrc calls it
 
 _Crc = Callable[[bytes | memoryview, int], int]
 
@@ -52,9 +57,14 @@ def checksum_of(answer: Answer) -> str:
     """Return the checksum of the whole object that an answer tells, the cheapest to compare."""
     found = _checksums(answer)
     for name in _NUM_BYTES:
-        if name in found and (name == "sha256" or name in _crcs()):
+        if name in found and can_compare(name):
             return f"{name}:{found[name]}"
     return ""
+
+
+def crc64_of(answer: Answer) -> str:
+    """Return the CRC64 that an answer about a whole object, or a part, tells, in hex."""
+    return _checksums(answer).get(CRC64, "")
 
 
 def is_doubtful(told: str, answer: Answer) -> bool:
@@ -73,14 +83,31 @@ def is_of(told: str, data: bytes, sha256: str) -> bool:
 def digest_for(told: str) -> Digest | None:
     """Return what finds the digest to compare with, if that is another one than SHA-256."""
     name = told.partition(":")[0]
-    if name in ("", "sha256"):
-        return None
-    return hashlib.md5(usedforsecurity=False) if name == "md5" else _RunningCrc(name)
+    return None if name in ("", "sha256") else new_digest(name)
+
+
+def new_digest(way: str) -> Digest:
+    """Return what finds a digest of that name, other than SHA-256."""
+    return hashlib.md5(usedforsecurity=False) if way == "md5" else _RunningCrc(way)
+
+
+def crc64_of_parts(parts: Iterable[tuple[str, int]]) -> str:
+    """Return the CRC64 of bytes whose parts have these, and these sizes."""
+    from anycrc import Model  # inside, see _crcs
+
+    model, found = Model(_CRC64), 0
+    for digest, size_bytes in parts:
+        found = model.combine(found, int(digest, 16), size_bytes)
+    return f"{found:0{2 * _NUM_BYTES[CRC64]}x}"
 
 
 def is_usable(told: str) -> bool:
     """Say whether it tells anything that bytes can be compared with here."""
-    name = told.partition(":")[0]
+    return can_compare(told.partition(":")[0])
+
+
+def can_compare(name: str) -> bool:
+    """Say whether a digest of this name can be found here."""
     return name in ("md5", "sha256") or (name in _NUM_BYTES and name in _crcs())
 
 
@@ -108,6 +135,15 @@ class _RunningCrc:
         return f"{self._value:0{self._digits}x}"
 
 
+def hex_of(name: str, value: str) -> str:
+    """Return in hex what a store writes in base64; empty if it is no digest of that name."""
+    try:
+        digest = base64.b64decode(value, validate=True)
+    except ValueError:  # one of parts, which ends in "-" and their number
+        return ""
+    return digest.hex() if len(digest) == _NUM_BYTES.get(name) else ""
+
+
 def _checksums(answer: Answer) -> dict[str, str]:
     """Return the checksums of the whole object by name, in hex."""
     found = {}
@@ -116,12 +152,8 @@ def _checksums(answer: Answer) -> dict[str, str]:
             continue
         name, _, value = line[len(_START) :].decode("latin-1").partition(":")
         name = name.lower()
-        try:
-            digest = base64.b64decode(value.strip(), validate=True)
-        except ValueError:  # one of parts, which ends in "-" and their number
-            continue
-        if len(digest) == _NUM_BYTES.get(name):
-            found[name] = digest.hex()
+        if digest := hex_of(name, value.strip()):
+            found[name] = digest
     is_of_parts = found and answer.header("x-amz-checksum-type").upper() == "COMPOSITE"
     return {} if is_of_parts else found
 
@@ -133,5 +165,5 @@ def _crcs() -> dict[str, _Crc]:
         from anycrc import Model
     except ImportError:
         return {"crc32": zlib.crc32}
-    crc64nvme, crc32c = Model("CRC64-NVME"), Model("CRC32-ISCSI")
-    return {"crc64nvme": crc64nvme.calc, "crc32c": crc32c.calc, "crc32": zlib.crc32}
+    crc64, crc32c = Model(_CRC64), Model("CRC32-ISCSI")
+    return {CRC64: crc64.calc, "crc32c": crc32c.calc, "crc32": zlib.crc32}

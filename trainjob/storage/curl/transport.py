@@ -40,12 +40,17 @@ def _keep_freed_memory() -> None:
 class Transport:
     """Connections to the bucket `name`, which is reached as the settings say.
 
+    Attributes:
+        finds_checksums: Whether the store is to be asked to find checksums of what is sent in
+            parts, until it shows that it does not.
+
     Raises:
         StoreError: If the bucket or the endpoint cannot be one; nothing is reached yet.
     """
 
     def __init__(self, name: str, settings: StoreSettings) -> None:
         self._bucket = Bucket(name, settings)
+        self.finds_checksums = self.has_checksums
         self._multi: pycurl.CurlMulti | None = None
         self._idle: list[Handle] = []
         self._process = os.getpid()

@@ -3,11 +3,11 @@
 A small file is one request: what was read is what is digested and what is sent, and its digests go
 with it, so that the store refuses other bytes. A large file goes in parts, which libcurl reads from
 the file while a thread digests it. Of every file the ETag is found that S3 gives to its bytes; who
-finds it in a listing knows that they arrived.
+finds it in a listing knows that they arrived. A store that keeps checksums is asked to find that of
+a large file, too: what it tells of the whole, with its ETag, proves the same for less.
 """
 
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,11 +20,11 @@ from trainjob.storage.curl.multipart import (
     Multipart,
     abort_all,
     begin_fault,
-    check_completed,
     complete_fault,
 )
 from trainjob.storage.curl.objects import whole_object
 from trainjob.storage.curl.request import Again, Answer, Request
+from trainjob.storage.curl.told import CRC64, can_compare
 from trainjob.storage.curl.transport import Transport
 from trainjob.storage.failures import local_failures
 from trainjob.storage.listing import Entry
@@ -83,12 +83,11 @@ class _Upload:
         self._meter = meter
         self._changed = changed
         self._large: dict[str, LargeFile] = {}
-        self._ending = threading.Event()
+        self._left: list[Multipart] = []
         self._digesters: ThreadPoolExecutor
 
     def send(self, files: Sequence[Entry]) -> None:
         """Send files; when this is left, nothing of them is under way."""
-        self._ending.clear()
         with ThreadPoolExecutor(_NUM_DIGESTERS, "digest") as self._digesters:
             try:
                 self._transport.run(self._requests(files), self._answered)
@@ -98,7 +97,8 @@ class _Upload:
                 with local_failures(str(error.filename or self._source)):
                     raise
             finally:
-                self._ending.set()
+                for large in self._large.values():
+                    large.leave()
                 self._digesters.shutdown(wait=False, cancel_futures=True)
                 self._abort_large()
 
@@ -123,7 +123,11 @@ class _Upload:
         """Return the request that begins a large file; None if it is not as it was listed."""
         if self._is_changed(entry):
             return None
-        request = Multipart.begin(self._prefix + entry.path)
+        return self._beginning(entry)
+
+    def _beginning(self, entry: Entry) -> Request:
+        with_checksum = self._transport.finds_checksums and can_compare(CRC64)
+        request = Multipart.begin(self._prefix + entry.path, with_checksum=with_checksum)
         request.tag = partial(self._begun, entry)
         return request
 
@@ -166,13 +170,22 @@ class _Upload:
         self._meter.finish_file()
 
     def _begun(self, entry: Entry, answer: Answer) -> _More:
+        if not answer.is_ok:
+            return self._without_checksum(entry)
         if fault := begin_fault(self._transport.url(answer.request.key), answer):
             return Again(fault)
         upload = Multipart(answer.request.key, answer)
         file = self._source / entry.path
-        large = LargeFile(file, entry, upload, self._digesters, self._ending)
+        large = LargeFile(file, entry, upload, self._digesters)
         self._large[entry.path] = large
         return self._parts(large, None)
+
+    def _without_checksum(self, entry: Entry) -> _More:
+        """Begin a file anew: the store refuses it so, or does not tell the checksum that it has."""
+        self._transport.finds_checksums = False
+        if large := self._large.pop(entry.path, None):
+            self._leave(large)
+        return [self._beginning(entry)]
 
     def _parts(self, large: LargeFile, numbers: Sequence[int] | None) -> Iterator[Request]:
         for request in large.parts(numbers):
@@ -180,7 +193,11 @@ class _Upload:
             yield request
 
     def _part_sent(self, large: LargeFile, number: int, is_new: bool, answer: Answer) -> _More:
-        large.upload.tags[number] = answer.etag
+        if large.is_left:
+            return None
+        if not answer.is_ok:
+            return self._without_checksum(large.entry)
+        large.upload.note(number, answer)
         if is_new:
             self._meter.add_bytes(answer.request.body_bytes)
         return self._all_parts_sent(large) if large.is_sent else None
@@ -191,30 +208,42 @@ class _Upload:
             return None  # what was sent of it is aborted at the end
         if wrong := large.take_wrong_parts():
             return self._parts(large, wrong)
-        request = large.upload.complete()
-        request.tag = partial(self._completed, large, large.record())
+        return self._ending(large, large.upload.complete())
+
+    def _ending(self, large: LargeFile, request: Request) -> _More:
+        """Let the answer to a request be the end of a large file."""
+        request.tag = partial(self._completed, large)
         return [request]
 
-    def _completed(self, large: LargeFile, record: FileRecord, answer: Answer) -> _More:
+    def _completed(self, large: LargeFile, answer: Answer) -> _More:
         url = self._transport.url(large.upload.key)
-        if answer.request.method == "HEAD":
-            check_completed(url, answer, record.etag)
-        elif fault := complete_fault(url, answer):
-            return Again(fault)
-        elif answer.status == HTTPStatus.NOT_FOUND:
-            request = large.upload.look()
-            request.tag = partial(self._completed, large, record)
-            return [request]
+        if answer.request.method == "POST":
+            if not answer.is_ok and answer.status != HTTPStatus.NOT_FOUND:
+                return self._without_checksum(large.entry)
+            if fault := complete_fault(url, answer):
+                return Again(fault)
+            if answer.status == HTTPStatus.NOT_FOUND:
+                return self._ending(large, large.upload.look())
+        record = large.record(url, answer)
+        if record is None:
+            return self._without_checksum(large.entry)
         del self._large[large.entry.path]
         self._finish(large.entry, record)
         return None
 
     def _abort_large(self) -> None:
-        if self._large:
-            abort_all(self._transport, [large.upload for large in self._large.values()])
-            for large in self._large.values():
-                self._meter.add_bytes(-large.sent_bytes)
-            self._large.clear()
+        for large in self._large.values():
+            self._leave(large)
+        self._large.clear()
+        if self._left:
+            abort_all(self._transport, self._left)
+            self._left.clear()
+
+    def _leave(self, large: LargeFile) -> None:
+        """Let a file be, whose parts are aborted at the end: some may still be under way."""
+        large.leave()
+        self._left.append(large.upload)
+        self._meter.add_bytes(-large.sent_bytes)
 
     def _note_changed(self, entry: Entry) -> None:
         if self._changed is None:
