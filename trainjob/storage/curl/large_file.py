@@ -21,8 +21,8 @@ from trainjob.storage.deadline import check_deadline
 from trainjob.storage.listing import Entry
 from trainjob.storage.manifest import FileRecord
 
-PART_BYTES = 16 << 20
-"""The size of a part, of files that need no larger ones."""
+PART_BYTES = 8 << 20
+"""The size of a part, of files that need no larger ones. SeaweedFS keeps objects in such pieces."""
 
 _WEIGHT_BYTES = 6 << 20  # libcurl holds a small piece of a part; this lets 8 be under way
 _CHUNK_BYTES = 1 << 20
