@@ -12,7 +12,7 @@ import pytest
 
 from tests.core.storage.checksum_store import ASKED, KIND, ChecksumStore
 from tests.core.storage.engines import shorten_parts, shorten_pauses
-from tests.core.storage.scripted_store import Reply, error, scripted_store
+from tests.core.storage.scripted_store import Asked, Reply, error, scripted_store
 from tests.s3_faults import fault_proxy, times
 from trainjob.errors import CorruptData, StoreDenied
 from trainjob.storage.curl import told
@@ -164,6 +164,24 @@ def test_what_is_not_proved_by_its_checksum_is_sent_and_proved_without(source, s
     assert store.objects["tree/model.pt"].data == DATA
     assert file.verified == "read back"
     assert [bool(upload.how) for upload in store.uploads] == [True, False]
+
+
+def test_a_file_that_changes_meanwhile_is_not_sent_without_a_checksum(source):
+    """The bytes that were digested are others than those that were sent."""
+    store = ChecksumStore(spoils=True)
+    changed: list[str] = []
+    files = list_folder(source).files
+
+    def reply(asked: Asked) -> Reply:
+        if asked.method == "POST" and "uploadId" in asked.path:
+            (source / "model.pt").write_bytes(b"begun anew")
+        return store(asked)
+
+    with scripted_store(reply) as server, open_store(URL, wanting(server.settings)) as opened:
+        records = opened.upload(source, files, Meter(None, files), changed)
+
+    assert (records, changed) == ([], ["model.pt"])
+    assert len(store.uploads) == 1
 
 
 def test_what_is_sent_without_is_proved_by_its_etag_where_that_is_an_md5(source):

@@ -162,8 +162,8 @@ class _Upload:
         self._meter.add_bytes(entry.size_bytes)
         self._finish(entry, record)
 
-    def _finish(self, entry: Entry, record: FileRecord) -> None:
-        if self._is_changed(entry):
+    def _finish(self, entry: Entry, record: FileRecord | None) -> None:
+        if record is None or self._is_changed(entry):
             self._note_changed(entry)
             return
         self.records[entry.path] = record
@@ -225,7 +225,7 @@ class _Upload:
             if answer.status == HTTPStatus.NOT_FOUND:
                 return self._ending(large, large.upload.look())
         record = large.record(url, answer)
-        if record is None:
+        if record is None and not self._is_changed(large.entry):
             return self._without_checksum(large.entry)
         del self._large[large.entry.path]
         self._finish(large.entry, record)
