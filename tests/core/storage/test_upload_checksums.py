@@ -304,6 +304,19 @@ def test_a_later_process_knows_what_was_proved_by_a_checksum(
     assert [path for _, path in proxy.requests if "model.pt" in path] == []
 
 
+def test_the_proof_of_what_came_from_a_store_is_none_of_what_is_sent(source, tmp_path):
+    file = tmp_path / "journal"
+    [entry] = list_folder(source).files
+    journal = Journal(file, URL, "r")
+    for proof in ("etag", "checksum", "read back", ""):
+        journal.remember(entry, FileRecord("model.pt", len(DATA), "0" * 64, verified=proof))
+        journal.save()
+
+        found = [known.record(entry) for known in (journal, Journal(file, URL, "r"))]
+
+        assert [record and record.verified for record in found] == ["", ""]
+
+
 def test_a_proof_that_is_not_known_here_is_none(s3_place, source, send, tmp_path):
     """A newer trainjob may have left it, and no receipt could be read that says it."""
     file = tmp_path / "journal"
